@@ -1,0 +1,238 @@
+use burn::backend::Dispatch;
+use burn::config::Config;
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
+
+use crate::AltUpBackend;
+
+/// Configuration of [`AltUp`].
+#[derive(Config, Debug)]
+pub struct AltUpConfig {
+    /// The number of blocks K of a token's representation, at least 1.
+    pub num_blocks: usize,
+}
+
+/// Alternating updates around one layer: predict, compute, correct.
+///
+/// A token's representation is K blocks x¹..xᴷ, each as wide as the layer. The layer L computes on
+/// one block j* only; the others follow by K² + K learned scalars (Algorithm 1 of
+/// [Alternating Updates for Efficient Transformers](https://arxiv.org/abs/2301.13310)):
+///
+/// ```text
+/// predict   x̂ⁱ = Σⱼ pᵢⱼ xʲ                   prediction_coefs p, [K, K]
+/// compute   x̃  = L(xʲ*)                      the old xʲ*, not the prediction
+/// correct   x'ⁱ = x̂ⁱ + gᵢ (x̃ − x̂ʲ*)          correction_coefs g, [K]
+/// ```
+///
+/// They start at p = I, g = 1, our choice where the paper leaves it open: every block then moves by
+/// what the layer adds to block j*.
+///
+/// `AltUp` doesn't know which layer it wraps: [`forward`](Self::forward) takes it as a closure.
+///
+/// Should be created with [`AltUpConfig`].
+#[derive(Module, Debug)]
+pub struct AltUp {
+    /// p of shape `[K, K]`.
+    pub prediction_coefs: Param<Tensor<2>>,
+    /// g of shape `[K]`.
+    pub correction_coefs: Param<Tensor<1>>,
+}
+
+impl AltUpConfig {
+    /// Initializes [`AltUp`] with p = I and g = 1.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `num_blocks` is 0.
+    pub fn init(&self, device: &Device) -> AltUp {
+        assert!(
+            self.num_blocks > 0,
+            "AltUp needs at least one block. Got num_blocks={}",
+            self.num_blocks
+        );
+        AltUp {
+            prediction_coefs: Param::from_tensor(Tensor::eye(self.num_blocks, device)),
+            correction_coefs: Initializer::Ones.init([self.num_blocks], device),
+        }
+    }
+}
+
+impl AltUp {
+    /// Updates all blocks by running `layer` on block `block` alone.
+    ///
+    /// # Shapes
+    ///
+    /// - state: `[K, B, T, d]`, block-major so that a block is one contiguous slice
+    /// - layer: `[B, T, d]` to `[B, T, d]`
+    /// - output: `[K, B, T, d]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the state hasn't K blocks, `block` is not one of them, or `layer` changes the
+    /// shape.
+    pub fn forward(
+        &self,
+        state: Tensor<4>,
+        block: usize,
+        layer: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<4> {
+        self.check(&state, block);
+        let selected: Tensor<3> = state.clone().narrow(0, block, 1).squeeze_dim(0);
+        let computed = layer(selected);
+        self.update(state, computed, block)
+    }
+
+    /// The predicted blocks x̂ⁱ = Σⱼ pᵢⱼ xʲ.
+    ///
+    /// # Shapes
+    ///
+    /// - state: `[K, B, T, d]`
+    /// - output: `[K, B, T, d]`
+    pub fn predict(&self, state: Tensor<4>) -> Tensor<4> {
+        let shape @ [num_blocks, batch_size, seq_length, width] = state.dims();
+        let blocks = state.reshape([num_blocks, batch_size * seq_length * width]);
+        self.prediction_coefs.val().matmul(blocks).reshape(shape)
+    }
+
+    /// The corrected blocks x'ⁱ = x̂ⁱ + gᵢ (x̃ − x̂ʲ*), from the predicted ones and the layer's output
+    /// x̃ = `computed` on block j* = `block`.
+    ///
+    /// # Shapes
+    ///
+    /// - predicted: `[K, B, T, d]`
+    /// - computed: `[B, T, d]`
+    /// - output: `[K, B, T, d]`
+    pub fn correct(&self, predicted: Tensor<4>, computed: Tensor<3>, block: usize) -> Tensor<4> {
+        let error = computed.unsqueeze_dim::<4>(0) - predicted.clone().narrow(0, block, 1);
+        let gains = self.correction_coefs.val().reshape([-1, 1, 1, 1]);
+        predicted + gains * error
+    }
+
+    /// Predict and correct in one pass over the blocks: equal to
+    /// `correct(predict(state), computed, block)`, at the memory traffic of reading K+1 blocks and
+    /// writing K (see [`AltUpBackend::altup_update`]).
+    ///
+    /// # Shapes
+    ///
+    /// - state: `[K, B, T, d]`
+    /// - computed: `[B, T, d]`
+    /// - output: `[K, B, T, d]`
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn update(&self, state: Tensor<4>, computed: Tensor<3>, block: usize) -> Tensor<4> {
+        self.check(&state, block);
+        let [_, batch_size, seq_length, width] = state.dims();
+        assert_eq!(
+            computed.dims(),
+            [batch_size, seq_length, width],
+            "The layer must keep its block's shape. Got state={:?}, layer output={:?}",
+            state.dims(),
+            computed.dims()
+        );
+        Tensor::from_dispatch(<Dispatch as AltUpBackend>::altup_update(
+            state.into_dispatch(),
+            computed.into_dispatch(),
+            self.prediction_coefs.val().into_dispatch(),
+            self.correction_coefs.val().into_dispatch(),
+            block,
+        ))
+    }
+
+    /// The number of blocks K.
+    pub fn num_blocks(&self) -> usize {
+        self.correction_coefs.dims()[0]
+    }
+
+    fn check(&self, state: &Tensor<4>, block: usize) {
+        let num_blocks = self.num_blocks();
+        assert_eq!(
+            state.dims()[0],
+            num_blocks,
+            "The state must have one block for each of AltUp's. Got state={:?}, \
+             num_blocks={num_blocks}",
+            state.dims()
+        );
+        assert!(
+            block < num_blocks,
+            "The layer's block must be one of the state's. Got block={block}, \
+             num_blocks={num_blocks}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, TensorData, Tolerance};
+
+    fn altup(p: TensorData, g: TensorData, device: &Device) -> AltUp {
+        AltUp {
+            prediction_coefs: Param::from_tensor(Tensor::from_data(p, device)),
+            correction_coefs: Param::from_tensor(Tensor::from_data(g, device)),
+        }
+    }
+
+    /// K = 2, one token, d = 1, x = (1, 10), L(x) = 3x, j* = 1:
+    /// x̂ = (0.5·1 + 0.1·10, 2·10) = (1.5, 20), x̃ = 30, error 10,
+    /// x' = (1.5 + 0.3·10, 20 + 0.5·10) = (4.5, 25).
+    #[test]
+    fn predict_compute_correct_by_hand() {
+        let device = Device::flex();
+        let altup = altup(
+            TensorData::from([[0.5f32, 0.1], [0.0, 2.0]]),
+            TensorData::from([0.3f32, 0.5]),
+            &device,
+        );
+        let state = Tensor::from_data([[[[1.0f32]]], [[[10.0]]]], &device);
+        let expected = TensorData::from([[[[4.5f32]]], [[[25.0]]]]);
+        altup
+            .forward(state.clone(), 1, |x| x * 3.0)
+            .into_data()
+            .assert_approx_eq::<f32>(&expected, Tolerance::default());
+        let predicted = altup.predict(state.clone());
+        let computed = state.narrow(0, 1, 1).squeeze_dim::<3>(0) * 3.0;
+        altup
+            .correct(predicted, computed, 1)
+            .into_data()
+            .assert_approx_eq::<f32>(&expected, Tolerance::default());
+    }
+
+    #[test]
+    fn one_block_at_the_start_is_the_plain_layer() {
+        let device = Device::flex();
+        let altup = AltUpConfig::new(1).init(&device);
+        let x = Tensor::<4>::random([1, 2, 5, 7], Distribution::Default, &device);
+        let plain = x.clone().squeeze_dim::<3>(0).tanh();
+        altup
+            .forward(x, 0, |x| x.tanh())
+            .squeeze_dim::<3>(0)
+            .into_data()
+            .assert_approx_eq::<f32>(&plain.into_data(), Tolerance::absolute(1e-6));
+    }
+
+    #[test]
+    #[should_panic(expected = "state=[3, 1, 1, 2], num_blocks=2")]
+    fn a_state_of_other_blocks_is_a_bug() {
+        let device = Device::flex();
+        let state = Tensor::zeros([3, 1, 1, 2], &device);
+        AltUpConfig::new(2).init(&device).forward(state, 0, |x| x);
+    }
+
+    #[test]
+    #[should_panic(expected = "block=2, num_blocks=2")]
+    fn a_block_outside_the_state_is_a_bug() {
+        let device = Device::flex();
+        let state = Tensor::zeros([2, 1, 1, 2], &device);
+        AltUpConfig::new(2).init(&device).forward(state, 2, |x| x);
+    }
+
+    #[test]
+    #[should_panic(expected = "layer output=[1, 1, 1]")]
+    fn a_layer_that_changes_the_shape_is_a_bug() {
+        let device = Device::flex();
+        let state = Tensor::zeros([2, 1, 1, 2], &device);
+        AltUpConfig::new(2).init(&device).forward(state, 0, |x| x.narrow(2, 0, 1));
+    }
+}

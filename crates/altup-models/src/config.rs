@@ -1,0 +1,308 @@
+use altup_core::{BlockSelection, Widening};
+use serde::{Deserialize, Serialize};
+
+/// What describes a model, whole: the fields of Hugging Face's `T5Config` and an `altup` object.
+///
+/// It is the `config.json` of a model directory. Fields of T5's that are missing in a file take the
+/// values that Hugging Face gives them; fields that don't change the computation are ignored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct T5Config {
+    /// Always `"t5"`.
+    pub model_type: String,
+    /// Rows of the embedding table, at least the tokenizer's vocabulary. Default: 32128
+    pub vocab_size: usize,
+    /// Width of a layer, d. Default: 512
+    pub d_model: usize,
+    /// Width of an attention head, for keys, queries and values alike. Default: 64
+    pub d_kv: usize,
+    /// Hidden width of the feed-forward layer. Default: 2048
+    pub d_ff: usize,
+    /// Layers of the encoder. Default: 6
+    pub num_layers: usize,
+    /// Layers of the decoder. Default: as many as in the encoder
+    pub num_decoder_layers: Option<usize>,
+    /// Attention heads; their joint width need not be d_model. Default: 8
+    pub num_heads: usize,
+    /// Buckets of the relative position bias. Default: 32
+    pub relative_attention_num_buckets: usize,
+    /// Distance from which on all positions share the last bucket. Default: 128
+    pub relative_attention_max_distance: usize,
+    /// Dropout rate in training. Default: 0.1
+    pub dropout_rate: f64,
+    /// ε of the RMS norms. Default: 1e-6
+    pub layer_norm_epsilon: f64,
+    /// Scales every initial standard deviation. Default: 1.0
+    pub initializer_factor: f64,
+    /// The feed-forward layer's activation. Default: ReLU
+    pub feed_forward_proj: Activation,
+    /// Whether the output layer is the embedding table (the original T5) or a table of its own
+    /// (T5 v1.1). Default: tied
+    pub tie_word_embeddings: bool,
+    /// Whether the decoder's output is scaled by d_model^−½ before the output layer. Default: where
+    /// the output layer is tied, as in the original T5
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_decoder_outputs: Option<bool>,
+    /// The token that fills short sequences. Default: 0
+    pub pad_token_id: usize,
+    /// The token that ends a sequence. Default: 1
+    pub eos_token_id: usize,
+    /// The token that the decoder starts from. Default: 0
+    pub decoder_start_token_id: usize,
+    /// AltUp, or none for a dense T5. Default: none
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub altup: Option<AltUpModelConfig>,
+    /// Mixture of experts; read so that a directory that has one is refused by name, not misread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moe: Option<serde_json::Value>,
+}
+
+/// The activation of T5's feed-forward layer, by its Hugging Face name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// relu(x wi) wo: the original T5.
+    #[serde(rename = "relu")]
+    Relu,
+    /// (gelu(x wi_0) ⊙ x wi_1) wo with the tanh approximation of GELU: T5 v1.1.
+    #[serde(rename = "gated-gelu")]
+    GatedGelu,
+}
+
+/// The `altup` object of a `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AltUpModelConfig {
+    /// The number of blocks K of a token's representation, at least 1.
+    pub num_blocks: usize,
+    /// Which block a layer computes on. Default: alternating
+    #[serde(default)]
+    pub selection: BlockSelection,
+    /// How the representation is widened and read. Default: embedding
+    #[serde(default)]
+    pub widening: Widening,
+    /// Reduction of the encoder's sequence; read so that a model that has one is refused by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_sequence: Option<serde_json::Value>,
+}
+
+/// A model configuration that can't be built.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {problem}")]
+pub struct ConfigError {
+    /// The field, as it is written in `config.json`.
+    pub field: &'static str,
+    /// What is wrong with its value.
+    pub problem: String,
+}
+
+impl Default for T5Config {
+    fn default() -> Self {
+        Self {
+            model_type: "t5".into(),
+            vocab_size: 32128,
+            d_model: 512,
+            d_kv: 64,
+            d_ff: 2048,
+            num_layers: 6,
+            num_decoder_layers: None,
+            num_heads: 8,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            dropout_rate: 0.1,
+            layer_norm_epsilon: 1e-6,
+            initializer_factor: 1.0,
+            feed_forward_proj: Activation::Relu,
+            tie_word_embeddings: true,
+            scale_decoder_outputs: None,
+            pad_token_id: 0,
+            eos_token_id: 1,
+            decoder_start_token_id: 0,
+            altup: None,
+            moe: None,
+        }
+    }
+}
+
+impl T5Config {
+    /// Layers of the decoder.
+    pub fn decoder_layers(&self) -> usize {
+        self.num_decoder_layers.unwrap_or(self.num_layers)
+    }
+
+    /// Whether the decoder's output is scaled by d_model^−½ (of the narrow d_model) before the output
+    /// layer.
+    pub fn scales_outputs(&self) -> bool {
+        self.scale_decoder_outputs.unwrap_or(self.tie_word_embeddings)
+    }
+
+    /// The number of blocks K that a token's representation is widened to; 1 for a dense model.
+    pub fn num_blocks(&self) -> usize {
+        self.altup.as_ref().map_or(1, |altup| altup.num_blocks)
+    }
+
+    /// How the representation is widened; a dense model is the narrow `Sum` of one block.
+    pub(crate) fn widening(&self) -> Widening {
+        self.altup.as_ref().map_or(Widening::Sum, |altup| altup.widening)
+    }
+
+    /// Whether the layers are wrapped in predict and correct.
+    pub(crate) fn updates_blocks(&self) -> bool {
+        self.altup.as_ref().is_some_and(|altup| altup.widening != Widening::Sum)
+    }
+
+    /// Width of the embedding table.
+    pub fn table_width(&self) -> usize {
+        self.widening().table_width(self.d_model, self.num_blocks())
+    }
+
+    /// Width of a stack's output, which the decoder's cross-attention and the output layer read.
+    pub fn output_width(&self) -> usize {
+        self.widening().output_width(self.d_model, self.num_blocks())
+    }
+
+    /// Checks that a model can be built.
+    ///
+    /// # Errors
+    ///
+    /// Names the first field that can't be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let error = |field, problem: String| Err(ConfigError { field, problem });
+        if self.model_type != "t5" {
+            return error("model_type", format!("must be \"t5\", not {:?}", self.model_type));
+        }
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("d_model", self.d_model),
+            ("d_kv", self.d_kv),
+            ("d_ff", self.d_ff),
+            ("num_layers", self.num_layers),
+            ("num_decoder_layers", self.decoder_layers()),
+            ("num_heads", self.num_heads),
+        ];
+        for (field, size) in sizes {
+            // Far above any model; keeps sizes from untrusted files from overflowing products.
+            if !(1..=1 << 24).contains(&size) {
+                return error(field, format!("must be between 1 and {}, not {size}", 1 << 24));
+            }
+        }
+        if !(4..=1 << 16).contains(&self.relative_attention_num_buckets)
+            || !self.relative_attention_num_buckets.is_multiple_of(2)
+        {
+            return error(
+                "relative_attention_num_buckets",
+                format!("must be even and at least 4, not {}", self.relative_attention_num_buckets),
+            );
+        }
+        // The decoder's exact buckets reach half the table; the logarithmic ones need room above.
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets / 2 {
+            return error(
+                "relative_attention_max_distance",
+                format!(
+                    "must be greater than half of relative_attention_num_buckets ({}), not {}",
+                    self.relative_attention_num_buckets / 2,
+                    self.relative_attention_max_distance
+                ),
+            );
+        }
+        if !(0.0..1.0).contains(&self.dropout_rate) {
+            return error(
+                "dropout_rate",
+                format!("must be at least 0 and less than 1, not {}", self.dropout_rate),
+            );
+        }
+        for (field, value) in [
+            ("layer_norm_epsilon", self.layer_norm_epsilon),
+            ("initializer_factor", self.initializer_factor),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                return error(field, format!("must be a positive number, not {value}"));
+            }
+        }
+        for (field, token) in [
+            ("pad_token_id", self.pad_token_id),
+            ("eos_token_id", self.eos_token_id),
+            ("decoder_start_token_id", self.decoder_start_token_id),
+        ] {
+            if token >= self.vocab_size {
+                return error(
+                    field,
+                    format!("must be less than vocab_size ({}), not {token}", self.vocab_size),
+                );
+            }
+        }
+        if self.pad_token_id != 0 {
+            return error("pad_token_id", format!("must be 0, not {}", self.pad_token_id));
+        }
+        if self.moe.is_some() {
+            return error("moe", "(mixture of experts) is not supported by this version".into());
+        }
+        let Some(altup) = &self.altup else { return Ok(()) };
+        if !(1..=1024).contains(&altup.num_blocks) {
+            return error(
+                "altup.num_blocks",
+                format!("must be between 1 and 1024, not {}", altup.num_blocks),
+            );
+        }
+        if altup.encoder_sequence.is_some() {
+            return error(
+                "altup.encoder_sequence",
+                "(Sequence-AltUp) is not supported by this version".into(),
+            );
+        }
+        if self.tie_word_embeddings && altup.widening == Widening::Sum && altup.num_blocks > 1 {
+            return error(
+                "tie_word_embeddings",
+                "must be false for widening \"sum\": the table is wider than the decoder's output"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_altup_object_reads_as_the_contract_writes_it() {
+        let config: T5Config = serde_json::from_str(
+            r#"{"d_model": 8, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
+                "architectures": ["T5ForConditionalGeneration"],
+                "altup": {"num_blocks": 3, "selection": "same", "widening": "recycled"}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.feed_forward_proj, Activation::GatedGelu);
+        assert_eq!(
+            config.altup,
+            Some(AltUpModelConfig {
+                num_blocks: 3,
+                selection: BlockSelection::Same,
+                widening: Widening::Recycled,
+                encoder_sequence: None
+            })
+        );
+        assert_eq!((config.table_width(), config.output_width()), (8, 8));
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn a_wrong_value_is_named() {
+        let refused = |json: &str| {
+            serde_json::from_str::<T5Config>(json).unwrap().validate().unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(r#"{"altup": {"num_blocks": 0}}"#),
+            "altup.num_blocks must be between 1 and 1024, not 0"
+        );
+        assert_eq!(refused(r#"{"model_type": "bart"}"#), "model_type must be \"t5\", not \"bart\"");
+        assert!(refused(r#"{"d_kv": 0}"#).starts_with("d_kv must be between 1 and"));
+        assert!(refused(r#"{"moe": {}}"#).starts_with("moe "));
+        assert!(
+            refused(r#"{"altup": {"num_blocks": 2, "widening": "sum"}}"#)
+                .starts_with("tie_word_embeddings")
+        );
+        let unknown = serde_json::from_str::<T5Config>(r#"{"altup": {"num_blocks": 2, "k": 2}}"#);
+        assert!(unknown.unwrap_err().to_string().contains("unknown field `k`"));
+    }
+}

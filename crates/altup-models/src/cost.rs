@@ -1,0 +1,148 @@
+use altup_core::Widening;
+
+use crate::{Activation, T5Config};
+
+/// What one part of a model costs in a forward pass over one example, by arithmetic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartCost {
+    /// The part, in the field's words.
+    pub part: &'static str,
+    /// Floating-point operations: 2 for each multiply-add of a matrix product or of the AltUp
+    /// update. Norms, softmax and activations, which cost bytes rather than operations, count none.
+    pub flops: u64,
+    /// Bytes of the tensors that the part writes and a backward pass reads again, in f32 and without
+    /// fusion or recomputation.
+    pub activation_bytes: u64,
+}
+
+/// The cost of a forward pass over one example of `input_length` and `target_length` tokens, by
+/// part. A train step costs three times the operations (one forward, two backward products each).
+pub fn forward_cost(config: &T5Config, input_length: u64, target_length: u64) -> Vec<PartCost> {
+    let d = config.d_model as u64;
+    let heads = config.num_heads as u64;
+    let inner = heads * config.d_kv as u64;
+    let d_ff = config.d_ff as u64;
+    let memory_width = config.output_width() as u64;
+    let vocabulary = config.vocab_size as u64;
+    let blocks = config.num_blocks() as u64;
+    let (encoder, decoder) = (config.num_layers as u64, config.decoder_layers() as u64);
+    let (inputs, targets) = (input_length, target_length);
+
+    // Each tensor's elements: norm, projections, scores before and after the softmax, sum, output.
+    let projections = |tokens: u64| 2 * tokens * 4 * d * inner;
+    let scores = |queries: u64, keys: u64| 4 * queries * keys * inner;
+    let self_attention = |tokens: u64| PartCost {
+        part: "",
+        flops: projections(tokens) + scores(tokens, tokens),
+        activation_bytes: 4 * tokens * (2 * d + 4 * inner + 2 * heads * tokens),
+    };
+    let (matrices, hidden) = match config.feed_forward_proj {
+        Activation::Relu => (2, 2),
+        Activation::GatedGelu => (3, 4),
+    };
+    let feed_forward = |tokens: u64| PartCost {
+        part: "",
+        flops: 2 * tokens * matrices * d * d_ff,
+        activation_bytes: 4 * tokens * (2 * d + hidden * d_ff),
+    };
+    let cross_attention = PartCost {
+        part: "",
+        flops: 2 * targets * 2 * d * inner
+            + 2 * inputs * 2 * memory_width * inner
+            + scores(targets, inputs),
+        activation_bytes: 4
+            * (targets * (2 * d + 2 * inner + 2 * heads * inputs) + inputs * 2 * inner),
+    };
+    let tokens = encoder * inputs + decoder * targets;
+    let altup = PartCost {
+        part: "AltUp update",
+        flops: 2 * tokens * blocks * (blocks + 1) * d,
+        activation_bytes: 4 * tokens * blocks * d,
+    };
+    let output = PartCost {
+        part: "output layer",
+        flops: 2 * targets * memory_width * vocabulary,
+        activation_bytes: 4 * targets * (memory_width + vocabulary),
+    };
+
+    let layers = |part: &'static str, layers: u64, cost: PartCost| PartCost {
+        part,
+        flops: layers * cost.flops,
+        activation_bytes: layers * cost.activation_bytes,
+    };
+    let mut parts = vec![
+        layers("encoder self-attention", encoder, self_attention(inputs)),
+        layers("encoder feed-forward", encoder, feed_forward(inputs)),
+        layers("decoder self-attention", decoder, self_attention(targets)),
+        layers("decoder cross-attention", decoder, cross_attention),
+        layers("decoder feed-forward", decoder, feed_forward(targets)),
+    ];
+    if config.altup.as_ref().is_some_and(|altup| altup.widening != Widening::Sum) {
+        parts.push(altup);
+    }
+    parts.push(output);
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AltUpModelConfig, size};
+    use altup_core::BlockSelection;
+
+    fn with_altup(name: &str, widening: Widening) -> T5Config {
+        T5Config {
+            altup: Some(AltUpModelConfig {
+                num_blocks: 2,
+                selection: BlockSelection::Alternating,
+                widening,
+                encoder_sequence: None,
+            }),
+            ..size(name).unwrap()
+        }
+    }
+
+    fn flops(config: &T5Config) -> u64 {
+        forward_cost(config, 512, 114).iter().map(|part| part.flops).sum()
+    }
+
+    /// One layer each, d = 2, one head of 3, d_ff = 5, 7 inputs, 4 targets, vocabulary 11.
+    #[test]
+    fn operations_by_hand() {
+        let config = T5Config {
+            d_model: 2,
+            num_heads: 1,
+            d_kv: 3,
+            d_ff: 5,
+            num_layers: 1,
+            vocab_size: 11,
+            ..size("tiny").unwrap()
+        };
+        let config = T5Config { num_decoder_layers: None, ..config };
+        let parts: Vec<u64> = forward_cost(&config, 7, 4).iter().map(|part| part.flops).collect();
+        assert_eq!(
+            parts,
+            [
+                7 * 4 * 2 * 2 * 3 + 2 * 2 * 7 * 7 * 3, // q, k, v, o; scores and weighted sum
+                7 * 3 * 2 * 2 * 5,
+                4 * 4 * 2 * 2 * 3 + 2 * 2 * 4 * 4 * 3,
+                4 * 2 * 2 * 2 * 3 + 7 * 2 * 2 * 2 * 3 + 2 * 2 * 4 * 7 * 3,
+                4 * 3 * 2 * 2 * 5,
+                4 * 2 * 2 * 11,
+            ]
+        );
+    }
+
+    /// AltUp's extra arithmetic is the wider output layer and cross-attention, and almost nothing
+    /// for the update itself.
+    #[test]
+    fn altup_costs_its_wider_readers() {
+        for (name, floor) in [("altup-s", 1.23), ("altup-b", 1.17), ("altup-l", 1.14)] {
+            let ratio = flops(&with_altup(name, Widening::Embedding)) as f64
+                / flops(&size(name).unwrap()) as f64;
+            assert!((ratio - floor).abs() < 0.006, "{name}: {ratio} is not {floor}");
+        }
+        let recycled = flops(&with_altup("altup-s", Widening::Recycled)) as f64;
+        assert!(recycled / (flops(&size("altup-s").unwrap()) as f64) < 1.001);
+    }
+}

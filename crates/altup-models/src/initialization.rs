@@ -1,0 +1,166 @@
+use burn::module::{Initializer, Module, ModuleMapper, Param};
+use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, Normal};
+
+use crate::parameters::ParameterPath;
+use crate::{T5, T5Config};
+
+/// A projection without bias. Its weight stays unallocated until [`initialize`] or a model
+/// directory fills it.
+pub(crate) fn projection(d_input: usize, d_output: usize, device: &Device) -> Linear {
+    LinearConfig::new(d_input, d_output)
+        .with_bias(false)
+        .with_initializer(Initializer::Zeros)
+        .init(device)
+}
+
+pub(crate) fn rms_norm(width: usize, config: &T5Config, device: &Device) -> RmsNorm {
+    RmsNormConfig::new(width).with_epsilon(config.layer_norm_epsilon).init(device)
+}
+
+pub(crate) fn dropout(config: &T5Config) -> Dropout {
+    DropoutConfig::new(config.dropout_rate).init()
+}
+
+/// Draws every parameter as T5 initialises it.
+///
+/// Standard deviations, times `initializer_factor` (Hugging Face's `_init_weights`, after Mesh
+/// TensorFlow): embedding 1; query (d_model·d_kv)^−½; key, value, gate and hidden projections
+/// fan_in^−½; attention output (num_heads·d_kv)^−½; relative position bias d_model^−½. An untied
+/// output layer gets fan_in^−½ as in Mesh TensorFlow, not Hugging Face's 1, from which the loss
+/// starts far above that of a uniform guess. Norms start at the factor itself, AltUp at p = I,
+/// g = 1.
+///
+/// A parameter's values depend on the seed, its name and its size alone, and are drawn on the host:
+/// they are the same on every backend, and models that share a parameter (a dense T5 and its AltUp)
+/// start from the same one.
+pub(crate) fn initialize(model: T5, config: &T5Config, seed: u64, device: &Device) -> T5 {
+    model.map(&mut Initialize { config, seed, device, path: ParameterPath::default() })
+}
+
+struct Initialize<'a> {
+    config: &'a T5Config,
+    seed: u64,
+    device: &'a Device,
+    path: ParameterPath,
+}
+
+enum Start {
+    /// Normally distributed around 0 with this standard deviation.
+    Normal(f64),
+    Constant(f64),
+    /// As the module was built.
+    Unchanged,
+}
+
+impl Initialize<'_> {
+    fn start(&self, name: &str, fan_in: usize) -> Start {
+        let config = self.config;
+        let factor = config.initializer_factor;
+        let inverse_sqrt = |width: usize| Start::Normal(factor * (width as f64).powf(-0.5));
+        if name.contains(".altup.") {
+            Start::Unchanged
+        } else if name.ends_with("layer_norm.weight") {
+            Start::Constant(factor)
+        } else if name == "shared.weight" {
+            Start::Normal(factor)
+        } else if name.ends_with(".q.weight") {
+            inverse_sqrt(config.d_model * config.d_kv)
+        } else if name.ends_with(".relative_attention_bias.weight") {
+            inverse_sqrt(config.d_model)
+        } else {
+            inverse_sqrt(fan_in)
+        }
+    }
+}
+
+impl ModuleMapper for Initialize<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.tensor_name();
+        let shape = param.lazy_shape();
+        let size = shape.num_elements();
+        let values = match self.start(&name, shape[0]) {
+            Start::Unchanged => return param,
+            Start::Constant(value) => vec![value as f32; size],
+            Start::Normal(std) => {
+                let mut rng = ChaCha8Rng::from_seed(parameter_seed(self.seed, &name));
+                let normal = Normal::new(0.0, std).expect("standard deviations are finite");
+                (0..size).map(|_| normal.sample(&mut rng) as f32).collect()
+            }
+        };
+        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+        let mut initialized = Param::from_tensor(tensor);
+        initialized.id = param.id;
+        initialized
+    }
+}
+
+/// A seed of its own for each parameter name.
+fn parameter_seed(seed: u64, name: &str) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.update(name.as_bytes());
+    hasher.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AltUpModelConfig, size};
+    use altup_core::{BlockSelection, Widening};
+
+    fn spread<const D: usize>(tensor: Tensor<D>) -> f64 {
+        tensor.square().mean().sqrt().into_scalar::<f64>()
+    }
+
+    #[test]
+    fn spreads_are_t5s() {
+        let device = Device::flex();
+        let config = T5Config { vocab_size: 512, ..size("tiny").unwrap() };
+        let model = config.init(7, &device);
+        let attention = &model.encoder.blocks[0].self_attention.attention;
+        let (width, inner) = (config.d_model as f64, (config.num_heads * config.d_kv) as f64);
+        let close = |value: f64, expected: f64| {
+            assert!((value / expected - 1.0).abs() < 0.05, "{value} is not near {expected}");
+        };
+        close(spread(model.embedding.weight.val()), 1.0);
+        close(spread(attention.query.weight.val()), (width * config.d_kv as f64).powf(-0.5));
+        close(spread(attention.key.weight.val()), width.powf(-0.5));
+        close(spread(attention.output.weight.val()), inner.powf(-0.5));
+    }
+
+    #[test]
+    fn dense_and_altup_start_from_the_same_layers_on_every_backend() {
+        let dense = T5Config { vocab_size: 256, ..size("tiny").unwrap() };
+        let altup = T5Config {
+            altup: Some(AltUpModelConfig {
+                num_blocks: 2,
+                selection: BlockSelection::Alternating,
+                widening: Widening::Embedding,
+                encoder_sequence: None,
+            }),
+            ..dense.clone()
+        };
+        let weight = |config: &T5Config, device: &Device| {
+            let model = config.init(7, device);
+            model.decoder.blocks[1].self_attention.attention.key.weight.val().into_data()
+        };
+        let reference = weight(&dense, &Device::flex());
+        weight(&altup, &Device::flex()).assert_eq(&reference, true);
+        let other_seed = dense.init(8, &Device::flex());
+        let other = other_seed.decoder.blocks[1].self_attention.attention.key.weight.val();
+        assert_ne!(other.into_data(), reference);
+        weight(&dense, &Device::ndarray()).assert_eq(&reference, true);
+    }
+}

@@ -1,0 +1,37 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod size;
+
+mod attention;
+mod decoder;
+mod encoder;
+mod feed_forward;
+mod model;
+mod relative_position_bias;
+mod widened;
+
+mod initialization;
+mod loss;
+
+mod generation;
+
+mod cost;
+mod directory;
+mod parameters;
+mod tensors;
+
+pub use attention::{Attention, AttentionLayer, KeyValue};
+pub use config::{Activation, AltUpModelConfig, ConfigError, T5Config};
+pub use cost::{PartCost, forward_cost};
+pub use decoder::{Decoder, DecoderBlock, DecoderCache};
+pub use directory::{DirectoryError, ModelDirectory};
+pub use encoder::{Encoder, EncoderBlock};
+pub use feed_forward::{FeedForward, FeedForwardLayer, GatedGeluFeedForward, ReluFeedForward};
+pub use generation::generate_greedy;
+pub use loss::{correct_tokens, cross_entropy_sum};
+pub use model::T5;
+pub use parameters::{ParameterInfo, parameters};
+pub use relative_position_bias::{RelativePositionBias, relative_position_bucket};
+pub use size::{size, size_names};
+pub use tensors::{NamedTensor, gradient_tensors, parameter_tensors, write_tensors};

@@ -1,0 +1,141 @@
+use burn::module::{Initializer, Module};
+use burn::nn::{Embedding, EmbeddingConfig, Linear};
+use burn::tensor::module::linear;
+use burn::tensor::{Bool, Device, Int, Tensor};
+
+use crate::initialization::{initialize, projection};
+use crate::{Decoder, DecoderCache, Encoder, T5Config};
+
+/// A T5 encoder-decoder, dense or with AltUp, as its [`T5Config`] describes it.
+///
+/// Should be created with [`T5Config::init`] or read with [`ModelDirectory`](crate::ModelDirectory).
+#[derive(Module, Debug)]
+pub struct T5 {
+    /// The embedding table that encoder and decoder share, `[vocab_size, table_width]`.
+    pub embedding: Embedding,
+    /// The encoder.
+    pub encoder: Encoder,
+    /// The decoder.
+    pub decoder: Decoder,
+    /// The output layer, `[output_width, vocab_size]`, unless the embedding table serves as it.
+    pub lm_head: Option<Linear>,
+    /// What the decoder's output is multiplied by before the output layer.
+    output_scale: f64,
+    decoder_start_token: usize,
+}
+
+impl T5Config {
+    /// A model with fresh parameters, the same for the same seed on every backend.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the configuration is not [valid](T5Config::validate).
+    pub fn init(&self, seed: u64, device: &Device) -> T5 {
+        initialize(self.build(device), self, seed, device)
+    }
+
+    /// A model whose parameters are not allocated yet: to be filled, or to be counted.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the configuration is not [valid](T5Config::validate).
+    pub fn build(&self, device: &Device) -> T5 {
+        if let Err(error) = self.validate() {
+            panic!("The model's configuration can't be built: {error}");
+        }
+        T5 {
+            embedding: EmbeddingConfig::new(self.vocab_size, self.table_width())
+                .with_initializer(Initializer::Zeros)
+                .init(device),
+            encoder: Encoder::new(self, device),
+            decoder: Decoder::new(self, device),
+            lm_head: (!self.tie_word_embeddings)
+                .then(|| projection(self.output_width(), self.vocab_size, device)),
+            output_scale: if self.scales_outputs() {
+                (self.d_model as f64).powf(-0.5)
+            } else {
+                1.0
+            },
+            decoder_start_token: self.decoder_start_token_id,
+        }
+    }
+}
+
+impl T5 {
+    /// The logits of every target token, given those before it (teacher forcing).
+    ///
+    /// # Shapes
+    ///
+    /// - input_ids: `[batch_size, input_length]`
+    /// - padding: `[batch_size, input_length]`, true where an input token is padding; none if
+    ///   nothing is
+    /// - labels: `[batch_size, target_length]`, padded with 0
+    /// - output: `[batch_size, target_length, vocab_size]`
+    pub fn forward(
+        &self,
+        input_ids: Tensor<2, Int>,
+        padding: Option<Tensor<2, Bool>>,
+        labels: Tensor<2, Int>,
+    ) -> Tensor<3> {
+        let memory = self.encode(input_ids, padding.as_ref());
+        let mut cache = self.decoder.start(memory, padding.as_ref());
+        self.decode(self.shift_right(labels), &mut cache)
+    }
+
+    /// Encodes a batch of inputs.
+    ///
+    /// # Shapes
+    ///
+    /// - input_ids: `[batch_size, input_length]`
+    /// - padding: `[batch_size, input_length]`, true where a token is padding
+    /// - output: `[batch_size, input_length, output_width]`
+    pub fn encode(
+        &self,
+        input_ids: Tensor<2, Int>,
+        padding: Option<&Tensor<2, Bool>>,
+    ) -> Tensor<3> {
+        self.encoder.forward(self.embedding.forward(input_ids), padding)
+    }
+
+    /// The logits of the token that follows each of `decoder_input_ids`, which follow those in
+    /// `cache` (from [`Decoder::start`]) and are added to it.
+    ///
+    /// # Shapes
+    ///
+    /// - decoder_input_ids: `[batch_size, seq_length]`
+    /// - output: `[batch_size, seq_length, vocab_size]`
+    pub fn decode(&self, decoder_input_ids: Tensor<2, Int>, cache: &mut DecoderCache) -> Tensor<3> {
+        let embedded = self.embedding.forward(decoder_input_ids);
+        self.logits(self.decoder.forward(embedded, cache))
+    }
+
+    /// The decoder's inputs for given targets: the start token, then all targets but the last.
+    ///
+    /// # Shapes
+    ///
+    /// - labels: `[batch_size, target_length]`
+    /// - output: `[batch_size, target_length]`
+    pub fn shift_right(&self, labels: Tensor<2, Int>) -> Tensor<2, Int> {
+        let [batch_size, target_length] = labels.dims();
+        let start = self.start_tokens(batch_size);
+        Tensor::cat(vec![start, labels.narrow(1, 0, target_length - 1)], 1)
+    }
+
+    /// The token that every target starts from, for a batch: `[batch_size, 1]`.
+    pub(crate) fn start_tokens(&self, batch_size: usize) -> Tensor<2, Int> {
+        Tensor::full([batch_size, 1], self.decoder_start_token as i64, &self.device())
+    }
+
+    /// The device that the parameters are on.
+    pub fn device(&self) -> Device {
+        self.embedding.weight.device()
+    }
+
+    fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let hidden = if self.output_scale == 1.0 { hidden } else { hidden * self.output_scale };
+        match &self.lm_head {
+            Some(lm_head) => lm_head.forward(hidden),
+            None => linear(hidden, self.embedding.weight.val().transpose(), None),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use std::ops::Range;
+
+/// T5's relative position bias: a learned number per head and bucket of distances, added to the
+/// attention scores. Layer 0 owns the table; all layers of the stack share it.
+#[derive(Module, Debug)]
+pub struct RelativePositionBias {
+    /// `[num_buckets, num_heads]`.
+    pub weight: Param<Tensor<2>>,
+    bidirectional: bool,
+    max_distance: usize,
+}
+
+impl RelativePositionBias {
+    pub(crate) fn new(weight: Param<Tensor<2>>, bidirectional: bool, max_distance: usize) -> Self {
+        Self { weight, bidirectional, max_distance }
+    }
+
+    /// The bias of each query position on each key position.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1, num_heads, queries, keys]`
+    pub fn forward(&self, queries: Range<usize>, keys: Range<usize>, device: &Device) -> Tensor<4> {
+        let [num_buckets, num_heads] = self.weight.dims();
+        // A bucket depends on the distance alone: they are computed once a distance.
+        let bucket_of: Vec<i32> = (keys.start as i64 + 1 - queries.end as i64
+            ..keys.end as i64 - queries.start as i64)
+            .map(|distance| {
+                relative_position_bucket(
+                    distance,
+                    self.bidirectional,
+                    num_buckets,
+                    self.max_distance,
+                ) as i32
+            })
+            .collect();
+        let buckets: Vec<i32> = (0..queries.len())
+            .flat_map(|query| {
+                let first = queries.len() - 1 - query;
+                bucket_of[first..first + keys.len()].iter().copied()
+            })
+            .collect();
+        let size = buckets.len();
+        let buckets = Tensor::<1, Int>::from_data(TensorData::new(buckets, [size]), device);
+        self.weight
+            .val()
+            .select(0, buckets)
+            .reshape([1, queries.len(), keys.len(), num_heads])
+            .permute([0, 3, 1, 2])
+    }
+}
+
+/// The bucket of a relative position (key position − query position).
+///
+/// Half of a direction's buckets hold one distance each, the other half ranges that grow
+/// logarithmically up to `max_distance`; what lies beyond shares the last. `bidirectional` (the
+/// encoder) gives each direction half of the buckets; otherwise (the decoder) all belong to the
+/// past and the future falls into bucket 0.
+///
+/// As Mesh TensorFlow's `_relative_position_bucket`.
+pub fn relative_position_bucket(
+    relative_position: i64,
+    bidirectional: bool,
+    num_buckets: usize,
+    max_distance: usize,
+) -> usize {
+    let (first, num_buckets, distance) = if bidirectional {
+        let half = num_buckets / 2;
+        let first = if relative_position > 0 { half } else { 0 };
+        (first, half, relative_position.unsigned_abs() as usize)
+    } else {
+        (0, num_buckets, (-relative_position).max(0) as usize)
+    };
+    let num_exact = num_buckets / 2;
+    if distance < num_exact {
+        return first + distance;
+    }
+    let log_ratio = |a: usize, b: usize| (a as f64 / b as f64).ln();
+    let position = log_ratio(distance, num_exact) / log_ratio(max_distance, num_exact)
+        * (num_buckets - num_exact) as f64;
+    // The edges are exact integers (at 16, 32 and 64 of 128): what rounding takes from one must not
+    // move it into the bucket below. No other distance comes this close to an edge.
+    let logarithmic = (position + 1e-9).floor() as usize;
+    first + (num_exact + logarithmic).min(num_buckets - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoder_buckets_are_pinned() {
+        let bucket = |position| relative_position_bucket(position, true, 32, 128);
+        let past: Vec<usize> =
+            [0, -1, -7, -8, -11, -12, -15, -16, -22, -23, -31, -32, -63, -64, -90, -91, -127, -500]
+                .map(bucket)
+                .into();
+        assert_eq!(past, [0, 1, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 13, 14, 14, 15, 15, 15]);
+        assert_eq!([1, 8, 16, 64, 500].map(bucket), [17, 24, 26, 30, 31]);
+    }
+
+    #[test]
+    fn decoder_buckets_are_pinned() {
+        let bucket = |position| relative_position_bucket(position, false, 32, 128);
+        assert_eq!([3, 1, 0].map(bucket), [0, 0, 0]);
+        assert_eq!(
+            [-1, -15, -16, -18, -19, -32, -63, -64, -127, -500].map(bucket),
+            [1, 15, 16, 16, 17, 21, 26, 26, 31, 31]
+        );
+    }
+
+    #[test]
+    fn every_query_sees_its_own_distances() {
+        let device = Device::flex();
+        let weight = Tensor::<1, Int>::arange(0..32, &device).float().reshape([32, 1]);
+        let bias = RelativePositionBias::new(Param::from_tensor(weight), true, 128).forward(
+            2..4,
+            0..5,
+            &device,
+        );
+        assert_eq!(bias.dims(), [1, 1, 2, 5]);
+        bias.reshape([2, 5]).into_data().assert_eq(
+            &TensorData::from([[2.0f32, 1.0, 0.0, 17.0, 18.0], [3.0, 2.0, 1.0, 0.0, 17.0]]),
+            true,
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! What can go wrong between the files on disk and a batch, one variant per cause.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An error in reading, tokenising or preparing data.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A source names neither a file, nor a folder, nor a glob with a match.
+    #[error(
+        "no data at `{pattern}`: it is no file, no folder, and no glob that matches a data file"
+    )]
+    NoMatch {
+        /// The source as it was given.
+        pattern: String,
+    },
+
+    /// A source is not a well-formed glob.
+    #[error("`{pattern}` is not a valid glob")]
+    BadPattern {
+        /// The source as it was given.
+        pattern: String,
+        /// What the pattern parser says.
+        source: glob::PatternError,
+    },
+
+    /// A folder holds no file that can be read as data.
+    #[error("no data file below {}: looked for {accepted}", .folder.display())]
+    NoReadableFiles {
+        /// The folder.
+        folder: PathBuf,
+        /// The accepted file name extensions.
+        accepted: String,
+    },
+
+    /// A file was named whose extension says nothing about how to read it.
+    #[error("cannot tell how to read {}: its name must end in one of {accepted}", .file.display())]
+    UnsupportedExtension {
+        /// The file.
+        file: PathBuf,
+        /// The accepted file name extensions.
+        accepted: String,
+    },
+
+    /// The built-in corpus was asked for, and Cargo has unpacked no crate here.
+    #[error(
+        "no crate sources below {} to train on: name your own text with `--train`",
+        .folder.display()
+    )]
+    NoCrateSources {
+        /// Where Cargo unpacks crates.
+        folder: PathBuf,
+    },
+
+    /// The sources hold files, and the files hold no text.
+    #[error("the corpus holds no text: every document is empty")]
+    EmptyCorpus,
+
+    /// A file or folder cannot be read.
+    #[error("cannot read {}", .file.display())]
+    Read {
+        /// The file or folder.
+        file: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+
+    /// A gzip file is damaged or cut short.
+    #[error("{} is not a whole gzip file", .file.display())]
+    BrokenGzip {
+        /// The file.
+        file: PathBuf,
+        /// What the decoder says.
+        source: io::Error,
+    },
+
+    /// A Zstandard file is damaged or cut short.
+    #[error("{} is not a whole zstd file", .file.display())]
+    BrokenZstd {
+        /// The file.
+        file: PathBuf,
+        /// What the decoder says.
+        source: io::Error,
+    },
+
+    /// A line is not UTF-8.
+    #[error("{}: line {line} is not valid UTF-8: convert the file first", .file.display())]
+    InvalidUtf8Line {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// Where in the line the encoding breaks.
+        source: std::str::Utf8Error,
+    },
+
+    /// The text of a Parquet row is not UTF-8.
+    #[error("{}: the text of row {row} is not valid UTF-8", .file.display())]
+    InvalidUtf8Row {
+        /// The file.
+        file: PathBuf,
+        /// The row, counted from 1.
+        row: u64,
+        /// Where in the text the encoding breaks.
+        source: std::str::Utf8Error,
+    },
+
+    /// A line of a JSON file is something other than an object.
+    #[error("{}: line {line} is not a JSON object: expected one object a line", .file.display())]
+    JsonNotObject {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+    },
+
+    /// A JSON object is malformed, or has no string under `text`.
+    #[error("{}: line {line} is not a JSON object with a string `text`", .file.display())]
+    JsonText {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What the JSON parser says; its own line number counts within this line.
+        source: serde_json::Error,
+    },
+
+    /// A Parquet file is damaged, cut short, or uses a codec that is not compiled in.
+    #[error("cannot read {} as Parquet", .file.display())]
+    BrokenParquet {
+        /// The file.
+        file: PathBuf,
+        /// What the Parquet reader says.
+        source: parquet::errors::ParquetError,
+    },
+
+    /// A Parquet file has no top-level column named `text`.
+    #[error("{} has no column `text`: its columns are {columns}", .file.display())]
+    NoTextColumn {
+        /// The file.
+        file: PathBuf,
+        /// The columns it does have.
+        columns: String,
+    },
+
+    /// The `text` column of a Parquet file is no plain string column.
+    #[error("{}: the column `text` is {found}, not a string", .file.display())]
+    TextColumnType {
+        /// The file.
+        file: PathBuf,
+        /// The physical type of the column.
+        found: String,
+    },
+
+    /// The corpus is shorter than a single training example.
+    #[error("the corpus holds {have} tokens, and one example needs {need}: give more text")]
+    TooFewTokens {
+        /// Tokens in the corpus.
+        have: u64,
+        /// Tokens that one example is made of.
+        need: u64,
+    },
+
+    /// A tokenizer file is missing or malformed.
+    #[error("cannot load the tokenizer {}", .file.display())]
+    TokenizerFile {
+        /// The file.
+        file: PathBuf,
+        /// What the tokenizer library says.
+        source: tokenizers::Error,
+    },
+
+    /// A tokenizer file cannot be written.
+    #[error("cannot write the tokenizer to {}", .file.display())]
+    SaveTokenizer {
+        /// The file.
+        file: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+
+    /// The tokenizer lacks one of `<pad>`, `</s>` and `<unk>`.
+    #[error("{tokenizer} has no token `{token}`: a T5 tokenizer needs <pad>, </s> and <unk>")]
+    MissingToken {
+        /// Which tokenizer.
+        tokenizer: String,
+        /// The token it lacks.
+        token: &'static str,
+    },
+
+    /// Padding has an id other than 0.
+    #[error("{tokenizer} gives <pad> the id {id}, and it must be 0: models here pad with 0")]
+    PadNotZero {
+        /// Which tokenizer.
+        tokenizer: String,
+        /// The id it gives to `<pad>`.
+        id: u32,
+    },
+
+    /// The sentinels do not run from `<extra_id_0>` upwards without a gap.
+    #[error("{tokenizer} lacks the sentinels {missing}, which span corruption needs")]
+    MissingSentinels {
+        /// Which tokenizer.
+        tokenizer: String,
+        /// The sentinels it lacks.
+        missing: String,
+    },
+
+    /// A tokenizer was asked for that would be smaller than its fixed parts.
+    #[error("a vocabulary of {vocab_size} is too small: train one of at least {minimum}")]
+    VocabularyTooSmall {
+        /// The size asked for.
+        vocab_size: usize,
+        /// The smallest size that can be trained.
+        minimum: usize,
+    },
+
+    /// Training a tokenizer failed.
+    #[error("cannot train a tokenizer from this corpus")]
+    TokenizerTraining {
+        /// What the tokenizer library says.
+        source: tokenizers::Error,
+    },
+
+    /// Text could not be encoded, or ids not decoded.
+    #[error("the tokenizer failed")]
+    Tokenize {
+        /// What the tokenizer library says.
+        source: tokenizers::Error,
+    },
+
+    /// The token cache cannot be written or read back.
+    #[error("cannot use the token cache {}", .folder.display())]
+    Cache {
+        /// The folder of the cache.
+        folder: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+
+    /// The noise density is not a proper fraction.
+    #[error("a noise density of {value} makes no sense: give one between 0 and 1, exclusive")]
+    NoiseDensity {
+        /// The density given.
+        value: f64,
+    },
+
+    /// The mean span length is shorter than a token.
+    #[error("a mean span length of {value} makes no sense: give 1 or more")]
+    MeanSpanLength {
+        /// The length given.
+        value: f64,
+    },
+
+    /// The input is too short to hold a token, a sentinel and the end of the sequence.
+    #[error("an input length of {value} is too short: give at least {minimum}")]
+    InputLength {
+        /// The length given.
+        value: usize,
+        /// The shortest that works.
+        minimum: usize,
+    },
+
+    /// An example has more noise spans than the tokenizer has sentinels.
+    #[error(
+        "each example has {need} noise spans and the tokenizer only {have} sentinels: shorten \
+         the input, lower the noise density, or lengthen the spans"
+    )]
+    TooFewSentinels {
+        /// Noise spans in an example.
+        need: usize,
+        /// Sentinels in the tokenizer.
+        have: usize,
+    },
+
+    /// The threads that prepare batches could not be started.
+    #[error("cannot start a thread to prepare batches")]
+    StartWorker {
+        /// What the operating system says.
+        source: io::Error,
+    },
+
+    /// A thread that prepares batches panicked.
+    #[error("a thread that prepares batches panicked: {message}")]
+    WorkerPanicked {
+        /// What it panicked with.
+        message: String,
+    },
+}

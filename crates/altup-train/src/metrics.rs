@@ -1,0 +1,312 @@
+//! The record of a run: `metrics.jsonl` in the run folder, one JSON object a line.
+//!
+//! Everything a report shows is computed from this file, so a run can be looked at while it goes
+//! on, after it was killed, and beside other runs.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// One line of `metrics.jsonl`.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum MetricsRow {
+    /// How training went since the row before.
+    Train(TrainRow),
+    /// One pass over the validation data.
+    Valid(ValidRow),
+}
+
+/// What the training steps since the previous row came to.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct TrainRow {
+    /// Optimizer steps done so far.
+    pub step: u64,
+    /// Loss in nats per target token, the mean over the row's steps.
+    pub loss: f64,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Input and target tokens seen so far.
+    pub tokens: u64,
+    /// Input and target tokens per second over the row's steps.
+    pub tokens_per_second: f64,
+    /// Wall time of the run so far, in seconds.
+    pub elapsed_seconds: f64,
+}
+
+/// The score of one pass over the validation data.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct ValidRow {
+    /// Optimizer steps done before the pass.
+    pub step: u64,
+    /// Loss in nats per target token.
+    pub loss: f64,
+    /// e to the power of the loss.
+    pub perplexity: f64,
+    /// Share of target tokens predicted right, from 0 to 1.
+    pub accuracy: f64,
+    /// Target tokens scored.
+    pub tokens: u64,
+}
+
+impl MetricsRow {
+    /// Optimizer steps done when the row was written.
+    pub fn step(&self) -> u64 {
+        match self {
+            Self::Train(row) => row.step,
+            Self::Valid(row) => row.step,
+        }
+    }
+
+    fn is_finite(&self) -> bool {
+        match self {
+            Self::Train(row) => [
+                row.loss,
+                row.learning_rate,
+                row.grad_norm,
+                row.tokens_per_second,
+                row.elapsed_seconds,
+            ]
+            .iter()
+            .all(|value| value.is_finite()),
+            Self::Valid(row) => {
+                [row.loss, row.perplexity, row.accuracy].iter().all(|value| value.is_finite())
+            }
+        }
+    }
+}
+
+/// Why a metrics file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The file system refused.
+    #[error("cannot read or write the metrics file {}", .path.display())]
+    File {
+        /// The metrics file.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// A line is not a metrics row.
+    #[error("{}, line {line}: not a metrics row", .path.display())]
+    Row {
+        /// The metrics file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong with the line.
+        source: serde_json::Error,
+    },
+    /// A row holds a NaN or an infinity, which JSON cannot express.
+    #[error("the metrics of step {step} are not finite: {row:?}")]
+    NotFinite {
+        /// The step of the row.
+        step: u64,
+        /// The refused row.
+        row: MetricsRow,
+    },
+}
+
+/// The metrics file of a run in progress.
+#[derive(Debug)]
+pub struct MetricsLog {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsLog {
+    /// Starts an empty log at `path`, replacing what lies there.
+    ///
+    /// # Errors
+    /// [`MetricsError::File`] when the file cannot be created.
+    pub fn create(path: &Path) -> Result<Self, MetricsError> {
+        let file = File::create(path).map_err(at(path))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Goes on with the log at `path` of a run that resumes after `last_step`.
+    ///
+    /// Rows past `last_step` are dropped: the run was killed after its last checkpoint and is
+    /// about to do those steps, and write those rows, a second time.
+    ///
+    /// # Errors
+    /// The errors of [`MetricsLog::read`], and [`MetricsError::File`] when the kept rows cannot be
+    /// written back.
+    pub fn resume(path: &Path, last_step: u64) -> Result<Self, MetricsError> {
+        let mut kept = String::new();
+        for row in Self::read(path)?.iter().filter(|row| row.step() <= last_step) {
+            kept.push_str(&line(row).map_err(at(path))?);
+        }
+        replace_file(path, kept.as_bytes()).map_err(at(path))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(at(path))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Appends one row, in one write, so that a reader beside the run sees whole lines.
+    ///
+    /// # Errors
+    /// [`MetricsError::NotFinite`] for a row with a NaN or an infinity, [`MetricsError::File`]
+    /// when the line cannot be written.
+    pub fn append(&mut self, row: &MetricsRow) -> Result<(), MetricsError> {
+        // serde_json would write `null`, and the file could not be read again.
+        if !row.is_finite() {
+            return Err(MetricsError::NotFinite { step: row.step(), row: row.clone() });
+        }
+        line(row)
+            .and_then(|line| self.file.write_all(line.as_bytes()))
+            .and_then(|()| self.file.flush())
+            .map_err(at(&self.path))
+    }
+
+    /// Reads all rows of the log at `path`.
+    ///
+    /// A last line without a line break that is no row is left out: the process writing it was
+    /// killed halfway, or is about to write the rest.
+    ///
+    /// # Errors
+    /// [`MetricsError::File`] when the file cannot be read, [`MetricsError::Row`] naming the first
+    /// line that is not a metrics row.
+    pub fn read(path: &Path) -> Result<Vec<MetricsRow>, MetricsError> {
+        let text = fs::read_to_string(path).map_err(at(path))?;
+        let mut rows = Vec::new();
+        for (index, line) in text.split_inclusive('\n').enumerate() {
+            match serde_json::from_str(line) {
+                Ok(row) => rows.push(row),
+                Err(_) if !line.ends_with('\n') => {}
+                Err(source) => {
+                    return Err(MetricsError::Row {
+                        path: path.to_owned(),
+                        line: index + 1,
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// A row as its line in the file, line break included.
+fn line(row: &MetricsRow) -> io::Result<String> {
+    Ok(serde_json::to_string(row)? + "\n")
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> MetricsError {
+    move |source| MetricsError::File { path: path.to_owned(), source }
+}
+
+/// Writes `contents` to `path` so that a reader finds the old file or the new one, never a part.
+pub(crate) fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
+    // A neighbour, because a rename is atomic only within a file system.
+    let mut partial = OsString::from(path);
+    partial.push(".partial");
+    let mut file = File::create(&partial)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&partial, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn train(step: u64) -> MetricsRow {
+        MetricsRow::Train(TrainRow {
+            step,
+            loss: 10.0 / 3.0,
+            learning_rate: 1e-4,
+            grad_norm: 0.1 + 0.2,
+            tokens: 626 * step,
+            tokens_per_second: 1234.5678901234567,
+            elapsed_seconds: 5e-324,
+        })
+    }
+
+    fn valid(step: u64) -> MetricsRow {
+        MetricsRow::Valid(ValidRow {
+            step,
+            loss: 2.0,
+            perplexity: 2f64.exp(),
+            accuracy: 1.0 / 7.0,
+            tokens: u64::MAX,
+        })
+    }
+
+    fn written(rows: &[MetricsRow]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut log = MetricsLog::create(&path).unwrap();
+        for row in rows {
+            log.append(row).unwrap();
+        }
+        (folder, path)
+    }
+
+    #[test]
+    fn rows_round_trip_exactly() {
+        let rows = [train(1), valid(1), train(2)];
+        let (_folder, path) = written(&rows);
+        assert_eq!(MetricsLog::read(&path).unwrap(), rows);
+    }
+
+    #[test]
+    fn a_line_names_its_kind_first() {
+        let (_folder, path) = written(&[train(1), valid(1)]);
+        let text = fs::read_to_string(path).unwrap();
+        let starts: Vec<_> = text.lines().map(|line| &line[..23]).collect();
+        assert_eq!(starts, [r#"{"kind":"train","step":"#, r#"{"kind":"valid","step":"#]);
+    }
+
+    #[test]
+    fn resuming_drops_later_rows_and_a_torn_line() {
+        let (folder, path) = written(&[train(1), train(2), valid(2), train(3)]);
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(br#"{"kind":"train","step":4,"lo"#).unwrap();
+
+        let mut log = MetricsLog::resume(&path, 2).unwrap();
+        log.append(&train(3)).unwrap();
+        assert_eq!(
+            MetricsLog::read(&path).unwrap(),
+            [train(1), train(2), valid(2), train(3)],
+            "rows up to step 2, then the row written again"
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn resuming_keeps_a_whole_last_row_that_lacks_its_line_break() {
+        let (_folder, path) = written(&[train(1), train(2)]);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.trim_end()).unwrap();
+
+        let mut log = MetricsLog::resume(&path, 2).unwrap();
+        log.append(&train(3)).unwrap();
+        assert_eq!(MetricsLog::read(&path).unwrap(), [train(1), train(2), train(3)]);
+    }
+
+    #[test]
+    fn a_broken_line_is_named() {
+        let (_folder, path) = written(&[train(1)]);
+        let mut text = fs::read_to_string(&path).unwrap();
+        text.push_str("{\"kind\":\"test\"}\n");
+        fs::write(&path, text).unwrap();
+        let message = MetricsLog::read(&path).unwrap_err().to_string();
+        assert!(message.ends_with("metrics.jsonl, line 2: not a metrics row"), "{message}");
+    }
+
+    #[test]
+    fn a_row_that_is_not_finite_is_refused() {
+        let (_folder, path) = written(&[]);
+        let mut log = MetricsLog::resume(&path, 0).unwrap();
+        let MetricsRow::Train(row) = train(7) else { unreachable!() };
+        let refused = log.append(&MetricsRow::Train(TrainRow { loss: f64::NAN, ..row }));
+        assert!(matches!(refused, Err(MetricsError::NotFinite { step: 7, .. })));
+        assert!(MetricsLog::read(&path).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,302 @@
+//! What a person watches while a run trains, on standard error.
+//!
+//! On a terminal, one live line; results that stay are printed above it. In a file or a pipe, a
+//! plain line for each result, without control characters.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::metrics::{TrainRow, ValidRow};
+
+/// How much a run shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgressMode {
+    /// A live line on a terminal, plain lines elsewhere.
+    Auto,
+    /// Nothing.
+    Quiet,
+}
+
+/// Shows how a training run goes.
+#[derive(Debug)]
+pub struct Progress {
+    form: Form,
+    total_steps: u64,
+    started: Instant,
+    pace: Pace,
+}
+
+#[derive(Debug)]
+enum Form {
+    Terminal(ProgressBar),
+    Plain,
+    Quiet,
+}
+
+const BAR_TEMPLATE: &str = "{bar:24.cyan/blue} {wide_msg}";
+
+impl Progress {
+    /// Watches a run that goes from `start_step` (0, or where it resumes) to `total_steps`.
+    pub fn new(mode: ProgressMode, total_steps: u64, start_step: u64) -> Self {
+        Self {
+            form: Form::new(mode, total_steps, start_step),
+            total_steps,
+            started: Instant::now(),
+            pace: Pace::starting_at(start_step),
+        }
+    }
+
+    /// Shows what the last training steps came to; call it once for each row of the record.
+    pub fn train(&mut self, row: &TrainRow) {
+        self.pace.mark(row.step, self.started.elapsed());
+        let line = train_line(row, self.total_steps, self.pace.remaining(self.total_steps));
+        match &self.form {
+            Form::Terminal(bar) => {
+                bar.set_message(line);
+                bar.set_position(row.step);
+            }
+            Form::Plain => write_line(&line),
+            Form::Quiet => {}
+        }
+    }
+
+    /// Shows the score of a pass over the validation data, to stay.
+    pub fn valid(&self, row: &ValidRow) {
+        self.note(&valid_line(row, self.total_steps));
+    }
+
+    /// Shows a line that stays.
+    pub fn note(&self, text: &str) {
+        match &self.form {
+            Form::Terminal(bar) => bar.println(text),
+            Form::Plain => write_line(text),
+            Form::Quiet => {}
+        }
+    }
+
+    /// Says what is being prepared, with its size ([`format_bytes`]) where that tells how long it
+    /// takes. On a terminal the next stage, or the first step, takes its place.
+    pub fn stage(&self, text: &str) {
+        match &self.form {
+            Form::Terminal(bar) => bar.set_message(text.to_owned()),
+            Form::Plain => write_line(text),
+            Form::Quiet => {}
+        }
+    }
+
+    /// Ends the live line, leaving on the screen how far the run came.
+    pub fn finish(&self) {
+        if let Form::Terminal(bar) = &self.form {
+            bar.abandon();
+        }
+    }
+}
+
+impl Form {
+    fn new(mode: ProgressMode, total_steps: u64, start_step: u64) -> Self {
+        if mode == ProgressMode::Quiet {
+            return Self::Quiet;
+        }
+        let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::stderr());
+        // indicatif hides a bar where control characters would do harm (a file, a pipe,
+        // TERM=dumb): ask it, so that there is one opinion on what a terminal is.
+        if bar.is_hidden() {
+            return Self::Plain;
+        }
+        let style = ProgressStyle::with_template(BAR_TEMPLATE)
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self::Terminal(bar.with_style(style).with_position(start_step))
+    }
+}
+
+/// Steps per second over the last rows: validation and checkpoints count, a slow start is soon
+/// forgotten.
+#[derive(Debug)]
+struct Pace {
+    /// Steps done, and when, oldest first; never empty.
+    marks: VecDeque<(u64, Duration)>,
+}
+
+impl Pace {
+    /// How many marks are looked back over.
+    const WINDOW: usize = 20;
+
+    fn starting_at(step: u64) -> Self {
+        Self { marks: VecDeque::from([(step, Duration::ZERO)]) }
+    }
+
+    fn mark(&mut self, step: u64, at: Duration) {
+        self.marks.push_back((step, at));
+        if self.marks.len() > Self::WINDOW {
+            self.marks.pop_front();
+        }
+    }
+
+    /// Seconds until `total_steps` at this pace; `None` before there is one.
+    fn remaining(&self, total_steps: u64) -> Option<f64> {
+        let (&(first, since), &(last, until)) = (self.marks.front()?, self.marks.back()?);
+        let steps = last.checked_sub(first).filter(|&steps| steps > 0)?;
+        let seconds_per_step = until.saturating_sub(since).as_secs_f64() / steps as f64;
+        Some(total_steps.saturating_sub(last) as f64 * seconds_per_step)
+    }
+}
+
+fn train_line(row: &TrainRow, total_steps: u64, remaining: Option<f64>) -> String {
+    let mut line = format!(
+        "step {}/{total_steps}  loss {:.3}  {} tokens/s",
+        row.step,
+        row.loss,
+        format_count(row.tokens_per_second.round() as u64)
+    );
+    if let Some(seconds) = remaining {
+        line.push_str("  ETA ");
+        line.push_str(&format_duration(seconds));
+    }
+    line
+}
+
+fn valid_line(row: &ValidRow, total_steps: u64) -> String {
+    format!(
+        "step {}/{total_steps}  validation loss {:.3}  perplexity {:.1}  accuracy {:.1} %",
+        row.step,
+        row.loss,
+        row.perplexity,
+        100.0 * row.accuracy
+    )
+}
+
+fn write_line(line: &str) {
+    // Training must not stop because nobody can read how it goes (a closed pipe, a full disk).
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// A length of time to the precision a person needs: `12s`, `3m 20s`, `1h 02m`, `2d 03h`.
+pub fn format_duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    if days > 0 {
+        format!("{days}d {:02}h", hours % 24)
+    } else if hours > 0 {
+        format!("{hours}h {:02}m", minutes % 60)
+    } else if minutes > 0 {
+        format!("{minutes}m {:02}s", seconds % 60)
+    } else {
+        format!("{seconds}s")
+    }
+}
+
+/// A count to about three digits: `940`, `1.2k`, `345k`, `1.2M`.
+pub fn format_count(count: u64) -> String {
+    scaled(count, ["", "k", "M", "G", "T"])
+}
+
+/// A size in decimal units to about three digits: `940 B`, `1.2 kB`, `345 MB`.
+pub fn format_bytes(bytes: u64) -> String {
+    scaled(bytes, [" B", " kB", " MB", " GB", " TB"])
+}
+
+fn scaled(value: u64, units: [&str; 5]) -> String {
+    let (mut scaled, mut unit) = (value as f64, 0);
+    // 999.5 and not 1000: what would round up to 1000 belongs to the next unit.
+    while scaled >= 999.5 && unit + 1 < units.len() {
+        scaled /= 1000.0;
+        unit += 1;
+    }
+    let decimals = usize::from(unit > 0 && scaled < 99.95);
+    format!("{scaled:.decimals$}{}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(step: u64) -> TrainRow {
+        TrainRow {
+            step,
+            loss: 3.21449,
+            learning_rate: 1e-3,
+            grad_norm: 1.0,
+            tokens: 12_345,
+            tokens_per_second: 5210.4,
+            elapsed_seconds: 20.0,
+        }
+    }
+
+    #[test]
+    fn the_bar_template_is_valid() {
+        assert!(ProgressStyle::with_template(BAR_TEMPLATE).is_ok());
+    }
+
+    #[test]
+    fn durations_read_well() {
+        let cases = [
+            (0.2, "0s"),
+            (12.0, "12s"),
+            (59.6, "1m 00s"),
+            (200.0, "3m 20s"),
+            (3720.0, "1h 02m"),
+            (183_600.0, "2d 03h"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(format_duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn counts_and_bytes_read_well() {
+        let cases = [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1.0k"),
+            (1_234_567, "1.2M"),
+            (99_949, "99.9k"),
+            (99_951, "100k"),
+            (999_499, "999k"),
+            (999_500, "1.0M"),
+        ];
+        for (count, text) in cases {
+            assert_eq!(format_count(count), text);
+        }
+        assert_eq!(format_bytes(940), "940 B");
+        assert_eq!(format_bytes(12_345_678), "12.3 MB");
+    }
+
+    #[test]
+    fn lines_say_where_the_run_is() {
+        assert_eq!(
+            train_line(&row(20), 1000, Some(200.0)),
+            "step 20/1000  loss 3.214  5.2k tokens/s  ETA 3m 20s"
+        );
+        let valid = ValidRow { step: 20, loss: 3.0, perplexity: 20.09, accuracy: 0.412, tokens: 9 };
+        assert_eq!(
+            valid_line(&valid, 1000),
+            "step 20/1000  validation loss 3.000  perplexity 20.1  accuracy 41.2 %"
+        );
+    }
+
+    #[test]
+    fn the_pace_follows_the_latest_rows() {
+        let mut pace = Pace::starting_at(100);
+        assert_eq!(pace.remaining(200), None, "no step yet");
+        pace.mark(110, Duration::from_secs(10));
+        assert_eq!(pace.remaining(200), Some(90.0), "counted from where the run resumed");
+        // Twice as fast from here on: once the window has passed, the start is forgotten.
+        for mark in 1..=Pace::WINDOW as u64 {
+            pace.mark(110 + 2 * mark, Duration::from_secs(10 + mark));
+        }
+        assert_eq!(pace.remaining(200), Some(25.0));
+        assert_eq!(pace.remaining(120), Some(0.0), "past the end");
+    }
+
+    #[test]
+    fn a_quiet_run_can_be_driven() {
+        let mut progress = Progress::new(ProgressMode::Quiet, 10, 0);
+        progress.stage("reading 12.3 MB");
+        progress.train(&row(1));
+        progress.note("checkpoint");
+        progress.finish();
+    }
+}

@@ -1,0 +1,452 @@
+"""Regenerates every golden fixture of the workspace and checks the reference that made them:
+
+    python scripts/reference/generate_fixtures.py
+
+Everything is seeded and runs on one CPU thread in float32, so a second run writes the same bytes.
+Dense models are Hugging Face's `T5ForConditionalGeneration` itself; AltUp models are `altup_t5.py`,
+which the checks printed at the end tie back to Hugging Face and to finite differences.
+"""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5Attention
+from transformers.optimization import Adafactor
+from transformers.utils import logging
+
+from altup_t5 import PAD, AltUp, AltUpT5, relative_position_bucket
+
+EOS = 1
+MAX_NEW_TOKENS = 16
+CRATES = Path(__file__).resolve().parents[2] / "crates"
+MODELS = CRATES / "altup-models/tests/fixtures"
+
+
+def altup(num_blocks, widening, selection="alternating"):
+    return {"num_blocks": num_blocks, "selection": selection, "widening": widening, "encoder_sequence": None}
+
+
+# A case is a set of T5Config fields, and apart from them:
+#   seed     picked so that greedy decoding is varied: sequences that end and that do not, few repeats
+#   tied     no lm_head.weight; the output scaled by d^-1/2
+#   lengths  (input lengths, label lengths) of the batch
+#   style    how config.json spells an untied model. `hf4`: `tie_word_embeddings` false, as the published
+#            T5 v1.1 checkpoints have it. `hf5`: saved by transformers 5, which always writes
+#            `tie_word_embeddings` true and keeps the truth in `scale_decoder_outputs` and in whether
+#            lm_head.weight is there; a fresh T5 v1.1 model of it is even tied AND unscaled.
+SHORT = ([11, 7, 12], [9, 5, 8])
+GATED = {"feed_forward_proj": "gated-gelu", "tied": False}
+RELU = {"feed_forward_proj": "relu", "tied": False}
+TIED = {"feed_forward_proj": "relu", "tied": True}
+HF5 = {"vocab_size": 40, "num_layers": 1, "num_decoder_layers": 1, "style": "hf5"}
+CASES = {
+    "dense-gated": {"seed": 38, **GATED, "num_layers": 3},
+    "dense-relu-tied": {"seed": 25, **TIED},
+    "dense-long": {"seed": 4, **GATED, "vocab_size": 40, "lengths": ([150, 133], [140, 121])},
+    "dense-hf5-untied": {"seed": 25, **GATED, **HF5},
+    "dense-hf5-tied": {"seed": 26, **GATED, **HF5, "tied": True},
+    "altup-embedding-k2": {"seed": 28, **GATED, "num_layers": 3, "altup": altup(2, "embedding")},
+    "altup-embedding-k2-tied": {"seed": 38, **TIED, "altup": altup(2, "embedding")},
+    "altup-embedding-k3-same": {"seed": 25, **RELU, "num_layers": 3, "altup": altup(3, "embedding", "same")},
+    "altup-embedding-k4": {
+        "seed": 33,
+        **GATED,
+        "num_layers": 5,
+        "num_decoder_layers": 3,
+        "altup": altup(4, "embedding"),
+    },
+    "altup-recycled-k2": {"seed": 34, **GATED, "num_layers": 3, "altup": altup(2, "recycled")},
+    "altup-recycled-k1": {"seed": 25, **TIED, "altup": altup(1, "recycled")},
+    "sum-k2": {"seed": 27, **GATED, "altup": altup(2, "sum")},
+}
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def build(case):
+    """(T5Config, AltUpT5 with constructor weights) of a case."""
+    fields = {"vocab_size": 96, "num_layers": 2, "num_decoder_layers": 2, "style": "hf4", **case}
+    tied, style = fields.pop("tied"), fields.pop("style")
+    for name in ("seed", "lengths"):
+        fields.pop(name, None)
+    config = T5Config(
+        d_model=16,
+        d_kv=6,
+        num_heads=2,
+        d_ff=24,
+        decoder_start_token_id=PAD,
+        tie_word_embeddings=tied and style == "hf4",  # all that transformers 5 takes from it is the scaling
+        architectures=None if "altup" in case else ["T5ForConditionalGeneration"],
+        **fields,
+    )
+    return config, AltUpT5(config, tied, config.scale_decoder_outputs)
+
+
+def randomise(model, random):
+    """Weights with which no path is idle and logits are of the order of 1."""
+    output_table = "shared.weight" if model.tied else "lm_head.weight"
+    for name, weight in sorted(model.named_parameters()):
+        noise = torch.randn(weight.shape, generator=random)
+        if name.endswith("prediction_coefs"):
+            value = torch.eye(len(weight)) + 0.25 * noise
+        elif name.endswith("correction_coefs"):
+            value = 1 + 0.3 * noise
+        elif name.endswith("layer_norm.weight"):
+            value = 1 + 0.2 * noise
+        elif name == "shared.weight" or "relative_attention_bias" in name:
+            value = noise
+        elif name == "lm_head.weight":
+            value = 2 * noise / math.sqrt(weight.shape[1])
+        else:
+            gain = {"q": 0.5, "o": 3, "wo": 3}.get(name.split(".")[-2], 1)  # tokens should not only repeat
+            value = gain * noise / math.sqrt(weight.shape[1])
+        if name == output_table:
+            value[EOS] *= 2  # so that some of the generated sequences end
+            value[PAD] *= 0.1  # and padding is not among their tokens
+            if model.tied and model.output_scale == 1:
+                value *= 2 / math.sqrt(weight.shape[1])
+        weight.data.copy_(value)
+    return model
+
+
+def batch(lengths, vocab_size, random):
+    """Random tokens, each row closed by EOS and padded to the longest."""
+    rows = torch.full((len(lengths), max(lengths)), PAD)
+    for row, length in zip(rows, lengths):
+        row[: length - 1] = torch.randint(2, vocab_size, (length - 1,), generator=random)
+        row[length - 1] = EOS
+    return rows
+
+
+def hugging_face(config, tensors):
+    """Hugging Face's model with the given weights; `lm_head.weight` is tied if it is not among them."""
+    model = T5ForConditionalGeneration(config)
+    model.set_attn_implementation("eager")
+    if "lm_head.weight" in tensors:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(tensors["lm_head.weight"]))
+    keys = model.load_state_dict(tensors, strict=False)
+    assert not keys.unexpected_keys and all("embed_tokens" in key or "lm_head" in key for key in keys.missing_keys)
+    return model.eval()
+
+
+def load_hugging_face(directory):
+    """What any user of a dense directory does."""
+    model, info = T5ForConditionalGeneration.from_pretrained(
+        directory, attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    return model.eval()
+
+
+def hugging_face_forward(model, input_ids, labels):
+    out = model(
+        input_ids=input_ids,
+        attention_mask=(input_ids != PAD).long(),
+        labels=labels.masked_fill(labels == PAD, -100),
+    )
+    return out.logits, out.encoder_last_hidden_state, out.loss
+
+
+def gradients(model, loss):
+    names, parameters = zip(*model.named_parameters())  # a tied weight comes once
+    return dict(zip(names, torch.autograd.grad(loss, parameters)))
+
+
+def until_end(tokens):
+    return [row[: row.index(EOS) + 1] if EOS in row else row for row in tokens.tolist()]
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def write_json(path, value):
+    """One line per field, and per row of a field that is a list."""
+
+    def field(rows):
+        if not isinstance(rows, list):
+            return json.dumps(rows)
+        return "[\n" + ",\n".join("    " + json.dumps(row) for row in rows) + "\n  ]"
+
+    path.write_text("{\n" + ",\n".join(f'  "{key}": {field(rows)}' for key, rows in value.items()) + "\n}\n")
+
+
+def write_tensors(path, tensors):
+    save_file({name: x.detach().contiguous() for name, x in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def write_model(directory, config, model, style):
+    if style == "hf5":
+        hugging_face(config, model.state_dict()).save_pretrained(directory)
+        return
+    fields = json.loads(config.to_json_string())
+    fields["tie_word_embeddings"] = model.tied
+    del fields["scale_decoder_outputs"]
+    write_json(directory / "config.json", fields)
+    write_tensors(directory / "model.safetensors", model.state_dict())
+
+
+def write_case(name, case):
+    directory = MODELS / name
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    random = seeded(case["seed"])
+    config, reference = build(case)
+    randomise(reference, random)
+    input_ids, labels = (batch(n, config.vocab_size, random) for n in case.get("lengths", SHORT))
+    write_model(directory, config, reference, case.get("style", "hf4"))
+
+    if "altup" in case:
+        model, (logits, encoder_output, loss) = reference, reference(input_ids, labels)
+        tokens = reference.generate(input_ids, MAX_NEW_TOKENS)
+    else:
+        model = load_hugging_face(directory)
+        logits, encoder_output, loss = hugging_face_forward(model, input_ids, labels)
+        tokens = model.generate(
+            input_ids=input_ids,
+            attention_mask=(input_ids != PAD).long(),
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+        )[:, 1:]
+        compare_dense(name, model, reference, input_ids, labels)
+
+    sequences = until_end(tokens)
+    rows = input_ids.tolist()
+    write_json(directory / "inputs.json", {"input_ids": rows, "labels": labels.tolist()})
+    generation = {"input_ids": rows, "max_new_tokens": MAX_NEW_TOKENS, "sequences": sequences}
+    write_json(directory / "generation.json", generation)
+    expected = {"logits": logits, "encoder_output": encoder_output, "loss": loss.reshape(1)}
+    write_tensors(directory / "expected.safetensors", expected)
+    grads = gradients(model, loss)
+    write_tensors(directory / "gradients.safetensors", grads)
+
+    ended = sum(row[-1] == EOS for row in sequences)
+    idle = [key for key, grad in grads.items() if grad.abs().max() < 1e-6]
+    print(
+        f"  {name:24} loss {loss:6.3f}  logits up to {logits.abs().max():5.2f}  generated "
+        f"{[len(row) for row in sequences]}, {ended} ended, margin {margin(reference, input_ids, sequences):.1e}"
+        + (f"  gradient ~0: {idle}" if idle else "")
+    )
+    assert not any(PAD in row for row in sequences)
+
+
+@torch.no_grad()
+def margin(model, input_ids, sequences):
+    """Smallest lead of a generated token over the runner-up: greedy decoding is only golden if it is clear."""
+    smallest = math.inf
+    for ids, row in zip(input_ids, sequences):
+        ids = ids[None]
+        logits = model.decode(ids, model.encode(ids), torch.tensor([[PAD, *row[:-1]]]))
+        best, second = logits[0].topk(2).values.T
+        assert logits[0].argmax(-1).tolist() == row
+        smallest = min(smallest, (best - second).min().item())
+    assert smallest > 5e-3
+    return smallest
+
+
+# --- other fixtures ------------------------------------------------------------------------------
+
+
+def write_altup_op():
+    """One AltUp layer by itself, around L(x) = tanh(x W) on the last block."""
+    random, d, tensors = seeded(1), 5, {}
+    for num_blocks in range(1, 5):
+        op = AltUp(num_blocks)
+        noise = lambda *shape: torch.randn(*shape, generator=random)
+        op.prediction_coefs.data = torch.eye(num_blocks) + 0.5 * noise(num_blocks, num_blocks)
+        op.correction_coefs.data = 1 + 0.5 * noise(num_blocks)
+        state = noise(num_blocks, 2, 3, d).requires_grad_()
+        layer_weight = (noise(d, d) / math.sqrt(d)).requires_grad_()
+        selected = num_blocks - 1
+
+        predicted = op.predict(list(state))
+        computed = torch.tanh(state[selected] @ layer_weight)
+        output = torch.stack(op.correct(predicted, computed, selected))
+        output_grad = noise(*output.shape)
+
+        inputs = {
+            "state": state,
+            "prediction_coefs": op.prediction_coefs,
+            "correction_coefs": op.correction_coefs,
+            "layer_weight": layer_weight,
+        }
+        grads = torch.autograd.grad(output, list(inputs.values()), output_grad)
+        results = {"predicted": torch.stack(predicted), "output": output, "output_grad": output_grad}
+        results |= {f"grad.{key}": grad for key, grad in zip(inputs, grads)}
+        tensors |= {f"k{num_blocks}.{key}": value for key, value in (inputs | results).items()}
+    directory = CRATES / "altup-core/tests/fixtures"
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tensors(directory / "altup.safetensors", tensors)
+
+
+def write_buckets():
+    """Hugging Face's buckets, and where its float arithmetic leaves the exact formula."""
+    positions, cases, differences = range(-300, 301), [], []
+    for num_buckets, max_distance in ((32, 128), (8, 20)):
+        for bidirectional in (True, False):
+            setting = {"bidirectional": bidirectional, "num_buckets": num_buckets, "max_distance": max_distance}
+            buckets = T5Attention._relative_position_bucket(torch.tensor(positions), **setting).tolist()
+            cases.append({**setting, "buckets": buckets})
+            exact = [relative_position_bucket(position, **setting) for position in positions]
+            differences += [(setting, *row) for row in zip(positions, buckets, exact) if row[1] != row[2]]
+    value = {"first_position": positions[0], "last_position": positions[-1], "cases": cases}
+    write_json(MODELS / "relative_position_buckets.json", value)
+    return differences
+
+
+def write_adafactor():
+    """Steps of Adafactor as T5 pre-trains with it."""
+    setting = {
+        "lr": 0.05,
+        "relative_step": False,
+        "scale_parameter": True,
+        "warmup_init": False,
+        "clip_threshold": 1.0,
+        "decay_rate": -0.8,
+        "eps": (1e-30, 1e-3),
+    }
+    random = seeded(2)
+    parameters = {
+        "matrix": torch.nn.Parameter(torch.randn(6, 4, generator=random)),
+        "vector": torch.nn.Parameter(1e-4 * torch.randn(5, generator=random)),  # smaller than eps[1]
+    }
+    optimizer = Adafactor(parameters.values(), **setting)
+    tensors = {f"{name}.param.0": x.detach().clone() for name, x in parameters.items()}
+    for step in range(1, 5):
+        for name, parameter in parameters.items():
+            grad = torch.randn(parameter.shape, generator=random)
+            grad *= 5 if step == 3 else 1  # well above the running average, so that the update is clipped
+            if name == "matrix":
+                grad[1] = 0  # the row of a token that no batch held
+            tensors[f"{name}.grad.{step}"] = parameter.grad = grad
+        optimizer.step()
+        tensors |= {f"{name}.param.{step}": x.detach().clone() for name, x in parameters.items()}
+    directory = CRATES / "altup-train/tests/fixtures"
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tensors(directory / "adafactor.safetensors", tensors)
+    write_json(directory / "adafactor.json", {**setting, "steps": 4})
+
+
+# --- checks of the reference itself --------------------------------------------------------------
+
+
+def report(what, difference, limit):
+    print(f"  {what:66} {difference:.1e}  (limit {limit:.0e})")
+    assert difference <= limit, what
+
+
+def largest(pairs):
+    return max((a - b).abs().max().item() for a, b in pairs)
+
+
+DENSE_CHECKS = []
+
+
+def compare_dense(name, hf, reference, input_ids, labels):
+    """`altup_t5.py` without AltUp against Hugging Face: logits, encoder output, loss and gradients."""
+    theirs, ours = hugging_face_forward(hf, input_ids, labels), reference(input_ids, labels)
+    grads, our_grads = gradients(hf, theirs[2]), gradients(reference, ours[2])
+    assert grads.keys() == our_grads.keys()
+    DENSE_CHECKS.append((f"{name}: reference against Hugging Face, outputs", largest(zip(theirs, ours)), 5e-5))
+    pairs = [(grads[key], our_grads[key]) for key in grads]
+    DENSE_CHECKS.append((f"{name}: reference against Hugging Face, gradients", largest(pairs), 5e-5))
+
+
+def load_inputs(name):
+    rows = json.loads((MODELS / name / "inputs.json").read_text())
+    return torch.tensor(rows["input_ids"]), torch.tensor(rows["labels"])
+
+
+def check_against_dense(name, widening, num_blocks):
+    """With p = I and g = 1 the dense weights give the dense outputs."""
+    case = {**CASES[name], "altup": altup(num_blocks, widening)}
+    _, model = build(case)
+    loaded = model.load_state_dict(load_file(MODELS / name / "model.safetensors"), strict=False)
+    assert all(".altup." in key for key in loaded.missing_keys) and not loaded.unexpected_keys
+    inputs = load_inputs(name)
+    theirs = hugging_face_forward(load_hugging_face(MODELS / name), *inputs)
+    what = f"{name} as {widening} K={num_blocks} with p=I, g=1 against Hugging Face"
+    report(what, largest(zip(theirs, model(*inputs))), 5e-5)
+
+
+def check_sum():
+    """`sum` is the dense model whose table is the sum of the table's blocks."""
+    directory = MODELS / "sum-k2"
+    tensors = load_file(directory / "model.safetensors")
+    tensors["shared.weight"] = sum(tensors["shared.weight"].chunk(2, dim=1))
+    config, _ = build({key: value for key, value in CASES["sum-k2"].items() if key != "altup"})
+    dense = hugging_face(config, tensors)
+    expected = load_file(directory / "expected.safetensors")
+    logits, encoder_output, loss = hugging_face_forward(dense, *load_inputs("sum-k2"))
+    pairs = [(logits, expected["logits"]), (encoder_output, expected["encoder_output"]), (loss, expected["loss"])]
+    report("sum-k2 against Hugging Face with the summed table", largest(pairs), 5e-5)
+
+
+def check_gradients(name, samples=2, epsilon=1e-6):
+    """Gradients in float64 against central differences, at a few elements of every parameter."""
+    _, model = build(CASES[name])
+    model.load_state_dict(load_file(MODELS / name / "model.safetensors"))
+    model.double()
+    inputs, random = load_inputs(name), seeded(3)
+    grads = gradients(model, model(*inputs)[2])
+    stored = load_file(MODELS / name / "gradients.safetensors")
+    worst = 0.0
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            for index in torch.randint(weight.numel(), (samples,), generator=random).tolist():
+                values = weight.view(-1)
+                start, losses = values[index].item(), []
+                for step in (epsilon, -epsilon):
+                    values[index] = start + step
+                    losses.append(model(*inputs)[2].item())
+                values[index] = start
+                difference = (losses[0] - losses[1]) / (2 * epsilon)
+                worst = max(worst, abs(difference - grads[key].view(-1)[index].item()))
+    report(f"{name}: float64 gradients against finite differences", worst, 1e-8)
+    scaled = [(grads[key] / grads[key].abs().max(), stored[key] / grads[key].abs().max()) for key in stored]
+    report(f"{name}: stored gradients against float64, relative", largest(scaled), 5e-5)
+
+
+def main():
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    print("Model fixtures:")
+    for name, case in CASES.items():
+        write_case(name, case)
+    write_altup_op()
+    write_adafactor()
+    differences = write_buckets()
+
+    print("Checks, largest absolute difference:")
+    for check in DENSE_CHECKS:
+        report(*check)
+    for name in ("dense-gated", "dense-relu-tied"):
+        check_against_dense(name, "embedding", 1)
+        for num_blocks in (1, 2, 4):
+            check_against_dense(name, "recycled", num_blocks)
+    check_sum()
+    for name in CASES:
+        if name.startswith("altup") or name == "sum-k2":
+            check_gradients(name)
+    print(f"Relative positions where Hugging Face's float bucket is not the exact one: {len(differences)}")
+    for setting, position, bucket, exact in differences:
+        print(f"  {setting}: position {position} in bucket {bucket}, exactly {exact}")
+
+
+if __name__ == "__main__":
+    main()
