@@ -15,7 +15,7 @@ pub struct AltUpConfig {
 /// Alternating updates around one layer: predict, compute, correct.
 ///
 /// A token's representation is K blocks x¹..xᴷ, each as wide as the layer. The layer L computes on
-/// one block j* only; the others follow by K² + K learned scalars (Algorithm 1 of
+/// one block j* only; the others follow by K² + K learned scalars (after
 /// [Alternating Updates for Efficient Transformers](https://arxiv.org/abs/2301.13310)):
 ///
 /// ```text
@@ -109,8 +109,8 @@ impl AltUp {
     }
 
     /// Predict and correct in one pass over the blocks: equal to
-    /// `correct(predict(state), computed, block)`, at the memory traffic of reading K+1 blocks and
-    /// writing K (see [`AltUpBackend::altup_update`]).
+    /// `correct(predict(state), computed, block)`, as one linear combination (see
+    /// [`AltUpBackend::altup_update`]).
     ///
     /// # Shapes
     ///

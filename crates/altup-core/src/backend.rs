@@ -29,7 +29,8 @@ pub trait AltUpBackend: Backend {
     ///
     /// x'ⁱ = Σⱼ (pᵢⱼ − gᵢ pⱼ*ⱼ) xʲ + gᵢ x̃,
     ///
-    /// a K×(K+1) matrix applied to the K old blocks and x̃: K+1 blocks are read and K written.
+    /// a K×(K+1) matrix applied to the K old blocks and x̃. A kernel need read only K+1 blocks and
+    /// write K; the default concatenates them first.
     ///
     /// # Shapes
     ///

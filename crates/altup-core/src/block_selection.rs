@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// Which block of the representation a layer computes on (the paper, section 3.1).
+/// Which block of the representation a layer computes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockSelection {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// | `Recycled` | d wide | K copies | the K blocks summed, d wide |
 /// | `Sum` | K·d wide | the sum of its K slices, one block | that block, d wide |
 ///
-/// `Embedding` is the paper's AltUp, `Recycled` its Recycled-AltUp (section 4, "no extra
-/// parameters in the tables"); `Sum` is the baseline that enlarges the table and nothing else.
+/// `Embedding` is the paper's AltUp, `Recycled` its Recycled-AltUp, which adds no parameters to the
+/// tables; `Sum` is the baseline that enlarges the table and nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Widening {

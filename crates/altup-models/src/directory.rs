@@ -31,7 +31,7 @@ pub struct ModelDirectory {
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// A file can't be opened, read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot use {}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum DirectoryError {
         source: io::Error,
     },
     /// A JSON file isn't what it should be.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot use {}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum DirectoryError {
         source: serde_json::Error,
     },
     /// `config.json` describes a model that can't be built.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot use {}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
@@ -55,7 +55,7 @@ pub enum DirectoryError {
         source: ConfigError,
     },
     /// A weight file is damaged.
-    #[error("{}: not a whole safetensors file: {source}", path.display())]
+    #[error("{}: not a whole safetensors file", path.display())]
     Weights {
         /// The file.
         path: PathBuf,

@@ -1,7 +1,23 @@
 #![doc = include_str!("../README.md")]
 
-pub mod chart;
+pub mod config;
 pub mod data;
+pub mod device;
+
+pub mod learner;
+pub mod optimizer;
+pub mod schedule;
+
+pub mod checkpoint;
+pub mod evaluation;
+pub mod trainer;
+
+pub mod run_data;
+pub mod run_folder;
+
+pub mod filling;
+
+pub mod chart;
 pub mod metrics;
 pub mod progress;
 pub mod report;

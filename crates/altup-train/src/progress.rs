@@ -49,6 +49,16 @@ impl Progress {
         }
     }
 
+    /// Training begins behind `step` (0, or where the run resumes); what came before was
+    /// preparation.
+    pub fn start(&mut self, step: u64) {
+        self.started = Instant::now();
+        self.pace = Pace::starting_at(step);
+        if let Form::Terminal(bar) = &self.form {
+            bar.set_position(step);
+        }
+    }
+
     /// Shows what the last training steps came to; call it once for each row of the record.
     pub fn train(&mut self, row: &TrainRow) {
         self.pace.mark(row.step, self.started.elapsed());

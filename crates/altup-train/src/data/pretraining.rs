@@ -14,7 +14,7 @@ use super::{DataError, Example, SpanCorruption, TextTokenizer, TokenCache};
 /// The tokens are cut into segments of the length that one example needs, and the remainder at the
 /// end is dropped. Example n is a function of the corpus, the seed and n alone: whoever asks, and
 /// in whatever order.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PretrainingData {
     tokens: Arc<TokenCache>,
     corruption: SpanCorruption,
@@ -26,13 +26,13 @@ pub struct PretrainingData {
     order: Order,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Order {
     /// As in the corpus.
     InOrder,
     /// Each epoch in an order of its own. The latest one is kept, as examples are asked for in
     /// turn and shuffling for each would cost more than all the rest.
-    Shuffled { latest: Mutex<Option<(u64, Arc<[u32]>)>> },
+    Shuffled { latest: Arc<Mutex<Option<(u64, Arc<[u32]>)>>> },
 }
 
 impl PretrainingData {
@@ -44,7 +44,7 @@ impl PretrainingData {
         corruption: SpanCorruption,
         seed: u64,
     ) -> Result<Self, DataError> {
-        let order = Order::Shuffled { latest: Mutex::new(None) };
+        let order = Order::Shuffled { latest: Arc::default() };
         Self::new(tokens, tokenizer, corruption, seed, order)
     }
 

@@ -1,0 +1,107 @@
+use altup_models::ModelDirectory;
+use altup_train::config::RunConfig;
+use altup_train::data::{Corpus, PretrainingData, TextTokenizer, TokenCache};
+use altup_train::evaluation::evaluate;
+use altup_train::learner::Learner;
+use altup_train::progress::{Progress, ProgressMode};
+use altup_train::run_data::RunData;
+use altup_train::run_folder::RunFolder;
+use clap::Args;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::model_source::ModelSource;
+use super::{BackendArgs, CacheArgs, output};
+
+/// Score a model on text: loss per token, perplexity and accuracy under span corruption
+#[derive(Args)]
+pub(super) struct EvaluateArgs {
+    /// A model directory, or the folder of a run
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Files, folders and globs of text to score [default: what the run was validated on]
+    #[arg(long, num_args = 1.., value_name = "SOURCE")]
+    valid: Vec<String>,
+    /// A tokenizer.json [default: the model's]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Length of the inputs in tokens [default: the run's, or 512]
+    #[arg(long, value_name = "TOKENS")]
+    input_length: Option<usize>,
+    /// Examples to score at most [default: all]
+    #[arg(long, value_name = "N")]
+    examples: Option<u64>,
+    /// Examples that go through the model at once
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    batch_size: usize,
+    /// The seed of the masked spans [default: the run's, or 0]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print the scores as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    backend: BackendArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+pub(super) fn run(args: EvaluateArgs) -> anyhow::Result<()> {
+    let source = ModelSource::find(&args.model)?;
+    let mut config = match &source.run {
+        Some(run) => RunFolder::open(run)?.1,
+        None => RunConfig::default(),
+    };
+    if !args.valid.is_empty() {
+        config.data.valid = args.valid;
+    }
+    anyhow::ensure!(args.batch_size > 0, "--batch-size must be at least 1");
+    config.seed = args.seed.unwrap_or(config.seed);
+    config.data.input_length = args.input_length.unwrap_or(config.data.input_length);
+
+    let device = args.backend.backend.open()?;
+    let (model_config, model) = source.load(&device)?;
+    let tokenizer = match &args.tokenizer {
+        Some(path) => TextTokenizer::load(path)?,
+        None => source.tokenizer()?,
+    };
+    anyhow::ensure!(
+        tokenizer.vocab_size() <= model_config.vocab_size,
+        "the tokenizer has {} ids and the model only {}",
+        tokenizer.vocab_size(),
+        model_config.vocab_size
+    );
+    let cache = args.cache.folder();
+    let data = if !config.data.valid.is_empty() {
+        let corpus = Corpus::open(&config.data.valid)?;
+        let tokens =
+            TokenCache::open_or_build(&cache.join("tokens"), &corpus, &tokenizer, &mut |_| ())?;
+        let corruption = config.span_corruption();
+        PretrainingData::validation(Arc::new(tokens), &tokenizer, corruption, config.seed)?
+    } else if source.run.is_some() {
+        // The run held out a part of its training corpus.
+        let quiet = Progress::new(ProgressMode::Quiet, 0, 0);
+        let model_tokenizer = ModelDirectory::new(&source.directory).tokenizer();
+        let path = args.tokenizer.as_deref().unwrap_or(&model_tokenizer);
+        RunData::prepare(&config, Some(path), &cache, &quiet)?.valid
+    } else {
+        anyhow::bail!("there is no validation text: name it with --valid");
+    };
+    let examples = args.examples.unwrap_or(u64::MAX);
+    let scores = evaluate(&Learner { model }, &data, examples, args.batch_size, 0, &device);
+    if args.json {
+        return Ok(output::json(&serde_json::json!({
+            "loss": scores.loss,
+            "perplexity": scores.perplexity,
+            "accuracy": scores.accuracy,
+            "tokens": scores.tokens,
+        }))?);
+    }
+    Ok(output::line(&format!(
+        "loss {:.4} nats/token · perplexity {:.2} · accuracy {:.2} % · {} target tokens",
+        scores.loss,
+        scores.perplexity,
+        100.0 * scores.accuracy,
+        scores.tokens,
+    ))?)
+}

@@ -1,0 +1,201 @@
+use altup_models::{
+    AltUpModelConfig, ParameterInfo, T5, T5Config, forward_cost, parameters, size, size_names,
+};
+use altup_train::progress::format_count;
+use anyhow::Context;
+use clap::Args;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::model_source::ModelSource;
+use super::{BackendArgs, output};
+
+/// Show what a model is made of: parameters, FLOPs and activation bytes by part, and the
+/// coefficients p and g of its AltUp
+#[derive(Args)]
+pub(super) struct InspectArgs {
+    /// A model directory, or the folder of a run
+    #[arg(long, value_name = "DIR", required_unless_present = "size", conflicts_with = "size")]
+    model: Option<PathBuf>,
+    /// A named size instead of a model: `altup sizes` lists them
+    #[arg(long, value_name = "NAME")]
+    size: Option<String>,
+    /// An AltUp of this many blocks over the named size
+    #[arg(long, value_name = "K", requires = "size")]
+    blocks: Option<usize>,
+    /// Input tokens of an example
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    input_length: u64,
+    /// Target tokens of an example
+    #[arg(long, default_value_t = 114, value_name = "TOKENS")]
+    target_length: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    backend: BackendArgs,
+}
+
+pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
+    let device = args.backend.backend.open()?;
+    let (config, model, trained) = match (&args.model, &args.size) {
+        (Some(path), _) => {
+            let (config, model) = ModelSource::find(path)?.load(&device)?;
+            (config, model, true)
+        }
+        (None, name) => {
+            let config = named(name.as_deref().unwrap_or_default(), args.blocks)?;
+            let model = config.build(&device);
+            (config, model, false)
+        }
+    };
+    let table = parameter_table(&parameters(&model));
+    let tokens = args.input_length + args.target_length;
+    let costs = forward_cost(&config, args.input_length, args.target_length);
+    let coefficients = if trained { coefficients(&model) } else { Vec::new() };
+    if args.json {
+        let part = |cost: &altup_models::PartCost| {
+            json!({
+                "part": cost.part,
+                "flops_per_token": cost.flops as f64 / tokens as f64,
+                "activation_bytes_per_token": cost.activation_bytes as f64 / tokens as f64,
+            })
+        };
+        return Ok(output::json(&json!({
+            "config": config,
+            "parameters": table,
+            "total_parameters": table.values().sum::<usize>(),
+            "input_length": args.input_length,
+            "target_length": args.target_length,
+            "forward": costs.iter().map(part).collect::<Vec<_>>(),
+            "altup": coefficients,
+        }))?);
+    }
+    output::line(&headline(&config))?;
+    output::line("\nparameters")?;
+    for (part, count) in &table {
+        output::line(&format!("  {part:<26} {count:>13}  {:>7}", format_count(*count as u64)))?;
+    }
+    let total: usize = table.values().sum();
+    output::line(&format!("  {:<26} {total:>13}  {:>7}", "total", format_count(total as u64)))?;
+
+    output::line(&format!(
+        "\nforward pass of one example ({} input and {} target tokens), per token\n  \
+         {:<26} {:>13} {:>17}",
+        args.input_length, args.target_length, "", "FLOPs", "activation bytes"
+    ))?;
+    let per_token = |value: u64| value as f64 / tokens as f64;
+    let row = |part: &str, flops: u64, bytes: u64| {
+        let (flops, bytes) = (per_token(flops), per_token(bytes));
+        output::line(&format!("  {part:<26} {flops:>13.0} {bytes:>17.0}"))
+    };
+    for cost in &costs {
+        row(cost.part, cost.flops, cost.activation_bytes)?;
+    }
+    let sum = |value: fn(&altup_models::PartCost) -> u64| costs.iter().map(value).sum();
+    row("total", sum(|cost| cost.flops), sum(|cost| cost.activation_bytes))?;
+    print_coefficients(&coefficients)
+}
+
+fn named(name: &str, blocks: Option<usize>) -> anyhow::Result<T5Config> {
+    let mut config = size(name).with_context(|| {
+        format!(
+            "there is no size {name:?}; there are {}",
+            size_names().collect::<Vec<_>>().join(", ")
+        )
+    })?;
+    config.altup = blocks.map(|num_blocks| AltUpModelConfig {
+        num_blocks,
+        selection: Default::default(),
+        widening: Default::default(),
+        encoder_sequence: None,
+    });
+    config.validate()?;
+    Ok(config)
+}
+
+fn headline(config: &T5Config) -> String {
+    let altup = match &config.altup {
+        None => "dense".to_owned(),
+        Some(altup) => format!(
+            "AltUp with {} blocks ({:?} selection, {:?} widening)",
+            altup.num_blocks, altup.selection, altup.widening
+        ),
+    };
+    format!(
+        "T5, {altup}: {}+{} layers, d_model {}, {} heads of {}, d_ff {}, vocabulary {}",
+        config.num_layers,
+        config.decoder_layers(),
+        config.d_model,
+        config.num_heads,
+        config.d_kv,
+        config.d_ff,
+        config.vocab_size
+    )
+}
+
+fn parameter_table(parameters: &[ParameterInfo]) -> BTreeMap<&'static str, usize> {
+    let mut table = BTreeMap::new();
+    for parameter in parameters {
+        let name = parameter.name.as_str();
+        let encoder = name.starts_with("encoder.");
+        let part = if name == "shared.weight" {
+            "embedding table"
+        } else if name == "lm_head.weight" {
+            "output table"
+        } else if name.contains(".altup.") {
+            "AltUp coefficients"
+        } else if name.contains("layer_norm") {
+            "norms"
+        } else if name.contains("relative_attention_bias") {
+            "relative position biases"
+        } else if name.contains("EncDecAttention") {
+            "decoder cross-attention"
+        } else {
+            match (encoder, name.contains("SelfAttention")) {
+                (true, true) => "encoder self-attention",
+                (true, false) => "encoder feed-forward",
+                (false, true) => "decoder self-attention",
+                (false, false) => "decoder feed-forward",
+            }
+        };
+        *table.entry(part).or_insert(0) += parameter.size();
+    }
+    table
+}
+
+/// The coefficients of each layer that has any.
+fn coefficients(model: &T5) -> Vec<Value> {
+    let values = |altup: &altup_core::AltUp| {
+        let p: Vec<f32> = altup.prediction_coefs.val().into_data().iter::<f32>().collect();
+        let g: Vec<f32> = altup.correction_coefs.val().into_data().iter::<f32>().collect();
+        (p.chunks(g.len()).map(<[f32]>::to_vec).collect::<Vec<_>>(), g)
+    };
+    let encoder = model.encoder.blocks.iter().map(|block| ("encoder", &block.altup));
+    let decoder = model.decoder.blocks.iter().map(|block| ("decoder", &block.altup));
+    let layers = encoder.enumerate().chain(decoder.enumerate());
+    layers
+        .filter_map(|(layer, (stack, altup))| {
+            let (p, g) = values(altup.as_ref()?);
+            Some(json!({ "stack": stack, "layer": layer, "p": p, "g": g }))
+        })
+        .collect()
+}
+
+fn print_coefficients(layers: &[Value]) -> anyhow::Result<()> {
+    if layers.is_empty() {
+        return Ok(());
+    }
+    output::line("\nAltUp coefficients: rows of p, then g")?;
+    let numbers = |row: &Value| -> String {
+        let row = row.as_array().into_iter().flatten();
+        row.map(|value| format!("{:>8.3}", value.as_f64().unwrap_or(f64::NAN))).collect()
+    };
+    for layer in layers {
+        let name = format!("{} {}", layer["stack"].as_str().unwrap_or_default(), layer["layer"]);
+        let rows: Vec<String> = layer["p"].as_array().into_iter().flatten().map(numbers).collect();
+        output::line(&format!("  {name:<11} [{} ]  [{} ]", rows.join(" ;"), numbers(&layer["g"])))?;
+    }
+    Ok(())
+}

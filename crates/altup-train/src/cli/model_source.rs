@@ -1,0 +1,43 @@
+//! The model that a command works on: a model directory, or the trained model of a run.
+
+use altup_models::{ModelDirectory, T5, T5Config};
+use altup_train::data::TextTokenizer;
+use altup_train::run_folder::RunFolder;
+use anyhow::Context;
+use burn::tensor::Device;
+use std::path::{Path, PathBuf};
+
+/// Where a model lies.
+pub(super) struct ModelSource {
+    /// Its directory.
+    pub(super) directory: PathBuf,
+    /// The folder of the run that trained it, if `--model` named one.
+    pub(super) run: Option<PathBuf>,
+}
+
+impl ModelSource {
+    /// The model at `path`: that of a run, where `path` is the folder of one.
+    pub(super) fn find(path: &Path) -> anyhow::Result<Self> {
+        if path.join("config.json").exists() {
+            return Ok(Self { directory: path.to_owned(), run: None });
+        }
+        let (run, _) = RunFolder::open(path).with_context(|| {
+            format!("{} is neither a model directory nor the folder of a run", path.display())
+        })?;
+        anyhow::ensure!(
+            run.model().exists(),
+            "the run {} has no trained model yet: finish it with `altup train --resume {}`",
+            path.display(),
+            path.display()
+        );
+        Ok(Self { directory: run.model(), run: Some(path.to_owned()) })
+    }
+
+    pub(super) fn load(&self, device: &Device) -> anyhow::Result<(T5Config, T5)> {
+        Ok(ModelDirectory::new(&self.directory).load(device)?)
+    }
+
+    pub(super) fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
+        Ok(TextTokenizer::load(&ModelDirectory::new(&self.directory).tokenizer())?)
+    }
+}

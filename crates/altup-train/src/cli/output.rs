@@ -1,0 +1,32 @@
+//! What the command line prints: results on standard output, errors on standard error.
+
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// Prints a line of a result.
+///
+/// # Errors
+///
+/// If standard output can't be written to.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        // A reader that has seen enough, such as `head`, is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written,
+    }
+}
+
+/// Prints a result as one line of JSON.
+///
+/// # Errors
+///
+/// As [`line`].
+pub(crate) fn json(result: &impl Serialize) -> io::Result<()> {
+    line(&serde_json::to_string(result)?)
+}
+
+/// Prints an error with its causes, as one line where they are.
+pub(crate) fn error(error: &anyhow::Error) {
+    // Nothing is left to do where even this can't be written.
+    let _ = writeln!(io::stderr(), "error: {error:#}");
+}

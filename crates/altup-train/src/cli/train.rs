@@ -1,0 +1,435 @@
+use altup_core::{BlockSelection, Widening};
+use altup_models::{AltUpModelConfig, ModelDirectory, T5Config, generate_greedy, parameters};
+use altup_train::checkpoint::{Checkpoints, RunState};
+use altup_train::config::RunConfig;
+use altup_train::data::TextTokenizer;
+use altup_train::device::DeviceName;
+use altup_train::filling::fill_blanks;
+use altup_train::learner::Learner;
+use altup_train::metrics::{MetricsLog, MetricsRow};
+use altup_train::progress::{Progress, ProgressMode, format_count, format_duration};
+use altup_train::report::{GeneratedExample, Report, RunCurves, Tile};
+use altup_train::run_data::RunData;
+use altup_train::run_folder::RunFolder;
+use altup_train::trainer::{Outcome, Trainer};
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{BackendArgs, CacheArgs, output};
+
+/// Pre-train a T5 or an AltUp T5 on text, by span corruption.
+///
+/// Without any flag: a tiny AltUp T5 on the crate sources that Cargo has unpacked on this machine.
+#[derive(Args)]
+pub(super) struct TrainArgs {
+    /// A TOML file of the run's configuration; flags go over its keys
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A named model size: `altup sizes` lists them
+    #[arg(long, value_name = "NAME")]
+    size: Option<String>,
+    /// How the representation is widened
+    #[arg(long, value_enum)]
+    variant: Option<Variant>,
+    /// The number of blocks K of a widened representation [default: 2]
+    #[arg(long, value_name = "K")]
+    blocks: Option<usize>,
+    /// Files, folders and globs of text to train on
+    #[arg(long, num_args = 1.., value_name = "SOURCE")]
+    train: Vec<String>,
+    /// Files, folders and globs of text to validate on
+    #[arg(long, num_args = 1.., value_name = "SOURCE")]
+    valid: Vec<String>,
+    /// A Hugging Face tokenizer.json
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Optimizer steps
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Examples that go through the model at once
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// What all randomness of the run comes from
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Any key of the configuration, as in training.eval_every=100
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    assignments: Vec<String>,
+    /// The folder of the run [default: a new one in runs/]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    output: Option<PathBuf>,
+    /// Replace the run in the output folder
+    #[arg(long, requires = "output")]
+    overwrite: bool,
+    /// Go on with the run in this folder, exactly where its last checkpoint is
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    /// Show no progress
+    #[arg(long)]
+    quiet: bool,
+    /// Print the figures of the finished run as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    backend: BackendArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+/// The model's variant, by the paper's names.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Variant {
+    /// T5 as it is
+    Dense,
+    /// Widened tables; layers take the blocks in turn
+    Altup,
+    /// Widened tables; all layers take block 0
+    Sameup,
+    /// Recycled-AltUp: narrow tables, replicated at the input and summed at the output
+    Recycled,
+    /// Widened tables, summed at the input: a baseline
+    Sum,
+}
+
+/// The figures of a finished run.
+#[derive(Serialize)]
+struct Summary {
+    run: PathBuf,
+    model: String,
+    parameters: u64,
+    backend: String,
+    seed: u64,
+    steps: u64,
+    tokens: u64,
+    valid_loss: f64,
+    valid_perplexity: f64,
+    valid_accuracy: f64,
+    unigram_loss: f64,
+    tokens_per_second: f64,
+    train_seconds: f64,
+    peak_memory_bytes: Option<u64>,
+    version: &'static str,
+}
+
+pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
+    let (folder, config) = resolve(&args)?;
+    config.validate()?;
+    let device = args.backend.backend.open()?.autodiff();
+    let device = match config.training.gradient_checkpointing {
+        true => device.gradient_checkpointing(),
+        false => device,
+    };
+    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
+    let progress = Progress::new(mode, config.training.steps, 0);
+
+    let resumed = args.resume.is_some();
+    let tokenizer = resumed.then(|| folder.tokenizer());
+    let cache = args.cache.folder();
+    let data = RunData::prepare(&config, tokenizer.as_deref(), &cache, &progress)?;
+    let model_config = config.model_config(data.tokenizer.vocab_size())?;
+    if !resumed {
+        folder.create(&config)?;
+        data.tokenizer.save(&folder.tokenizer())?;
+    }
+
+    let mut trainer = trainer(&folder, &config, &model_config, &data, device, progress, resumed)?;
+    let stop = stop_on_signals()?;
+    trainer.progress.start(trainer.state.step);
+    let outcome = trainer.train(&stop)?;
+    trainer.progress.finish();
+    match outcome {
+        Outcome::Finished => finish(&args, &folder, &model_config, &data, trainer),
+        Outcome::Stopped { step } => {
+            let run = folder.path().display();
+            trainer.progress.note(&format!(
+                "stopped at step {step}, saved; go on with: altup train --resume {run}"
+            ));
+            Ok(())
+        }
+    }
+}
+
+/// The run's folder and its configuration: that of the run which is resumed, or defaults below the
+/// file below the flags.
+fn resolve(args: &TrainArgs) -> anyhow::Result<(RunFolder, RunConfig)> {
+    if let Some(path) = &args.resume {
+        let (folder, stored) = RunFolder::open(path)?;
+        let base = match &args.config {
+            Some(file) => RunConfig::default().with_file(file)?,
+            None => stored.clone(),
+        };
+        let asked = with_flags(base, args)?;
+        let differences = stored.differences(&asked);
+        anyhow::ensure!(
+            differences.is_empty(),
+            "the run in {} has another configuration: {}. A run is resumed as it was started",
+            path.display(),
+            differences.join(", ")
+        );
+        return Ok((folder, stored));
+    }
+    let base = match &args.config {
+        Some(file) => RunConfig::default().with_file(file)?,
+        None => RunConfig::tiny_altup(),
+    };
+    let config = with_flags(base, args)?;
+    let folder = match &args.output {
+        Some(path) => RunFolder::reserve(path, args.overwrite)?,
+        None => RunFolder::fresh(&Path::new("runs").join(config.name())),
+    };
+    Ok((folder, config))
+}
+
+fn with_flags(mut config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> {
+    if let Some(size) = &args.size {
+        config.model.size = size.clone();
+    }
+    let blocks = args.blocks.or(config.model.altup.as_ref().map(|altup| altup.num_blocks));
+    let widened = |selection, widening| {
+        let num_blocks = blocks.unwrap_or(2);
+        Some(AltUpModelConfig { num_blocks, selection, widening, encoder_sequence: None })
+    };
+    match args.variant {
+        Some(Variant::Dense) => {
+            anyhow::ensure!(args.blocks.is_none(), "--blocks has no meaning with --variant dense");
+            config.model.altup = None;
+        }
+        Some(Variant::Altup) => {
+            config.model.altup = widened(BlockSelection::Alternating, Widening::Embedding);
+        }
+        Some(Variant::Sameup) => {
+            config.model.altup = widened(BlockSelection::Same, Widening::Embedding);
+        }
+        Some(Variant::Recycled) => {
+            config.model.altup = widened(BlockSelection::Alternating, Widening::Recycled);
+        }
+        Some(Variant::Sum) => {
+            config.model.altup = widened(BlockSelection::Alternating, Widening::Sum);
+        }
+        None => match (&mut config.model.altup, args.blocks) {
+            (Some(altup), Some(blocks)) => altup.num_blocks = blocks,
+            (None, Some(_)) => anyhow::bail!("--blocks needs a --variant other than dense"),
+            (_, None) => {}
+        },
+    }
+    if !args.train.is_empty() {
+        config.data.train = args.train.clone();
+    }
+    if !args.valid.is_empty() {
+        config.data.valid = args.valid.clone();
+    }
+    if let Some(tokenizer) = &args.tokenizer {
+        config.data.tokenizer = Some(tokenizer.clone());
+    }
+    config.training.steps = args.steps.unwrap_or(config.training.steps);
+    config.training.batch_size = args.batch_size.unwrap_or(config.training.batch_size);
+    config.seed = args.seed.unwrap_or(config.seed);
+    let mut config = config.with_assignments(&args.assignments)?;
+
+    // Absolute, so that the run can be resumed from any folder.
+    for source in config.data.train.iter_mut().chain(&mut config.data.valid) {
+        *source = std::path::absolute(&*source)?.to_string_lossy().into_owned();
+    }
+    if let Some(tokenizer) = &mut config.data.tokenizer {
+        *tokenizer = std::path::absolute(&*tokenizer)?;
+    }
+    Ok(config)
+}
+
+fn trainer(
+    folder: &RunFolder,
+    config: &RunConfig,
+    model_config: &T5Config,
+    data: &RunData,
+    device: burn::tensor::Device,
+    progress: Progress,
+    resumed: bool,
+) -> anyhow::Result<Trainer> {
+    let checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
+    let learner = Learner { model: model_config.init(config.seed, &device) };
+    let optimizer = config.optimizer.init();
+    let (state, learner, optimizer, metrics) = if resumed {
+        let restored = checkpoints.restore(learner, optimizer)?;
+        for damage in &restored.damaged {
+            progress.note(&format!("passed over a checkpoint: {damage}"));
+        }
+        anyhow::ensure!(
+            restored.state.data == data.fingerprint,
+            "the training text or the tokenizer has changed since the run in {} was started",
+            folder.path().display()
+        );
+        progress.note(&format!("going on behind step {}", restored.state.step));
+        let metrics = MetricsLog::resume(&folder.metrics(), restored.state.step)?;
+        (restored.state, restored.learner, restored.optimizer, metrics)
+    } else {
+        let state = RunState { data: data.fingerprint.clone(), ..RunState::default() };
+        (state, learner, optimizer, MetricsLog::create(&folder.metrics())?)
+    };
+    Ok(Trainer {
+        config: config.clone(),
+        device,
+        train_data: Arc::clone(&data.train),
+        valid_data: data.valid.clone(),
+        learner,
+        optimizer,
+        state,
+        checkpoints,
+        metrics,
+        progress,
+    })
+}
+
+/// A flag that Ctrl-C and SIGTERM set. A second signal ends the process at once.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        const EXIT_CODE: i32 = 130;
+        signal_hook::flag::register_conditional_shutdown(signal, EXIT_CODE, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .context("cannot listen for signals")?;
+    }
+    Ok(stop)
+}
+
+/// Writes the trained model and the report, and prints what came of the run.
+fn finish(
+    args: &TrainArgs,
+    folder: &RunFolder,
+    model_config: &T5Config,
+    data: &RunData,
+    trainer: Trainer,
+) -> anyhow::Result<()> {
+    use burn::module::Module;
+    let model = trainer.learner.valid().model;
+    let directory = ModelDirectory::new(folder.model());
+    directory.save(model_config, &model)?;
+    data.tokenizer.save(&directory.tokenizer())?;
+
+    let config = &trainer.config;
+    let rows = MetricsLog::read(&folder.metrics())?;
+    let valid = rows.iter().rev().find_map(|row| match row {
+        MetricsRow::Valid(row) => Some(row),
+        MetricsRow::Train(_) => None,
+    });
+    let valid = valid.context("the run has no validation row")?;
+    let state = &trainer.state;
+    let summary = Summary {
+        run: folder.path().to_owned(),
+        model: config.name(),
+        parameters: parameters(&model).iter().map(|parameter| parameter.size() as u64).sum(),
+        backend: args.backend.backend.to_string(),
+        seed: config.seed,
+        steps: state.step,
+        tokens: state.tokens,
+        valid_loss: valid.loss,
+        valid_perplexity: valid.perplexity,
+        valid_accuracy: valid.accuracy,
+        unigram_loss: data.unigram_loss(config.training.eval_examples),
+        tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
+        train_seconds: state.elapsed_seconds,
+        peak_memory_bytes: peak_memory(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
+
+    let examples = examples(data, &model)?;
+    let report = Report {
+        title: summary.model.clone(),
+        tiles: Tile::summary(&rows, Some(summary.unigram_loss)),
+        facts: facts(&summary, config, data, &args.backend.backend),
+        runs: vec![RunCurves { name: summary.model.clone(), rows }],
+        examples: examples.clone(),
+        configuration: config.to_toml(),
+    };
+    report.write(folder.path())?;
+    if args.json {
+        return Ok(output::json(&summary)?);
+    }
+    print(&summary, &examples)
+}
+
+fn facts(
+    summary: &Summary,
+    config: &RunConfig,
+    data: &RunData,
+    backend: &DeviceName,
+) -> Vec<(String, String)> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = summary
+        .peak_memory_bytes
+        .map_or_else(|| "unknown".into(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9));
+    [
+        ("Model", format!("{}, {} parameters", summary.model, format_count(summary.parameters))),
+        ("Training text", data.description.clone()),
+        ("Optimization", config.optimization()),
+        ("Machine", format!("{backend}, {threads} threads, peak memory {memory}")),
+        ("Seed", summary.seed.to_string()),
+        ("Software", format!("altup {}, Burn 0.22.1", summary.version)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+/// The start of some validation examples, and what the model writes into their blanks.
+fn examples(data: &RunData, model: &altup_models::T5) -> anyhow::Result<Vec<GeneratedExample>> {
+    const EXAMPLES: u64 = 3;
+    const PROMPT_TOKENS: usize = 48;
+    const NEW_TOKENS: usize = 32;
+    let eos = data.tokenizer.eos_id();
+    (0..EXAMPLES.min(data.valid.num_segments()))
+        .map(|number| {
+            let mut prompt = data.valid.example(number).inputs;
+            prompt.truncate(PROMPT_TOKENS);
+            prompt.retain(|&token| token != eos);
+            let mut input = prompt.clone();
+            input.push(eos);
+            let target = generate_greedy(model, &[input], eos, NEW_TOKENS).remove(0);
+            let target: Vec<u32> = target.into_iter().filter(|&token| token != eos).collect();
+            let filled = fill_blanks(&prompt, &target, data.tokenizer.sentinels());
+            Ok(GeneratedExample {
+                prompt: decode(&data.tokenizer, &prompt)?,
+                filled: decode(&data.tokenizer, &filled)?,
+            })
+        })
+        .collect()
+}
+
+fn decode(tokenizer: &TextTokenizer, ids: &[u32]) -> anyhow::Result<String> {
+    Ok(tokenizer.decode(ids, false)?)
+}
+
+fn print(summary: &Summary, examples: &[GeneratedExample]) -> anyhow::Result<()> {
+    output::line(&format!(
+        "\nvalidation loss {:.3} nats a token, where a unigram model has {:.3}\n\
+         perplexity {:.1} · accuracy {:.1} % · {} steps in {} · {:.0} tokens/s",
+        summary.valid_loss,
+        summary.unigram_loss,
+        summary.valid_perplexity,
+        100.0 * summary.valid_accuracy,
+        summary.steps,
+        format_duration(summary.train_seconds),
+        summary.tokens_per_second,
+    ))?;
+    if let Some(example) = examples.first() {
+        output::line(&format!("\nblanks  {}\nfilled  {}", example.prompt, example.filled))?;
+    }
+    let run = summary.run.display();
+    output::line(&format!(
+        "\nreport  {run}/report.html\nmodel   {run}/model\n\
+         try     altup generate --model {run} \"let <extra_id_0> = Vec::new();\""
+    ))?;
+    Ok(())
+}
+
+/// The most memory that this process has held, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}

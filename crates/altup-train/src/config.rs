@@ -1,0 +1,571 @@
+//! What describes a run: defaults, below a TOML file, below the command line.
+
+use altup_core::{BlockSelection, Widening};
+use altup_models::{Activation, AltUpModelConfig, T5Config, size, size_names};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+use crate::data::SpanCorruption;
+use crate::optimizer::{OptimizerConfig, OptimizerKind};
+use crate::schedule::{ScheduleConfig, ScheduleKind};
+
+/// The configuration of a run, as `config.toml` holds it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// What all randomness of the run comes from. Default: 0
+    pub seed: u64,
+    /// The model.
+    pub model: ModelConfig,
+    /// The corpus, and how examples are made of it.
+    pub data: DataConfig,
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over the run.
+    pub schedule: ScheduleConfig,
+    /// How long and in what portions.
+    pub training: TrainingConfig,
+}
+
+/// The model of a run: a named size, and what differs from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A named size, such as `tiny`, `altup-s` or `t5-v1_1-small`; `altup sizes` lists them.
+    /// Default: tiny
+    pub size: String,
+    /// Rows of the embedding table. Default: the tokenizer's vocabulary, rounded up to a multiple
+    /// of 64
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<usize>,
+    /// Width of a layer. Default: the size's
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub d_model: Option<usize>,
+    /// Width of an attention head. Default: the size's, or d_model / num_heads where one of them is
+    /// set
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub d_kv: Option<usize>,
+    /// Hidden width of the feed-forward layer. Default: the size's
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub d_ff: Option<usize>,
+    /// Attention heads. Default: the size's
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_heads: Option<usize>,
+    /// Layers of the encoder. Default: the size's
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_layers: Option<usize>,
+    /// Layers of the decoder. Default: as many as in the encoder
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_decoder_layers: Option<usize>,
+    /// `gated-gelu` (T5 v1.1) or `relu` (the original T5). Default: gated-gelu
+    pub feed_forward_proj: Activation,
+    /// Whether the output layer is the embedding table. Default: false, as in T5 v1.1
+    pub tie_word_embeddings: bool,
+    /// Dropout rate. Default: 0.0, as in T5's pre-training
+    pub dropout_rate: f64,
+    /// AltUp. Default: none, a dense T5
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub altup: Option<AltUpModelConfig>,
+}
+
+/// The corpus of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Files, folders and globs to train on. Default: none, which means the crate sources that
+    /// Cargo has unpacked on this machine
+    pub train: Vec<String>,
+    /// Files, folders and globs to validate on. Default: none, which holds out every 100th document
+    /// of the training corpus
+    pub valid: Vec<String>,
+    /// A Hugging Face `tokenizer.json`. Default: none, which trains one from the corpus
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// The vocabulary of a tokenizer trained from the corpus. Default: 4096
+    pub vocab_size: usize,
+    /// Length of the inputs, in tokens. Default: 512, which makes targets of 114
+    pub input_length: usize,
+    /// Share of the tokens that is masked. Default: 0.15
+    pub noise_density: f64,
+    /// Mean length of a masked span, in tokens. Default: 3.0
+    pub mean_span_length: f64,
+    /// Threads that prepare batches. Default: 1
+    pub workers: usize,
+}
+
+/// How long a run is, and in what portions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Optimizer steps. Default: 10000
+    pub steps: u64,
+    /// Examples that go through the model at once. Default: 16
+    pub batch_size: usize,
+    /// Batches whose gradients are added up for one step. Default: 1
+    pub gradient_accumulation: usize,
+    /// Whether activations that are cheap to compute again are not kept for the backward pass.
+    /// Default: false
+    pub gradient_checkpointing: bool,
+    /// Steps from one line of metrics to the next. Default: 50
+    pub log_every: u64,
+    /// Steps from one validation to the next. Default: 500
+    pub eval_every: u64,
+    /// Validation examples that are scored, the first of the validation corpus. Default: 512
+    pub eval_examples: u64,
+    /// Steps from one checkpoint to the next. Default: 500
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept beside the one with the best validation loss. Default: 2
+    pub keep_last: usize,
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunConfigError {
+    /// The file can't be read.
+    #[error("cannot use {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("cannot use {}", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: toml::de::Error,
+    },
+    /// A `--set` isn't KEY=VALUE.
+    #[error("--set {0:?}: must be KEY=VALUE, as in --set training.steps=1000")]
+    Assignment(String),
+    /// A key doesn't exist or has a value of another type.
+    #[error("the configuration doesn't fit: {}", .0.to_string().trim())]
+    Key(toml::de::Error),
+    /// A value is out of range.
+    #[error("{key} {problem}")]
+    Value {
+        /// The key, dotted.
+        key: String,
+        /// What is wrong with its value.
+        problem: String,
+    },
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            size: "tiny".into(),
+            vocab_size: None,
+            d_model: None,
+            d_kv: None,
+            d_ff: None,
+            num_heads: None,
+            num_layers: None,
+            num_decoder_layers: None,
+            feed_forward_proj: Activation::GatedGelu,
+            tie_word_embeddings: false,
+            dropout_rate: 0.0,
+            altup: None,
+        }
+    }
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        let corruption = SpanCorruption::default();
+        Self {
+            train: Vec::new(),
+            valid: Vec::new(),
+            tokenizer: None,
+            vocab_size: 4096,
+            input_length: corruption.input_length,
+            noise_density: corruption.noise_density,
+            mean_span_length: corruption.mean_span_length,
+            workers: 1,
+        }
+    }
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            steps: 10_000,
+            batch_size: 16,
+            gradient_accumulation: 1,
+            gradient_checkpointing: false,
+            log_every: 50,
+            eval_every: 500,
+            eval_examples: 512,
+            checkpoint_every: 500,
+            keep_last: 2,
+        }
+    }
+}
+
+impl RunConfig {
+    /// The run of `altup train` without any flag: a tiny AltUp T5 on Cargo's unpacked crate sources,
+    /// for three minutes of two CPU cores. `configs/tiny-altup.toml` is the same.
+    pub fn tiny_altup() -> Self {
+        Self {
+            seed: 0,
+            model: ModelConfig {
+                altup: Some(AltUpModelConfig {
+                    num_blocks: 2,
+                    selection: BlockSelection::Alternating,
+                    widening: Widening::Embedding,
+                    encoder_sequence: None,
+                }),
+                ..ModelConfig::default()
+            },
+            data: DataConfig { input_length: 128, ..DataConfig::default() },
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig {
+                kind: ScheduleKind::InverseSqrt,
+                warmup_steps: 400,
+                final_share: 0.0,
+            },
+            training: TrainingConfig {
+                steps: 1200,
+                log_every: 20,
+                eval_every: 200,
+                eval_examples: 128,
+                checkpoint_every: 200,
+                ..TrainingConfig::default()
+            },
+        }
+    }
+
+    /// Reads a TOML file and puts its keys over `self`.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be read or isn't TOML; a key that doesn't exist, or has a value of another
+    /// type, is named.
+    pub fn with_file(self, path: &Path) -> Result<Self, RunConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RunConfigError::Read { path: path.to_owned(), source })?;
+        let error = |source| RunConfigError::Toml { path: path.to_owned(), source };
+        let keys: Table = text.parse().map_err(error)?;
+        // Read alone first: an error then points into the file.
+        toml::from_str::<Self>(&text).map_err(error)?;
+        self.with_keys(keys)
+    }
+
+    /// Puts `KEY=VALUE` assignments over `self`, keys dotted, values as in TOML; what isn't a TOML
+    /// value is taken as a string.
+    ///
+    /// # Errors
+    ///
+    /// Names the assignment or the key.
+    pub fn with_assignments(self, assignments: &[String]) -> Result<Self, RunConfigError> {
+        let mut keys = Table::new();
+        for assignment in assignments {
+            let Some((key, text)) = assignment.split_once('=') else {
+                return Err(RunConfigError::Assignment(assignment.clone()));
+            };
+            let value = match format!("value = {text}").parse::<Table>() {
+                Ok(mut parsed) => parsed.remove("value").unwrap_or(Value::String(text.into())),
+                Err(_) => Value::String(text.into()),
+            };
+            let nested = key.trim().rsplit('.').fold(value, |value, part| {
+                Value::Table(Table::from_iter([(part.to_owned(), value)]))
+            });
+            if let Value::Table(nested) = nested {
+                merge(&mut keys, nested);
+            }
+        }
+        self.with_keys(keys)
+    }
+
+    fn with_keys(self, keys: Table) -> Result<Self, RunConfigError> {
+        let mut table = self.to_table();
+        merge(&mut table, keys);
+        Value::Table(table).try_into().map_err(RunConfigError::Key)
+    }
+
+    /// The configuration as TOML.
+    pub fn to_toml(&self) -> String {
+        self.to_table().to_string()
+    }
+
+    fn to_table(&self) -> Table {
+        // Numbers, strings, lists and tables of them: nothing that TOML can't hold.
+        Table::try_from(self).unwrap_or_else(|error| unreachable!("not TOML: {error}"))
+    }
+
+    /// The keys whose values differ, dotted, each with both values.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        compare("", &self.to_table(), &other.to_table(), &mut differences);
+        differences
+    }
+
+    /// Checks every value that doesn't depend on the data.
+    ///
+    /// # Errors
+    ///
+    /// Names the first key with a value out of range.
+    pub fn validate(&self) -> Result<(), RunConfigError> {
+        let error = |key: &str, problem: String| {
+            Err(RunConfigError::Value { key: key.to_owned(), problem })
+        };
+        for (key, value) in [
+            ("training.steps", self.training.steps),
+            ("training.batch_size", self.training.batch_size as u64),
+            ("training.gradient_accumulation", self.training.gradient_accumulation as u64),
+            ("training.log_every", self.training.log_every),
+            ("training.eval_every", self.training.eval_every),
+            ("training.eval_examples", self.training.eval_examples),
+            ("training.checkpoint_every", self.training.checkpoint_every),
+            ("training.keep_last", self.training.keep_last as u64),
+            ("data.workers", self.data.workers as u64),
+            ("schedule.warmup_steps", self.schedule.warmup_steps),
+        ] {
+            let may_be_zero =
+                key == "schedule.warmup_steps" && self.schedule.kind != ScheduleKind::InverseSqrt;
+            if value == 0 && !may_be_zero {
+                return error(key, "must be at least 1, not 0".into());
+            }
+        }
+        if self.data.input_length < 2 {
+            return error(
+                "data.input_length",
+                format!("must be at least 2, not {}", self.data.input_length),
+            );
+        }
+        if !(self.data.noise_density > 0.0 && self.data.noise_density < 1.0) {
+            return error(
+                "data.noise_density",
+                format!("must be between 0 and 1, not {}", self.data.noise_density),
+            );
+        }
+        if !(self.data.mean_span_length >= 1.0 && self.data.mean_span_length.is_finite()) {
+            return error(
+                "data.mean_span_length",
+                format!("must be at least 1, not {}", self.data.mean_span_length),
+            );
+        }
+        for (key, value, least) in [
+            ("optimizer.learning_rate", self.optimizer.learning_rate, f64::MIN_POSITIVE),
+            ("optimizer.weight_decay", self.optimizer.weight_decay, 0.0),
+            ("optimizer.clip_norm", self.optimizer.clip_norm, 0.0),
+            ("schedule.final_share", self.schedule.final_share, 0.0),
+        ] {
+            if !(value.is_finite() && value >= least) {
+                return error(key, format!("must be a positive number, not {value}"));
+            }
+        }
+        self.model_config(self.model.vocab_size.unwrap_or(self.data.vocab_size).max(64)).map(|_| ())
+    }
+
+    /// The model's configuration for a tokenizer of `tokenizer_vocabulary` ids.
+    ///
+    /// # Errors
+    ///
+    /// Names the key that can't be built.
+    pub fn model_config(&self, tokenizer_vocabulary: usize) -> Result<T5Config, RunConfigError> {
+        let error = |key: &str, problem: String| RunConfigError::Value {
+            key: format!("model.{key}"),
+            problem,
+        };
+        let model = &self.model;
+        let base = size(&model.size).ok_or_else(|| {
+            let names: Vec<_> = size_names().collect();
+            error(
+                "size",
+                format!(
+                    "must be one of {} (each also with -wide2 or -wide4), not {:?}",
+                    names.join(", "),
+                    model.size
+                ),
+            )
+        })?;
+        let vocab_size =
+            model.vocab_size.unwrap_or_else(|| tokenizer_vocabulary.next_multiple_of(64));
+        if vocab_size < tokenizer_vocabulary {
+            return Err(error(
+                "vocab_size",
+                format!(
+                    "must hold the tokenizer's {tokenizer_vocabulary} ids, not only {vocab_size}"
+                ),
+            ));
+        }
+        let d_model = model.d_model.unwrap_or(base.d_model);
+        let num_heads = model.num_heads.unwrap_or(base.num_heads);
+        let d_kv = match model.d_kv {
+            Some(d_kv) => d_kv,
+            None if model.d_model.is_none() && model.num_heads.is_none() => base.d_kv,
+            None if num_heads > 0 && d_model.is_multiple_of(num_heads) => d_model / num_heads,
+            None => {
+                return Err(error(
+                    "d_model",
+                    format!(
+                        "({d_model}) is not divisible by num_heads ({num_heads}); change one of \
+                         them or set model.d_kv"
+                    ),
+                ));
+            }
+        };
+        let num_layers = model.num_layers.unwrap_or(base.num_layers);
+        let config = T5Config {
+            vocab_size,
+            d_model,
+            d_kv,
+            num_heads,
+            d_ff: model.d_ff.unwrap_or(base.d_ff),
+            num_layers,
+            num_decoder_layers: Some(model.num_decoder_layers.unwrap_or(num_layers)),
+            feed_forward_proj: model.feed_forward_proj,
+            tie_word_embeddings: model.tie_word_embeddings,
+            dropout_rate: model.dropout_rate,
+            altup: model.altup.clone(),
+            ..base
+        };
+        config.validate().map_err(|problem| error(problem.field, problem.problem.clone()))?;
+        Ok(config)
+    }
+
+    /// How examples are made of text.
+    pub fn span_corruption(&self) -> SpanCorruption {
+        SpanCorruption {
+            noise_density: self.data.noise_density,
+            mean_span_length: self.data.mean_span_length,
+            input_length: self.data.input_length,
+        }
+    }
+
+    /// A short name of what is trained, such as `tiny-altup2` or `altup-s-dense`.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.model.size, self.variant())
+    }
+
+    /// The model's variant in a word: `dense`, `altup2`, `sameup2`, `recycled2`, `sum2`.
+    pub fn variant(&self) -> String {
+        let Some(altup) = &self.model.altup else { return "dense".into() };
+        let word = match (altup.widening, altup.selection) {
+            (Widening::Recycled, _) => "recycled",
+            (Widening::Sum, _) => "sum",
+            (Widening::Embedding, BlockSelection::Same) => "sameup",
+            (Widening::Embedding, BlockSelection::Alternating) => "altup",
+        };
+        format!("{word}{}", altup.num_blocks)
+    }
+
+    /// A line that says how the model is trained, for reports.
+    pub fn optimization(&self) -> String {
+        let optimizer = match self.optimizer.kind {
+            OptimizerKind::Adafactor => "Adafactor",
+            OptimizerKind::AdamW => "AdamW",
+        };
+        let batch = self.training.batch_size * self.training.gradient_accumulation;
+        format!(
+            "{optimizer}, learning rate {} under {} with {} steps of warm-up, {batch} examples a step",
+            self.optimizer.learning_rate,
+            match self.schedule.kind {
+                ScheduleKind::InverseSqrt => "1/√step",
+                ScheduleKind::Cosine => "a cosine",
+                ScheduleKind::Linear => "a line",
+                ScheduleKind::Constant => "a constant",
+            },
+            self.schedule.warmup_steps,
+        )
+    }
+}
+
+/// Puts the keys of `over` over those of `table`, table by table.
+fn merge(table: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(table)), Value::Table(over)) => merge(table, over),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+fn compare(prefix: &str, a: &Table, b: &Table, differences: &mut Vec<String>) {
+    let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let show = |value: Option<&Value>| value.map_or("unset".to_owned(), Value::to_string);
+    for key in keys {
+        let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match (a.get(key), b.get(key)) {
+            (Some(Value::Table(a)), Some(Value::Table(b))) => compare(&dotted, a, b, differences),
+            (a, b) if a == b => {}
+            (a, b) => differences.push(format!("{dotted} ({} → {})", show(a), show(b))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assign(assignments: &[&str]) -> Result<RunConfig, RunConfigError> {
+        let assignments: Vec<String> = assignments.iter().map(|&text| text.into()).collect();
+        RunConfig::tiny_altup().with_assignments(&assignments)
+    }
+
+    #[test]
+    fn a_configuration_survives_its_toml() {
+        let config = RunConfig::tiny_altup();
+        assert_eq!(toml::from_str::<RunConfig>(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn assignments_take_toml_values_and_plain_words() {
+        let config = assign(&[
+            "training.steps=7",
+            "model.size=altup-s",
+            "model.altup.num_blocks=4",
+            "data.train=[\"a\", \"b\"]",
+        ])
+        .unwrap();
+        assert_eq!(config.training.steps, 7);
+        assert_eq!(config.name(), "altup-s-altup4");
+        assert_eq!(config.data.train, ["a", "b"]);
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_values_are_named() {
+        let message = |assignment: &str| {
+            let config = assign(&[assignment]);
+            config.and_then(|config| config.validate()).unwrap_err().to_string()
+        };
+        assert!(message("training.step=7").contains("step"), "{}", message("training.step=7"));
+        assert!(message("training.steps=many").contains("steps"));
+        assert!(message("steps").contains("KEY=VALUE"));
+        assert_eq!(
+            message("model.altup.num_blocks=0"),
+            "model.altup.num_blocks must be between 1 and 1024, not 0"
+        );
+        assert!(message("model.d_model=100").starts_with("model.d_model (100) is not divisible"));
+        assert!(message("model.size=huge").contains("altup-s"));
+        assert_eq!(message("training.steps=0"), "training.steps must be at least 1, not 0");
+        assert!(message("data.noise_density=1.0").starts_with("data.noise_density"));
+    }
+
+    #[test]
+    fn the_vocabulary_is_rounded_up_and_never_too_small() {
+        let config = RunConfig::default();
+        assert_eq!(config.model_config(32100).unwrap().vocab_size, 32128);
+        let small = config.with_assignments(&["model.vocab_size=1000".into()]).unwrap();
+        let message = small.model_config(32100).unwrap_err().to_string();
+        assert!(message.contains("tokenizer's 32100 ids"), "{message}");
+    }
+
+    #[test]
+    fn differences_name_keys_and_values() {
+        let other = assign(&["training.steps=9"]).unwrap();
+        assert_eq!(
+            RunConfig::tiny_altup().differences(&other),
+            ["training.steps (1200 → 9)".to_owned()]
+        );
+        let mut dense = RunConfig::tiny_altup();
+        dense.model.altup = None;
+        assert_eq!(RunConfig::tiny_altup().differences(&dense).len(), 1);
+    }
+}

@@ -1,0 +1,40 @@
+//! The loss of a model on a fixed set of examples.
+
+use burn::tensor::Device;
+use burn::train::InferenceStep;
+
+use crate::data::PretrainingData;
+use crate::learner::Learner;
+use crate::metrics::ValidRow;
+
+/// Scores the first `max_examples` examples of `data`, without dropout.
+///
+/// `learner` must not be on an autodiff device (see Burn's `Module::valid`), and `device` is its
+/// device.
+pub fn evaluate(
+    learner: &Learner,
+    data: &PretrainingData,
+    max_examples: u64,
+    batch_size: usize,
+    step: u64,
+    device: &Device,
+) -> ValidRow {
+    let examples = data.num_segments().min(max_examples);
+    let (mut loss, mut correct, mut targets) = (0.0, 0u64, 0u64);
+    for first in (0..examples).step_by(batch_size) {
+        let batch = data.batch(first, (examples - first).min(batch_size as u64) as usize);
+        let batch_targets = batch.num_targets();
+        let scored = learner.step(batch.to_device(batch_targets, device));
+        loss += scored.sum.into_scalar::<f64>();
+        correct += scored.correct.map_or(0, |correct| correct.into_scalar::<u64>());
+        targets += batch_targets;
+    }
+    let loss = loss / targets as f64;
+    ValidRow {
+        step,
+        loss,
+        perplexity: loss.exp(),
+        accuracy: correct as f64 / targets as f64,
+        tokens: targets,
+    }
+}

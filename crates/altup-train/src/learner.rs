@@ -1,0 +1,111 @@
+//! T5 as something that Burn trains: one step's loss and gradients.
+//!
+//! [`Learner`] implements burn-train's [`TrainStep`] and [`InferenceStep`] and [`LearnerBatcher`]
+//! burn-dataset's [`Batcher`], so that the model and data of this crate also run under Burn's own
+//! `SupervisedTraining`. The [trainer](crate::trainer) calls the same steps.
+
+use altup_models::{T5, correct_tokens, cross_entropy_sum};
+use burn::data::dataloader::batcher::Batcher;
+use burn::module::Module;
+use burn::tensor::{Bool, Device, ExecutionError, Int, Tensor, TensorData};
+use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+
+use crate::data::{Batch, Example};
+
+/// A model in training.
+#[derive(Module, Debug)]
+pub struct Learner {
+    /// The model.
+    pub model: T5,
+}
+
+/// A batch on a device.
+#[derive(Clone, Debug)]
+pub struct DeviceBatch {
+    /// `[batch_size, input_length]`
+    pub input_ids: Tensor<2, Int>,
+    /// `[batch_size, input_length]`, true where an input token is padding; none if nothing is.
+    pub padding: Option<Tensor<2, Bool>>,
+    /// `[batch_size, target_length]`, padded with 0.
+    pub labels: Tensor<2, Int>,
+    /// The number of labels that the loss is divided by: those of this batch that are not padding,
+    /// or of all batches whose gradients are added up.
+    pub loss_targets: u64,
+}
+
+/// The loss of a batch, as numbers still on the device.
+#[derive(Clone, Debug)]
+pub struct BatchLoss {
+    /// The summed cross-entropy of the labels that count, in nats, `[1]`.
+    pub sum: Tensor<1>,
+    /// How many of them the model gets right, `[1]`; counted in evaluation only.
+    pub correct: Option<Tensor<1, Int>>,
+}
+
+impl ItemLazy for BatchLoss {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        Ok(self)
+    }
+}
+
+impl Batch {
+    /// The number of labels that are not padding.
+    pub fn num_targets(&self) -> u64 {
+        self.labels.iter().filter(|&&label| label != 0).count() as u64
+    }
+
+    /// The number of input tokens that are not padding.
+    pub fn num_inputs(&self) -> u64 {
+        self.input_ids.iter().filter(|&&token| token != 0).count() as u64
+    }
+
+    /// Copies the batch to a device. `loss_targets` as in [`DeviceBatch`].
+    pub fn to_device(&self, loss_targets: u64, device: &Device) -> DeviceBatch {
+        let ids = |ids: &[i32], length| {
+            Tensor::from_data(TensorData::new(ids.to_vec(), [self.batch_size, length]), device)
+        };
+        let input_ids: Tensor<2, Int> = ids(&self.input_ids, self.input_length);
+        let padding = self.input_ids.contains(&0).then(|| input_ids.clone().equal_elem(0));
+        let labels = ids(&self.labels, self.target_length);
+        DeviceBatch { input_ids, padding, labels, loss_targets }
+    }
+}
+
+/// Makes device batches of examples, padded to fixed lengths, for Burn's data loader.
+#[derive(Clone, Debug)]
+pub struct LearnerBatcher {
+    /// The length of the inputs.
+    pub input_length: usize,
+    /// The length of the labels.
+    pub target_length: usize,
+}
+
+impl Batcher<Example, DeviceBatch> for LearnerBatcher {
+    fn batch(&self, examples: Vec<Example>, device: &Device) -> DeviceBatch {
+        let batch = Batch::new(&examples, self.input_length, self.target_length);
+        batch.to_device(batch.num_targets(), device)
+    }
+}
+
+impl TrainStep for Learner {
+    type Input = DeviceBatch;
+    type Output = BatchLoss;
+
+    fn step(&self, batch: DeviceBatch) -> TrainOutput<BatchLoss> {
+        let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
+        let sum = cross_entropy_sum(logits, batch.labels);
+        let gradients = (sum.clone() / batch.loss_targets as f64).backward();
+        TrainOutput::new(self, gradients, BatchLoss { sum: sum.inner(), correct: None })
+    }
+}
+
+impl InferenceStep for Learner {
+    type Input = DeviceBatch;
+    type Output = BatchLoss;
+
+    fn step(&self, batch: DeviceBatch) -> BatchLoss {
+        let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
+        let correct = correct_tokens(logits.clone(), batch.labels.clone());
+        BatchLoss { sum: cross_entropy_sum(logits, batch.labels), correct: Some(correct) }
+    }
+}

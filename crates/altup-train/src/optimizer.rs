@@ -1,0 +1,172 @@
+//! Optimizers, as T5 is trained with, and gradient clipping over the whole model.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{AdafactorConfig, AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// The optimizer of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// The algorithm. Default: adafactor
+    pub kind: OptimizerKind,
+    /// The learning rate that the schedule starts from. With `adafactor` it is relative to the size
+    /// of each parameter; T5's pre-training is 1.0 under an inverse_sqrt schedule. Default: 1.0
+    pub learning_rate: f64,
+    /// Decoupled weight decay, times the learning rate. Default: 0.0
+    pub weight_decay: f64,
+    /// The norm that the gradients of all parameters together are scaled down to; 0 never scales.
+    /// Default: 0.0, as in T5, where Adafactor clips each update itself
+    pub clip_norm: f64,
+}
+
+/// The algorithm of an optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Adafactor as T5 pre-trains: parameter scaling, no momentum, decay 1 − t^−0.8, updates
+    /// clipped to an RMS of 1.
+    Adafactor,
+    /// AdamW with β₁ 0.9, β₂ 0.999, ε 1e-8.
+    AdamW,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            kind: OptimizerKind::Adafactor,
+            learning_rate: 1.0,
+            weight_decay: 0.0,
+            clip_norm: 0.0,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// The optimizer, without any state yet.
+    pub fn init(&self) -> ModuleOptimizer {
+        match self.kind {
+            OptimizerKind::Adafactor => AdafactorConfig::new()
+                .with_relative_step(false)
+                .with_weight_decay(self.weight_decay as f32)
+                .init(),
+            OptimizerKind::AdamW => AdamWConfig::new()
+                .with_epsilon(1e-8)
+                .with_weight_decay(self.weight_decay as f32)
+                .init(),
+        }
+    }
+}
+
+/// The Euclidean norm of all gradients of a model together.
+pub fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> f64 {
+    struct SquareSums<'a> {
+        gradients: &'a GradientsParams,
+        sums: Vec<Tensor<1>>,
+    }
+    impl ModuleVisitor for SquareSums<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.get::<D>(param.id) {
+                self.sums.push(gradient.square().sum());
+            }
+        }
+    }
+    let mut squares = SquareSums { gradients, sums: Vec::new() };
+    model.visit(&mut squares);
+    if squares.sums.is_empty() {
+        return 0.0;
+    }
+    // One read from the device for the whole model.
+    Tensor::cat(squares.sums, 0).sum().into_scalar::<f64>().sqrt()
+}
+
+/// Multiplies all gradients of a model by `factor`.
+pub fn scale_gradients<M: Module>(model: &M, gradients: &mut GradientsParams, factor: f64) {
+    struct Scale<'a> {
+        gradients: &'a mut GradientsParams,
+        factor: f64,
+    }
+    impl ModuleVisitor for Scale<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+                self.gradients.register::<D>(param.id, gradient * self.factor);
+            }
+        }
+    }
+    model.visit(&mut Scale { gradients, factor });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData, Tolerance};
+    use safetensors::SafeTensors;
+
+    #[derive(Module, Debug)]
+    struct Parameters {
+        matrix: Param<Tensor<2>>,
+        vector: Param<Tensor<1>>,
+    }
+
+    fn parameters(matrix: TensorData, vector: TensorData, device: &Device) -> Parameters {
+        Parameters {
+            matrix: Param::from_tensor(Tensor::from_data(matrix, device)),
+            vector: Param::from_tensor(Tensor::from_data(vector, device)),
+        }
+    }
+
+    fn gradients(model: &Parameters, matrix: TensorData, vector: TensorData) -> GradientsParams {
+        let device = Device::flex();
+        let mut gradients = GradientsParams::new();
+        gradients.register::<2>(model.matrix.id, Tensor::from_data(matrix, &device));
+        gradients.register::<1>(model.vector.id, Tensor::from_data(vector, &device));
+        gradients
+    }
+
+    /// Four steps of Hugging Face's `Adafactor(relative_step=False, scale_parameter=True)`
+    /// (`scripts/reference/generate_fixtures.py`).
+    #[test]
+    fn adafactor_is_t5s() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+        let bytes = std::fs::read(format!("{folder}/adafactor.safetensors")).unwrap();
+        let settings = std::fs::read(format!("{folder}/adafactor.json")).unwrap();
+        let settings: serde_json::Value = serde_json::from_slice(&settings).unwrap();
+        let rate = settings["lr"].as_f64().unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let data = |name: &str| {
+            let view = file.tensor(name).unwrap();
+            let values = view.data().as_chunks::<4>().0;
+            let values: Vec<f32> = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            TensorData::new(values, view.shape().to_vec())
+        };
+        let device = Device::flex().autodiff();
+        let mut model = parameters(data("matrix.param.0"), data("vector.param.0"), &device);
+        let mut optimizer = OptimizerConfig::default().init();
+        for step in 1..=4 {
+            let matrix = data(&format!("matrix.grad.{step}"));
+            let vector = data(&format!("vector.grad.{step}"));
+            let gradients = gradients(&model, matrix, vector);
+            model = optimizer.step(rate.into(), model, gradients);
+            let tolerance = Tolerance::<f32>::rel_abs(1e-5, 1e-7);
+            let expected = data(&format!("matrix.param.{step}"));
+            model.matrix.val().into_data().assert_approx_eq(&expected, tolerance);
+            let expected = data(&format!("vector.param.{step}"));
+            model.vector.val().into_data().assert_approx_eq(&expected, tolerance);
+        }
+    }
+
+    /// √(3² + 4² + 12²) = 13.
+    #[test]
+    fn the_norm_is_over_all_parameters_and_scales_with_them() {
+        let device = Device::flex();
+        let zeros = || (TensorData::from([[0f32, 0.0]]), TensorData::from([0f32]));
+        let (matrix, vector) = zeros();
+        let model = parameters(matrix, vector, &device);
+        let mut gradients =
+            gradients(&model, TensorData::from([[3f32, 4.0]]), TensorData::from([12f32]));
+        assert_eq!(global_norm(&model, &gradients), 13.0);
+        scale_gradients(&model, &mut gradients, 1.0 / 13.0);
+        assert!((global_norm(&model, &gradients) - 1.0).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,253 @@
+//! The step loop.
+//!
+//! It stands beside burn-train's, which counts epochs and can't be resumed inside of one: here a run
+//! is a number of steps, and all that step n depends on is the model, the optimizer and n. Each step
+//! is burn-train's [`TrainStep`].
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::tensor::Device;
+use burn::train::TrainStep;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::checkpoint::{CheckpointError, Checkpoints, RunState, Window};
+use crate::config::RunConfig;
+use crate::data::{Batch, DataError, Prefetcher, PretrainingData};
+use crate::evaluation::evaluate;
+use crate::learner::Learner;
+use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TrainRow, ValidRow};
+use crate::optimizer::{global_norm, scale_gradients};
+use crate::progress::Progress;
+
+/// A run in progress.
+pub struct Trainer {
+    /// What describes the run.
+    pub config: RunConfig,
+    /// The device that it trains on, with autodiff.
+    pub device: Device,
+    /// What it trains on.
+    pub train_data: Arc<PretrainingData>,
+    /// What it is validated on.
+    pub valid_data: PretrainingData,
+    /// The model.
+    pub learner: Learner,
+    /// The optimizer.
+    pub optimizer: ModuleOptimizer,
+    /// Where the run is.
+    pub state: RunState,
+    /// Where it saves itself.
+    pub checkpoints: Checkpoints,
+    /// Where its metrics go.
+    pub metrics: MetricsLog,
+    /// Who watches.
+    pub progress: Progress,
+}
+
+/// How a call of [`Trainer::train`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished,
+    /// It was told to stop, and saved a checkpoint at this step.
+    Stopped {
+        /// The last step done.
+        step: u64,
+    },
+}
+
+/// Why training can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The loss or the gradients are no longer numbers.
+    #[error(
+        "the {quantity} is {value} at step {step}: training has diverged. {} Lower \
+         optimizer.learning_rate, lengthen schedule.warmup_steps or set optimizer.clip_norm",
+        last_good(.last_checkpoint)
+    )]
+    Diverged {
+        /// What isn't a number.
+        quantity: &'static str,
+        /// Its value.
+        value: f64,
+        /// The step.
+        step: u64,
+        /// The step of the last checkpoint, which is before it.
+        last_checkpoint: Option<u64>,
+    },
+    /// The data can't be prepared.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A checkpoint can't be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The metrics can't be written.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+fn last_good(checkpoint: &Option<u64>) -> String {
+    match checkpoint {
+        Some(step) => format!("The checkpoint of step {step} is whole."),
+        None => "No checkpoint was saved before it.".into(),
+    }
+}
+
+impl Trainer {
+    /// Trains to the last step, or until `stop` is set.
+    ///
+    /// # Errors
+    ///
+    /// If a step, a checkpoint or a line of metrics fails. What was saved before stays whole.
+    pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let total_steps = self.config.training.steps;
+        let accumulation = self.config.training.gradient_accumulation as u64;
+        let mut batches = self.batches(self.state.step * accumulation)?;
+        let mut last_checkpoint = (self.state.step > 0).then_some(self.state.step);
+        while self.state.step < total_steps {
+            let step = self.state.step + 1;
+            let started = Instant::now();
+            let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
+            self.step(step, batches, last_checkpoint)?;
+            let seconds = started.elapsed().as_secs_f64();
+            self.state.elapsed_seconds += seconds;
+            self.state.window.seconds += seconds;
+
+            let last = step == total_steps;
+            if last || step.is_multiple_of(self.config.training.log_every) {
+                self.log_window()?;
+            }
+            self.state.valid_loss = None;
+            if last || step.is_multiple_of(self.config.training.eval_every) {
+                self.validate(step, last_checkpoint)?;
+            }
+            let stopped = stop.load(Ordering::Relaxed);
+            if last || stopped || step.is_multiple_of(self.config.training.checkpoint_every) {
+                self.checkpoints.save(&self.state, &self.learner, &self.optimizer)?;
+                last_checkpoint = Some(step);
+            }
+            if stopped && !last {
+                return Ok(Outcome::Stopped { step });
+            }
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn batches(&self, first: u64) -> Result<Prefetcher<Batch>, DataError> {
+        const AHEAD: usize = 4;
+        let data = Arc::clone(&self.train_data);
+        let size = self.config.training.batch_size;
+        let make = move |number: u64| data.batch(number * size as u64, size);
+        Prefetcher::start(first, self.config.data.workers, AHEAD, make)
+    }
+
+    /// One optimizer step, over the gradients of several batches.
+    fn step(
+        &mut self,
+        step: u64,
+        batches: Vec<Batch>,
+        last_checkpoint: Option<u64>,
+    ) -> Result<(), TrainError> {
+        self.device.seed(step_seed(self.config.seed, step));
+        let targets: u64 = batches.iter().map(Batch::num_targets).sum();
+        let inputs: u64 = batches.iter().map(Batch::num_inputs).sum();
+        let (loss, mut gradients) = self.gradients(&batches, targets);
+        let norm = global_norm(&self.learner, &gradients);
+        for (quantity, value) in [("loss", loss), ("gradient norm", norm)] {
+            if !value.is_finite() {
+                return Err(TrainError::Diverged { quantity, value, step, last_checkpoint });
+            }
+        }
+        let clip = self.config.optimizer.clip_norm;
+        if clip > 0.0 && norm > clip {
+            scale_gradients(&self.learner, &mut gradients, clip / norm);
+        }
+        let rate = self.learning_rate(step);
+        let learner = self.learner.clone();
+        self.learner = learner.optimize(&mut self.optimizer, rate.into(), gradients);
+
+        self.state.step = step;
+        self.state.tokens += inputs + targets;
+        let window = &mut self.state.window;
+        window.loss += loss;
+        window.targets += targets;
+        window.tokens += inputs + targets;
+        window.grad_norm += norm;
+        window.steps += 1;
+        Ok(())
+    }
+
+    /// The summed loss of the batches, and the gradients of its mean over their `targets`.
+    fn gradients(&self, batches: &[Batch], targets: u64) -> (f64, GradientsParams) {
+        let mut accumulator = GradientsAccumulator::new();
+        let mut loss = 0.0;
+        for batch in batches {
+            let output = self.learner.step(batch.to_device(targets, &self.device));
+            loss += output.item.sum.into_scalar::<f64>();
+            if batches.len() == 1 {
+                return (loss, output.grads);
+            }
+            accumulator.accumulate(&self.learner, output.grads);
+        }
+        (loss, accumulator.grads())
+    }
+
+    fn learning_rate(&self, step: u64) -> f64 {
+        let rate = self.config.optimizer.learning_rate;
+        self.config.schedule.learning_rate(rate, step, self.config.training.steps)
+    }
+
+    fn log_window(&mut self) -> Result<(), TrainError> {
+        let window = std::mem::take(&mut self.state.window);
+        let Window { loss, targets, tokens, grad_norm, steps, seconds } = window;
+        let row = TrainRow {
+            step: self.state.step,
+            loss: loss / targets as f64,
+            learning_rate: self.learning_rate(self.state.step),
+            grad_norm: grad_norm / steps as f64,
+            tokens: self.state.tokens,
+            tokens_per_second: tokens as f64 / seconds,
+            elapsed_seconds: self.state.elapsed_seconds,
+        };
+        self.progress.train(&row);
+        self.record(MetricsRow::Train(row))
+    }
+
+    fn validate(&mut self, step: u64, last_checkpoint: Option<u64>) -> Result<(), TrainError> {
+        let row = self.score(step);
+        if !row.loss.is_finite() {
+            let (quantity, value) = ("validation loss", row.loss);
+            return Err(TrainError::Diverged { quantity, value, step, last_checkpoint });
+        }
+        self.state.valid_loss = Some(row.loss);
+        self.progress.valid(&row);
+        self.record(MetricsRow::Valid(row))
+    }
+
+    fn score(&self, step: u64) -> ValidRow {
+        evaluate(
+            &self.learner.valid(),
+            &self.valid_data,
+            self.config.training.eval_examples,
+            self.config.training.batch_size,
+            step,
+            &self.device.clone().without_autodiff(),
+        )
+    }
+
+    fn record(&mut self, row: MetricsRow) -> Result<(), TrainError> {
+        Ok(self.metrics.append(&row)?)
+    }
+}
+
+/// The seed of a step's dropout: a function of the run's seed and the step, so that a resumed run
+/// draws what an uninterrupted one does.
+fn step_seed(seed: u64, step: u64) -> u64 {
+    let mut input = [0; 16];
+    input[..8].copy_from_slice(&seed.to_le_bytes());
+    input[8..].copy_from_slice(&step.to_le_bytes());
+    let mut hash = [0; 8];
+    hash.copy_from_slice(&blake3::derive_key("altup-train 2026 step", &input)[..8]);
+    u64::from_le_bytes(hash)
+}
