@@ -220,17 +220,18 @@ impl RunConfig {
                 }),
                 ..ModelConfig::default()
             },
-            data: DataConfig { input_length: 128, ..DataConfig::default() },
+            data: DataConfig { vocab_size: 2048, input_length: 128, ..DataConfig::default() },
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig {
                 kind: ScheduleKind::InverseSqrt,
-                warmup_steps: 400,
+                warmup_steps: 1000,
                 final_share: 0.0,
             },
             training: TrainingConfig {
-                steps: 1200,
+                steps: 600,
+                batch_size: 8,
                 log_every: 20,
-                eval_every: 200,
+                eval_every: 100,
                 eval_examples: 128,
                 checkpoint_every: 200,
                 ..TrainingConfig::default()
@@ -562,7 +563,7 @@ mod tests {
         let other = assign(&["training.steps=9"]).unwrap();
         assert_eq!(
             RunConfig::tiny_altup().differences(&other),
-            ["training.steps (1200 → 9)".to_owned()]
+            ["training.steps (600 → 9)".to_owned()]
         );
         let mut dense = RunConfig::tiny_altup();
         dense.model.altup = None;

@@ -1,16 +1,18 @@
 //! T5 as something that Burn trains: one step's loss and gradients.
 //!
-//! [`Learner`] implements burn-train's [`TrainStep`] and [`InferenceStep`] and [`LearnerBatcher`]
-//! burn-dataset's [`Batcher`], so that the model and data of this crate also run under Burn's own
-//! `SupervisedTraining`. The [trainer](crate::trainer) calls the same steps.
+//! [`Learner`] implements burn-train's [`TrainStep`] and [`InferenceStep`], [`PretrainingData`]
+//! burn-dataset's [`Dataset`] and [`LearnerBatcher`] Burn's [`Batcher`], so that the model and data of
+//! this crate also run under Burn's own `SupervisedTraining`. The [trainer](crate::trainer) calls the same steps.
 
 use altup_models::{T5, correct_tokens, cross_entropy_sum};
 use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataset::{Dataset, DatasetError};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, ExecutionError, Int, Tensor, TensorData};
+use burn::train::metric::{Adaptor, LossInput};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
-use crate::data::{Batch, Example};
+use crate::data::{Batch, Example, PretrainingData};
 
 /// A model in training.
 #[derive(Module, Debug)]
@@ -36,8 +38,10 @@ pub struct DeviceBatch {
 /// The loss of a batch, as numbers still on the device.
 #[derive(Clone, Debug)]
 pub struct BatchLoss {
-    /// The summed cross-entropy of the labels that count, in nats, `[1]`.
+    /// The summed cross-entropy of the labels that are not padding, in nats, `[1]`.
     pub sum: Tensor<1>,
+    /// What the sum is divided by, as in [`DeviceBatch`].
+    pub loss_targets: u64,
     /// How many of them the model gets right, `[1]`; counted in evaluation only.
     pub correct: Option<Tensor<1, Int>>,
 }
@@ -45,6 +49,25 @@ pub struct BatchLoss {
 impl ItemLazy for BatchLoss {
     fn sync(self) -> Result<Self, ExecutionError> {
         Ok(self)
+    }
+}
+
+impl Adaptor<LossInput> for BatchLoss {
+    /// The mean loss of the batch, for burn-train's `LossMetric`.
+    fn adapt(&self) -> LossInput {
+        LossInput::new(self.sum.clone() / self.loss_targets as f64)
+    }
+}
+
+impl Dataset<Example> for PretrainingData {
+    /// Example number `index` of the first epoch.
+    fn get(&self, index: usize) -> Result<Example, DatasetError> {
+        assert!(index < self.len(), "Got index={index}, len={}", self.len());
+        Ok(self.example(index as u64))
+    }
+
+    fn len(&self) -> usize {
+        self.num_segments() as usize
     }
 }
 
@@ -92,10 +115,15 @@ impl TrainStep for Learner {
     type Output = BatchLoss;
 
     fn step(&self, batch: DeviceBatch) -> TrainOutput<BatchLoss> {
+        let loss_targets = batch.loss_targets;
         let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
         let sum = cross_entropy_sum(logits, batch.labels);
-        let gradients = (sum.clone() / batch.loss_targets as f64).backward();
-        TrainOutput::new(self, gradients, BatchLoss { sum: sum.inner(), correct: None })
+        let gradients = (sum.clone() / loss_targets as f64).backward();
+        TrainOutput::new(
+            self,
+            gradients,
+            BatchLoss { sum: sum.inner(), loss_targets, correct: None },
+        )
     }
 }
 
@@ -106,6 +134,7 @@ impl InferenceStep for Learner {
     fn step(&self, batch: DeviceBatch) -> BatchLoss {
         let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
         let correct = correct_tokens(logits.clone(), batch.labels.clone());
-        BatchLoss { sum: cross_entropy_sum(logits, batch.labels), correct: Some(correct) }
+        let sum = cross_entropy_sum(logits, batch.labels);
+        BatchLoss { sum, loss_targets: batch.loss_targets, correct: Some(correct) }
     }
 }

@@ -92,7 +92,11 @@ impl Tile {
             add("Accuracy", percent(last.accuracy), "of target tokens".to_owned());
         }
         if let Some(loss) = unigram_loss {
-            add("Unigram baseline", format!("{loss:.3}"), "loss of word counts alone".to_owned());
+            add(
+                "Unigram baseline",
+                format!("{loss:.3}"),
+                "loss of token frequencies alone".to_owned(),
+            );
         }
         if let Some(last) = summary.last_train {
             add("Training loss", format!("{:.3}", last.loss), format!("at step {}", last.step));
