@@ -95,7 +95,7 @@ fn main() {
             println!("step {step:>3}  loss {:.4}", loss.clone().into_scalar::<f32>());
         }
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
-        model = optimizer.step(3e-3.into(), model, gradients);
+        model = optimizer.step(3e-3, model, gradients);
     }
     for (layer, altup) in model.altup.iter().enumerate() {
         let p: Vec<f32> = altup.prediction_coefs.val().into_data().iter::<f32>().collect();

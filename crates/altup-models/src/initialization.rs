@@ -141,6 +141,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(deprecated)] // Burn will drop ndarray; it is tested while it ships.
     fn dense_and_altup_start_from_the_same_layers_on_every_backend() {
         let dense = T5Config { vocab_size: 256, ..size("tiny").unwrap() };
         let altup = T5Config {

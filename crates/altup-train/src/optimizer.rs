@@ -147,7 +147,7 @@ mod tests {
             let matrix = data(&format!("matrix.grad.{step}"));
             let vector = data(&format!("vector.grad.{step}"));
             let gradients = gradients(&model, matrix, vector);
-            model = optimizer.step(rate.into(), model, gradients);
+            model = optimizer.step(rate, model, gradients);
             let tolerance = Tolerance::<f32>::rel_abs(1e-5, 1e-7);
             let expected = data(&format!("matrix.param.{step}"));
             model.matrix.val().into_data().assert_approx_eq(&expected, tolerance);

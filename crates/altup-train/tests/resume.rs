@@ -1,0 +1,266 @@
+//! Runs that are stopped in the middle, by whatever means, and go on as if they had not been.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+use support::{Workspace, fails, losses, succeeds};
+
+/// Backends whose results are the same bits from run to run.
+const BACKENDS: [&str; 2] = ["flex", "ndarray"];
+
+/// A run that is long enough to be stopped in its middle, with all that a step's number decides.
+const LONG: &[&str] = &[
+    "--steps",
+    "120",
+    "--set",
+    "training.eval_every=20",
+    "--set",
+    "training.gradient_accumulation=2",
+    "--set",
+    "model.dropout_rate=0.1",
+];
+
+/// The long run without interruption, which the others are compared with.
+fn train_whole(workspace: &Workspace, backend: &str) {
+    let flags = [LONG, &["--backend", backend][..]].concat();
+    succeeds(workspace.train("whole", &flags));
+}
+
+/// Starts the long run in the folder `run`.
+fn start(workspace: &Workspace, run: &str, backend: &str) -> Child {
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt"];
+    let target = ["--output", run, "--backend", backend];
+    spawn(workspace.altup(&[&source[..], &target[..], LONG].concat()))
+}
+
+fn spawn(mut command: Command) -> Child {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn resume(workspace: &Workspace, run: &str, backend: &str) -> Command {
+    workspace.altup(&["train", "--resume", run, "--backend", backend])
+}
+
+fn resume_to_the_end(workspace: &Workspace, run: &str, backend: &str) {
+    succeeds(resume(workspace, run, backend).arg("--quiet").output().unwrap());
+}
+
+fn checkpoint_name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+fn newest_checkpoint(run: &Path) -> Option<u64> {
+    let entries = fs::read_dir(run.join("checkpoints")).ok()?;
+    let step = |name: &str| name.strip_prefix("step-")?.parse::<u64>().ok();
+    entries.filter_map(|entry| step(&entry.ok()?.file_name().to_string_lossy())).max()
+}
+
+fn wait_for_checkpoint(child: &mut Child, run: &Path, step: u64) {
+    while newest_checkpoint(run).is_none_or(|newest| newest < step) {
+        assert!(child.try_wait().unwrap().is_none(), "ended before the checkpoint of step {step}");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+fn assert_unfinished(run: &Path) {
+    assert!(!run.join("summary.json").exists(), "{} was finished", run.display());
+}
+
+/// Kills the process once the run has a checkpoint of `step` or a later one.
+fn kill_behind(mut child: Child, run: &Path, step: u64) {
+    wait_for_checkpoint(&mut child, run, step);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_unfinished(run);
+}
+
+/// Sends `signal` once the run has a checkpoint of `step` or a later one, and waits for the end.
+fn signal_behind(mut child: Child, run: &Path, step: u64, signal: &str) -> Output {
+    wait_for_checkpoint(&mut child, run, step);
+    let process = child.id().to_string();
+    // The shell's own `kill`: the program of that name is not on every machine.
+    let sent = Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, signal, &process]).status();
+    assert!(sent.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_unfinished(run);
+    output
+}
+
+/// Checks that two runs have the same metrics and the same model, bit for bit.
+fn assert_same(workspace: &Workspace, run: &str, expected: &str, what: &str) {
+    let [run, expected] = [run, expected].map(|run| workspace.path(run));
+    assert_eq!(losses(&run), losses(&expected), "{what}");
+    let [model, expected] =
+        [run, expected].map(|run| fs::read(run.join("model/model.safetensors")).unwrap());
+    assert!(model == expected, "{what}: the models differ");
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, copy) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() {
+            copy_folder(&path, &copy);
+        } else {
+            fs::copy(&path, &copy).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_ends_as_one_that_was_not() {
+    for backend in BACKENDS {
+        let workspace = Workspace::new();
+        train_whole(&workspace, backend);
+        for step in [3, 9] {
+            let run = format!("killed-{step}");
+            kill_behind(start(&workspace, &run, backend), &workspace.path(&run), step);
+            resume_to_the_end(&workspace, &run, backend);
+            assert_same(&workspace, &run, "whole", &format!("{backend}, step {step}"));
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_again_after_each_resume_ends_as_one_that_was_not() {
+    for backend in BACKENDS {
+        let workspace = Workspace::new();
+        train_whole(&workspace, backend);
+        let run = workspace.path("killed");
+        kill_behind(start(&workspace, "killed", backend), &run, 3);
+        for step in [21, 48] {
+            kill_behind(spawn(resume(&workspace, "killed", backend)), &run, step);
+        }
+        resume_to_the_end(&workspace, "killed", backend);
+        assert_same(&workspace, "killed", "whole", backend);
+    }
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_saves_itself_and_says_how_to_go_on() {
+    for backend in BACKENDS {
+        let workspace = Workspace::new();
+        train_whole(&workspace, backend);
+        for signal in ["TERM", "INT"] {
+            let child = start(&workspace, signal, backend);
+            let run = workspace.path(signal);
+            let output = succeeds(signal_behind(child, &run, 6, signal));
+            let errors = String::from_utf8(output.stderr).unwrap();
+            let step = newest_checkpoint(&run).unwrap();
+            assert!(errors.contains(&format!("stopped at step {step},")), "{errors}");
+            assert!(errors.contains(&format!("--resume {signal}")), "{errors}");
+
+            resume_to_the_end(&workspace, signal, backend);
+            assert_same(&workspace, signal, "whole", &format!("{backend}, {signal}"));
+        }
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
+    let damages: [(&str, fn(&Path)); 3] = [
+        ("half-a-model", |checkpoint: &Path| {
+            let bytes = fs::read(checkpoint.join("model.bpk")).unwrap();
+            fs::write(checkpoint.join("model.bpk"), &bytes[..bytes.len() / 2]).unwrap();
+        }),
+        ("no-state", |checkpoint: &Path| {
+            fs::write(checkpoint.join("state.json"), "garbage").unwrap();
+        }),
+        ("no-optimizer", |checkpoint: &Path| {
+            fs::remove_file(checkpoint.join("optimizer.bpk")).unwrap();
+        }),
+    ];
+    for backend in BACKENDS {
+        let workspace = Workspace::new();
+        train_whole(&workspace, backend);
+        let stopped = workspace.path("stopped");
+        succeeds(signal_behind(start(&workspace, "stopped", backend), &stopped, 6, "TERM"));
+        let newest = checkpoint_name(newest_checkpoint(&stopped).unwrap());
+
+        for (run, damage) in damages {
+            let folder = workspace.path(run);
+            copy_folder(&stopped, &folder);
+            damage(&folder.join("checkpoints").join(&newest));
+            let output = succeeds(resume(&workspace, run, backend).output().unwrap());
+            let errors = String::from_utf8(output.stderr).unwrap();
+            let passed_over = errors.lines().find(|line| line.contains("passed over a checkpoint"));
+            assert!(passed_over.is_some_and(|line| line.contains(&newest)), "{errors}");
+            assert_same(&workspace, run, "whole", &format!("{backend}, {run}"));
+        }
+    }
+}
+
+#[test]
+fn a_run_without_a_whole_checkpoint_is_refused() {
+    for backend in BACKENDS {
+        let workspace = Workspace::new();
+        succeeds(workspace.train("run", &["--backend", backend]));
+        for entry in fs::read_dir(workspace.path("run/checkpoints")).unwrap() {
+            fs::write(entry.unwrap().path().join("state.json"), "garbage").unwrap();
+        }
+        let message = fails(resume(&workspace, "run", backend).arg("--quiet").output().unwrap());
+        assert!(message.contains("no whole checkpoint"), "{message}");
+        assert!(message.contains(&checkpoint_name(12)), "{message}");
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_no_other_configuration() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let before = fs::read(workspace.path("run/metrics.jsonl")).unwrap();
+    let cases: [(&[&str], &str); 3] = [
+        (&["--steps", "99"], "training.steps"),
+        (&["--seed", "5"], "seed"),
+        (&["--set", "model.d_ff=64"], "model.d_ff"),
+    ];
+    for (flags, key) in cases {
+        let mut command = workspace.altup(&["train", "--resume", "run", "--quiet"]);
+        let message = fails(command.args(flags).output().unwrap());
+        assert!(message.contains("another configuration"), "{message}");
+        assert!(message.contains(&format!(" {key} (")), "{message}");
+    }
+    assert_eq!(fs::read(workspace.path("run/metrics.jsonl")).unwrap(), before);
+}
+
+#[test]
+fn a_run_goes_on_with_no_other_corpus() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let before = fs::read(workspace.path("run/metrics.jsonl")).unwrap();
+    let corpus = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
+    workspace.write("corpus.txt", corpus + "\nThe river was in the garden.\n");
+    let mut command = workspace.altup(&["train", "--resume", "run", "--quiet"]);
+    let message = fails(command.output().unwrap());
+    assert!(message.contains("has changed"), "{message}");
+    assert_eq!(fs::read(workspace.path("run/metrics.jsonl")).unwrap(), before);
+}
+
+#[test]
+fn resuming_a_finished_run_changes_nothing() {
+    for backend in BACKENDS {
+        let workspace = Workspace::new();
+        succeeds(workspace.train("run", &["--backend", backend]));
+        copy_folder(&workspace.path("run"), &workspace.path("before"));
+        resume_to_the_end(&workspace, "run", backend);
+        assert_same(&workspace, "run", "before", backend);
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_loss_on_flex() {
+    let workspace = Workspace::new();
+    let flags = ["--steps", "24", "--set", "model.dropout_rate=0.1", "--backend", "flex"];
+    succeeds(workspace.train("one", &flags));
+    // The tokenizer comes from the cache: only its training depends on the number of threads.
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt"];
+    let target = ["--output", "two", "--quiet"];
+    let mut command = workspace.altup(&[&source[..], &target[..], &flags[..]].concat());
+    succeeds(command.env("RAYON_NUM_THREADS", "2").output().unwrap());
+    assert_eq!(losses(&workspace.path("two")), losses(&workspace.path("one")));
+}

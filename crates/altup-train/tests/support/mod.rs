@@ -1,0 +1,170 @@
+//! A folder with a small corpus and the configuration of a tiny model, and the command `altup` in it.
+
+// Each test binary uses a part.
+#![allow(dead_code)]
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// An AltUp of two layers and two blocks: a step is a matter of milliseconds.
+const CONFIG: &str = r#"
+[model]
+size = "tiny"
+d_model = 16
+d_kv = 8
+num_heads = 2
+d_ff = 32
+num_layers = 2
+num_decoder_layers = 2
+
+[model.altup]
+num_blocks = 2
+
+[data]
+vocab_size = 300
+input_length = 32
+
+[schedule]
+warmup_steps = 100
+
+[training]
+steps = 12
+batch_size = 4
+log_every = 2
+eval_every = 4
+eval_examples = 8
+checkpoint_every = 3
+"#;
+
+/// Every 100th document is held out, and the last one isn't: what is appended is trained on.
+const DOCUMENTS: usize = 310;
+
+const COMMON_WORDS: &str = "the of and a to in was that he it his her with as for had on at by \
+    she not from but they which were there or one all be their so when out no up who would then \
+    into river stone house light water morning winter mountain garden window shadow voice road";
+
+/// A temporary folder with `corpus.txt` and `config.toml`, in which commands run.
+pub(crate) struct Workspace {
+    folder: TempDir,
+}
+
+impl Workspace {
+    pub(crate) fn new() -> Self {
+        let workspace = Self { folder: tempfile::tempdir().unwrap() };
+        workspace.write("corpus.txt", corpus());
+        workspace.write("config.toml", CONFIG);
+        workspace
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file, and the folders above it.
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, contents).unwrap();
+        path
+    }
+
+    /// The command with `args`, not yet started.
+    pub(crate) fn altup(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_altup"));
+        command
+            .args(args)
+            .current_dir(self.folder.path())
+            .env("ALTUP_CACHE", self.path("cache"))
+            .env("RAYON_NUM_THREADS", "1");
+        command
+    }
+
+    /// A run of `config.toml` on `corpus.txt`, with its folder `run`.
+    pub(crate) fn train(&self, run: &str, extra: &[&str]) -> Output {
+        let source = ["train", "--config", "config.toml", "--train", "corpus.txt"];
+        let target = ["--output", run, "--quiet"];
+        self.altup(&[&source[..], &target[..], extra].concat()).output().unwrap()
+    }
+}
+
+/// Checks that a command succeeded.
+pub(crate) fn succeeds(output: Output) -> Output {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}, with this on standard error:\n{errors}", output.status);
+    output
+}
+
+/// Checks that a command failed with one message, and gives that message: no success, no panic and
+/// no death by a signal.
+pub(crate) fn fails(output: Output) -> String {
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let code = output.status.code();
+    assert!(
+        code.is_some_and(|code| code != 0 && code != 101),
+        "{}, with this on standard error:\n{errors}",
+        output.status
+    );
+    let messages = errors.lines().filter(|line| line.starts_with("error: ")).count();
+    let last = errors.lines().last().unwrap_or_default();
+    assert!(messages == 1 && last.starts_with("error: "), "not one last line of error:\n{errors}");
+    last.to_owned()
+}
+
+/// The rows of a run's metrics.
+pub(crate) fn rows(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The rows of a run's metrics without those fields that tell the time.
+pub(crate) fn losses(run: &Path) -> Vec<Value> {
+    let mut rows = rows(run);
+    for row in &mut rows {
+        let fields = row.as_object_mut().unwrap();
+        fields.remove("tokens_per_second");
+        fields.remove("elapsed_seconds");
+    }
+    rows
+}
+
+/// Documents of made-up English: common words and some of two syllables, the first ones of the list
+/// far more frequent than the last. The same on every call.
+fn corpus() -> String {
+    const STARTS: &str = "ba cor del fen gal har jun kel lor mar nor pel quin ras sol tan";
+    const ENDS: &str = "ben dar est ing ith lan low mer net old ow rick sen ton va wick";
+    let mut words: Vec<String> = COMMON_WORDS.split_whitespace().map(str::to_owned).collect();
+    for end in ENDS.split(' ') {
+        words.extend(STARTS.split(' ').map(|start| format!("{start}{end}")));
+    }
+
+    let mut state: u64 = 1;
+    let mut below = |limit: usize| {
+        // Knuth's linear congruential generator; its upper bits are the good ones.
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % limit
+    };
+    let mut text = String::new();
+    for document in 0..DOCUMENTS {
+        if document > 0 {
+            text.push('\n');
+        }
+        for _line in 0..3 {
+            for sentence in 0..3 {
+                let length = 6 + below(7);
+                for number in 0..length {
+                    let word = &words[below(words.len()).min(below(words.len()))];
+                    match number {
+                        0 => text.push_str(&(word[..1].to_uppercase() + &word[1..])),
+                        _ => text.push_str(word),
+                    }
+                    text.push_str(if number + 1 < length { " " } else { "." });
+                }
+                text.push_str(if sentence < 2 { " " } else { "\n" });
+            }
+        }
+    }
+    text
+}

@@ -1,0 +1,365 @@
+//! Runs of `altup train` from end to end, and what the other subcommands make of them.
+
+mod support;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use support::{Workspace, losses, rows, succeeds};
+
+/// What a command printed, which must be one line of JSON.
+fn printed_json(output: &Output) -> Value {
+    let text = std::str::from_utf8(&output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    serde_json::from_str(text).unwrap()
+}
+
+fn printed_lines(output: &Output) -> Vec<String> {
+    let text = std::str::from_utf8(&output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn train_losses(run: &Path) -> Vec<f64> {
+    let rows = rows(run);
+    let train = rows.iter().filter(|row| row["kind"] == "train");
+    train.map(|row| row["loss"].as_f64().unwrap()).collect()
+}
+
+fn last_valid_row(run: &Path) -> Value {
+    rows(run).into_iter().rfind(|row| row["kind"] == "valid").unwrap()
+}
+
+fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (found, expected) in found.iter().zip(expected) {
+        let difference = (found - expected).abs();
+        assert!(difference <= tolerance * expected.abs(), "{what}: {found}, not {expected}");
+    }
+}
+
+fn assert_self_contained(report: &Path) {
+    let html = fs::read_to_string(report).unwrap();
+    assert!(html.contains("<svg"), "{} has no chart", report.display());
+    let rest = html.replace("http://www.w3.org/2000/svg", "");
+    assert!(!rest.contains("http"), "{} links to the network", report.display());
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_finished_run_leaves_its_model_its_metrics_and_a_report() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let run = workspace.path("run");
+    for name in [
+        "config.toml",
+        "tokenizer.json",
+        "metrics.jsonl",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+        "summary.json",
+        "report.html",
+    ] {
+        assert!(fs::metadata(run.join(name)).is_ok_and(|file| file.len() > 0), "{name}");
+    }
+    let charts = names_in(&run.join("charts"));
+    assert!(!charts.is_empty() && charts.iter().all(|name| name.ends_with(".svg")), "{charts:?}");
+    assert_self_contained(&run.join("report.html"));
+
+    let steps = |kind: &str| -> Vec<u64> {
+        let rows = rows(&run);
+        let of_kind = rows.iter().filter(|row| row["kind"] == kind);
+        of_kind.map(|row| row["step"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(steps("train"), [2, 4, 6, 8, 10, 12]);
+    assert_eq!(steps("valid"), [4, 8, 12]);
+}
+
+#[test]
+fn the_newest_checkpoints_are_kept_and_older_ones_removed() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let checkpoints = names_in(&workspace.path("run/checkpoints"));
+    // The newest two, and the one with the best validation loss if that is another.
+    assert!((2..=3).contains(&checkpoints.len()), "{checkpoints:?}");
+    assert!(checkpoints.ends_with(&["step-00000009".into(), "step-00000012".into()]));
+}
+
+#[test]
+fn json_prints_the_summary_of_the_run() {
+    let workspace = Workspace::new();
+    let summary = printed_json(&succeeds(workspace.train("run", &["--json"])));
+    for key in ["valid_loss", "unigram_loss"] {
+        assert!(summary[key].as_f64().is_some_and(|loss| loss.is_finite() && loss > 0.0), "{key}");
+    }
+    assert_eq!(summary["steps"], 12);
+    assert_eq!(summary["valid_loss"], last_valid_row(&workspace.path("run"))["loss"]);
+    let stored = fs::read(workspace.path("run/summary.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&stored).unwrap(), summary);
+}
+
+#[test]
+fn the_loss_of_every_variant_falls() {
+    let workspace = Workspace::new();
+    for (variant, model, altup_layers) in [
+        ("dense", "tiny-dense", 0),
+        ("altup", "tiny-altup2", 4),
+        ("sameup", "tiny-sameup2", 4),
+        ("recycled", "tiny-recycled2", 4),
+        ("sum", "tiny-sum2", 0),
+    ] {
+        let steps = ["--steps", "60", "--set", "training.eval_every=30"];
+        let flags = ["--variant", variant, "--json"];
+        let output = succeeds(workspace.train(variant, &[&steps[..], &flags[..]].concat()));
+        assert_eq!(printed_json(&output)["model"], model);
+        let losses = train_losses(&workspace.path(variant));
+        assert_eq!(losses.len(), 30, "{variant}");
+        assert!(losses[0] > losses[29], "{variant}: {losses:?}");
+
+        let inspect = workspace.altup(&["inspect", "--model", variant, "--json"]).output().unwrap();
+        let layers = printed_json(&succeeds(inspect));
+        assert_eq!(layers["altup"].as_array().unwrap().len(), altup_layers, "{variant}");
+    }
+}
+
+#[test]
+fn dropout_and_adamw_under_a_cosine_with_clipping_train_to_the_end() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("plain", &[]));
+    let cases: [(&str, &[&str]); 2] = [
+        ("dropout", &["model.dropout_rate=0.1"]),
+        (
+            "adamw",
+            &[
+                "optimizer.kind=adamw",
+                "optimizer.learning_rate=1e-3",
+                "optimizer.clip_norm=1.0",
+                "schedule.kind=cosine",
+                "schedule.warmup_steps=2",
+            ],
+        ),
+    ];
+    for (name, assignments) in cases {
+        let flags: Vec<&str> = assignments.iter().flat_map(|&key| ["--set", key]).collect();
+        succeeds(workspace.train(name, &flags));
+        let losses = train_losses(&workspace.path(name));
+        assert_eq!(losses.len(), 6, "{name}");
+        assert_ne!(losses, train_losses(&workspace.path("plain")), "{name}");
+    }
+}
+
+#[test]
+fn accumulated_gradients_are_those_of_one_larger_batch() {
+    let workspace = Workspace::new();
+    for variant in ["dense", "altup"] {
+        let train = |name: &str, batches: &[&str]| {
+            let run = format!("{variant}-{name}");
+            let flags = ["--variant", variant, "--steps", "6", "--set", "training.log_every=1"];
+            succeeds(workspace.train(&run, &[&flags[..], batches].concat()));
+            train_losses(&workspace.path(&run))
+        };
+        let at_once = train("at-once", &["--batch-size", "8"]);
+        let halves = ["--batch-size", "4", "--set", "training.gradient_accumulation=2"];
+        assert_close(&train("in-halves", &halves), &at_once, 1e-4, variant);
+    }
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_loss() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("kept", &[]));
+    succeeds(workspace.train("again", &["--set", "training.gradient_checkpointing=true"]));
+    let [kept, again] = ["kept", "again"].map(|run| train_losses(&workspace.path(run)));
+    assert_close(&again, &kept, 1e-5, "computed again");
+}
+
+#[test]
+fn the_same_documents_train_the_same_in_every_format() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("expected", &[]));
+    let expected = losses(&workspace.path("expected"));
+
+    let corpus = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
+    let documents: Vec<String> =
+        corpus.trim_end().split("\n\n").map(|text| format!("{text}\n")).collect();
+    let (first, second) = documents.split_at(100);
+    workspace.write("folder/a.txt", first.join("\n"));
+    workspace.write("folder/b.txt", second.join("\n"));
+    let lines: String =
+        documents.iter().map(|text| json!({ "text": text }).to_string() + "\n").collect();
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    workspace.write("documents.jsonl", &lines);
+    workspace.write("documents.json.gz", gzip(lines.as_bytes()));
+    workspace.write("documents.jsonl.gz", gzip(lines.as_bytes()));
+    workspace.write("documents.jsonl.zst", zstd::encode_all(lines.as_bytes(), 1).unwrap());
+
+    for (number, source) in [
+        "folder",
+        "folder/*.txt",
+        "documents.jsonl",
+        "documents.json.gz",
+        "documents.jsonl.gz",
+        "documents.jsonl.zst",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let run = format!("run-{number}");
+        let source_flags = ["train", "--config", "config.toml", "--train", source];
+        let flags = [&source_flags[..], &["--output", &run, "--quiet"][..]].concat();
+        succeeds(workspace.altup(&flags).output().unwrap());
+        assert_eq!(losses(&workspace.path(&run)), expected, "{source}");
+    }
+}
+
+#[test]
+fn tokens_are_cached_until_the_corpus_changes() {
+    let workspace = Workspace::new();
+    let cached = || names_in(&workspace.path("cache/tokens"));
+    succeeds(workspace.train("first", &[]));
+    let before = cached();
+    assert_eq!(before.len(), 2, "training and validation text: {before:?}");
+
+    succeeds(workspace.train("second", &[]));
+    assert_eq!(cached(), before);
+    assert_eq!(losses(&workspace.path("second")), losses(&workspace.path("first")));
+
+    let corpus = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
+    workspace.write("corpus.txt", corpus + "\nThe river was in the garden.\n");
+    succeeds(workspace.train("third", &[]));
+    let after = cached();
+    assert!(after.len() > before.len(), "{after:?}");
+    assert!(before.iter().all(|name| after.contains(name)), "{after:?}");
+}
+
+#[test]
+fn generate_fills_blanks_from_arguments_and_from_standard_input() {
+    const PROMPTS: [&str; 2] =
+        ["The light of the <extra_id_0> was in the river.", "He had <extra_id_0> on the road."];
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &["--steps", "100", "--set", "training.eval_every=50"]));
+    let generate = ["generate", "--model", "run", "--max-new-tokens", "16"];
+
+    let flags = [&generate[..], &["--json"][..], &PROMPTS[..]].concat();
+    let json = succeeds(workspace.altup(&flags).output().unwrap());
+    let mut filled = Vec::new();
+    for (line, prompt) in printed_lines(&json).iter().zip(PROMPTS) {
+        let generated: Value = serde_json::from_str(line).unwrap();
+        let keys: Vec<&String> = generated.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["prompt", "target", "filled"]);
+        assert_eq!(generated["prompt"], prompt);
+        assert!(generated["target"].as_str().unwrap().starts_with("<extra_id_0>"), "{line}");
+        let text = generated["filled"].as_str().unwrap();
+        let (before, after) = prompt.split_once(" <extra_id_0> ").unwrap();
+        assert!(text.starts_with(before) && text.ends_with(after), "{line}");
+        assert!(!text.contains("<extra_id_0>"), "{line}");
+        filled.push(text.to_owned());
+    }
+    assert_eq!(filled.len(), PROMPTS.len());
+
+    let flags = [&generate[..], &PROMPTS[..]].concat();
+    let from_arguments = succeeds(workspace.altup(&flags).output().unwrap());
+    assert_eq!(printed_lines(&from_arguments), filled);
+
+    let mut child = workspace
+        .altup(&generate)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(PROMPTS.join("\n").as_bytes()).unwrap();
+    let from_input = succeeds(child.wait_with_output().unwrap());
+    assert_eq!(printed_lines(&from_input), filled);
+}
+
+#[test]
+fn evaluate_scores_a_model_as_its_run_did() {
+    let workspace = Workspace::new();
+    let corpus = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
+    let documents: Vec<&str> = corpus.split("\n\n").take(20).collect();
+    workspace.write("corpus-valid.txt", documents.join("\n\n"));
+    succeeds(workspace.train("run", &["--valid", "corpus-valid.txt"]));
+    let expected = last_valid_row(&workspace.path("run"));
+
+    let model = ["evaluate", "--model", "run", "--valid", "corpus-valid.txt"];
+    let portion = ["--examples", "8", "--batch-size", "4", "--json"];
+    let output = workspace.altup(&[&model[..], &portion[..]].concat()).output().unwrap();
+    let scores = printed_json(&succeeds(output));
+    for key in ["loss", "perplexity", "accuracy"] {
+        let [found, expected] = [&scores, &expected].map(|row| row[key].as_f64().unwrap());
+        assert_close(&[found], &[expected], 1e-6, key);
+    }
+    assert_eq!(scores["tokens"], expected["tokens"]);
+}
+
+#[test]
+fn inspect_counts_the_parameters_of_a_named_size() {
+    let workspace = Workspace::new();
+    let flags = ["inspect", "--size", "altup-s", "--blocks", "2", "--json"];
+    let model = printed_json(&succeeds(workspace.altup(&flags).output().unwrap()));
+    let parts = model["parameters"].as_object().unwrap();
+    let total: u64 = parts.values().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!(model["total_parameters"], total);
+    let tables = ["embedding table", "output table"].map(|part| parts[part].as_u64().unwrap());
+    // A vocabulary of 32128, and two blocks of 512.
+    assert_eq!(tables.iter().sum::<u64>(), 2 * 32128 * 1024);
+}
+
+#[test]
+fn inspect_shows_the_coefficients_of_a_trained_model() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let flags = ["inspect", "--model", "run", "--json"];
+    let model = printed_json(&succeeds(workspace.altup(&flags).output().unwrap()));
+    let layers = model["altup"].as_array().unwrap();
+    let places: Vec<(&str, u64)> = layers
+        .iter()
+        .map(|layer| (layer["stack"].as_str().unwrap(), layer["layer"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(places, [("encoder", 0), ("encoder", 1), ("decoder", 0), ("decoder", 1)]);
+    for layer in layers {
+        let width = |values: &Value| values.as_array().unwrap().len();
+        assert_eq!(layer["p"].as_array().unwrap().iter().map(width).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(width(&layer["g"]), 2);
+    }
+}
+
+#[test]
+fn report_compares_runs() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("wide", &[]));
+    succeeds(workspace.train("narrow", &["--variant", "dense"]));
+    let flags = ["report", "wide", "narrow", "--output", "comparison"];
+    succeeds(workspace.altup(&flags).output().unwrap());
+    let report = workspace.path("comparison/report.html");
+    assert_self_contained(&report);
+    let html = fs::read_to_string(&report).unwrap();
+    assert!(html.contains("wide") && html.contains("narrow"));
+    assert!(!names_in(&workspace.path("comparison/charts")).is_empty());
+}
+
+#[test]
+fn sizes_lists_the_named_models() {
+    let workspace = Workspace::new();
+    let output = succeeds(workspace.altup(&["sizes"]).output().unwrap());
+    let lines = printed_lines(&output);
+    for name in ["tiny ", "altup-s ", "altup-b "] {
+        assert!(lines.iter().any(|line| line.starts_with(name)), "{name}: {lines:?}");
+    }
+}
