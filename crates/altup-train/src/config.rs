@@ -543,7 +543,7 @@ mod tests {
             message("model.altup.num_blocks=0"),
             "model.altup.num_blocks must be between 1 and 1024, not 0"
         );
-        assert!(message("model.d_model=100").starts_with("model.d_model (100) is not divisible"));
+        assert!(message("model.d_model=102").starts_with("model.d_model (102) is not divisible"));
         assert!(message("model.size=huge").contains("altup-s"));
         assert_eq!(message("training.steps=0"), "training.steps must be at least 1, not 0");
         assert!(message("data.noise_density=1.0").starts_with("data.noise_density"));

@@ -83,18 +83,52 @@ pub fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> f64 {
 
 /// Multiplies all gradients of a model by `factor`.
 pub fn scale_gradients<M: Module>(model: &M, gradients: &mut GradientsParams, factor: f64) {
-    struct Scale<'a> {
-        gradients: &'a mut GradientsParams,
-        factor: f64,
+    model.visit(&mut MapGradients { gradients, map: Scale(factor) });
+}
+
+/// Lays all gradients of a model out row by row in memory.
+///
+/// A backend may leave a gradient transposed, and the parameter that it updates after it. Values are
+/// the same, but a later product then adds in another order than one of a parameter that was read
+/// from a checkpoint, and the last bits differ: on ndarray a resumed run would not be exact.
+pub fn make_contiguous<M: Module>(model: &M, gradients: &mut GradientsParams) {
+    model.visit(&mut MapGradients { gradients, map: Contiguous });
+}
+
+/// Something to do with each gradient, whatever its rank.
+trait GradientMap {
+    fn map<const D: usize>(&self, gradient: Tensor<D>) -> Tensor<D>;
+}
+
+struct Scale(f64);
+
+impl GradientMap for Scale {
+    fn map<const D: usize>(&self, gradient: Tensor<D>) -> Tensor<D> {
+        gradient * self.0
     }
-    impl ModuleVisitor for Scale<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-                self.gradients.register::<D>(param.id, gradient * self.factor);
-            }
+}
+
+struct Contiguous;
+
+impl GradientMap for Contiguous {
+    /// A reshape copies what isn't contiguous, and nothing else.
+    fn map<const D: usize>(&self, gradient: Tensor<D>) -> Tensor<D> {
+        let shape = gradient.shape();
+        gradient.reshape([shape.num_elements()]).reshape(shape)
+    }
+}
+
+struct MapGradients<'a, M> {
+    gradients: &'a mut GradientsParams,
+    map: M,
+}
+
+impl<M: GradientMap> ModuleVisitor for MapGradients<'_, M> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+            self.gradients.register::<D>(param.id, self.map.map(gradient));
         }
     }
-    model.visit(&mut Scale { gradients, factor });
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::data::{Batch, DataError, Prefetcher, PretrainingData};
 use crate::evaluation::evaluate;
 use crate::learner::Learner;
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TrainRow, ValidRow};
-use crate::optimizer::{global_norm, scale_gradients};
+use crate::optimizer::{global_norm, make_contiguous, scale_gradients};
 use crate::progress::Progress;
 
 /// A run in progress.
@@ -153,6 +153,7 @@ impl Trainer {
         let targets: u64 = batches.iter().map(Batch::num_targets).sum();
         let inputs: u64 = batches.iter().map(Batch::num_inputs).sum();
         let (loss, mut gradients) = self.gradients(&batches, targets);
+        make_contiguous(&self.learner, &mut gradients);
         let norm = global_norm(&self.learner, &gradients);
         for (quantity, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {

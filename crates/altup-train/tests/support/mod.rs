@@ -92,8 +92,12 @@ impl Workspace {
 
 /// Checks that a command succeeded.
 pub(crate) fn succeeds(output: Output) -> Output {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}, with this on standard error:\n{errors}", output.status);
+    assert!(
+        output.status.success(),
+        "{}, with this on standard error:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     output
 }
 

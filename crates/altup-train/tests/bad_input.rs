@@ -1,0 +1,248 @@
+//! Bad input: one clear error that names the culprit, and nothing lost or half written.
+
+mod support;
+
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
+use support::{Workspace, fails, losses, succeeds};
+
+/// Trains on `source` and expects an error that says each of `words`; no run folder may be left.
+fn refuses_corpus(workspace: &Workspace, source: &str, words: &[&str]) {
+    let flags = ["--config", "config.toml", "--output", "run", "--quiet"];
+    let args = [&["train", "--train", source][..], &flags[..]].concat();
+    says(workspace.altup(&args).output().unwrap(), words);
+    assert!(!workspace.path("run").exists(), "{source} left a run folder");
+}
+
+/// Trains with further flags and expects an error that says each of `words`.
+fn refuses_flags(workspace: &Workspace, flags: &[&str], words: &[&str]) {
+    says(workspace.train("run", flags), words);
+    assert!(!workspace.path("run").exists(), "{flags:?} left a run folder");
+}
+
+#[track_caller]
+fn says(output: Output, words: &[&str]) {
+    let message = fails(output);
+    for word in words {
+        assert!(message.contains(word), "{message:?} doesn't say {word:?}");
+    }
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A Parquet file of one string column.
+fn parquet(column: &str, texts: &[&str]) -> Vec<u8> {
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = format!("message schema {{ REQUIRED BYTE_ARRAY {column} (UTF8); }}");
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(&schema).unwrap());
+    let properties = Arc::new(WriterProperties::builder().build());
+    let mut bytes = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, properties).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let values: Vec<ByteArray> = texts.iter().map(|&text| ByteArray::from(text)).collect();
+    column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[test]
+fn a_bad_corpus_is_named_with_its_file_and_line() {
+    let ws = Workspace::new();
+    refuses_corpus(&ws, "nowhere.txt", &["nowhere.txt"]);
+    ws.write("empty.txt", "");
+    refuses_corpus(&ws, "empty.txt", &["no text"]);
+    ws.write("folder/readme.bin", "x");
+    refuses_corpus(&ws, "folder", &["folder", ".txt"]);
+    ws.write("notes.doc", "some text");
+    refuses_corpus(&ws, "notes.doc", &["notes.doc", ".txt"]);
+    ws.write("latin.txt", b"fine\nnot \xe9 fine\n");
+    refuses_corpus(&ws, "latin.txt", &["latin.txt", "line 2", "UTF-8"]);
+    let whole = gzip(&fs::read_to_string(ws.path("corpus.txt")).unwrap());
+    ws.write("cut.txt.gz", &whole[..whole.len() / 2]);
+    refuses_corpus(&ws, "cut.txt.gz", &["cut.txt.gz", "gzip"]);
+    ws.write("cut.parquet", "PAR1, but not really");
+    refuses_corpus(&ws, "cut.parquet", &["cut.parquet", "Parquet"]);
+    ws.write("body.parquet", parquet("body", &["text"]));
+    refuses_corpus(&ws, "body.parquet", &["body.parquet", "`text`", "body"]);
+    ws.write("rows.jsonl", "{\"text\": \"fine\"}\n{\"body\": \"not fine\"}\n");
+    refuses_corpus(&ws, "rows.jsonl", &["rows.jsonl", "line 2", "`text`"]);
+    ws.write("torn.jsonl", "{\"text\": \"fine\"}\n{\"text\": \"not\n");
+    refuses_corpus(&ws, "torn.jsonl", &["torn.jsonl", "line 2", "JSON"]);
+}
+
+#[test]
+fn a_parquet_corpus_trains() {
+    let ws = Workspace::new();
+    let text = fs::read_to_string(ws.path("corpus.txt")).unwrap();
+    let documents: Vec<&str> = text.split("\n\n").collect();
+    ws.write("corpus.parquet", parquet("text", &documents));
+    succeeds(ws.train("run", &["--train", "corpus.parquet", "--steps", "2"]));
+}
+
+#[test]
+fn a_corpus_too_small_for_one_example_is_refused() {
+    let ws = Workspace::new();
+    succeeds(ws.train("first", &["--steps", "1"]));
+    ws.write("small.txt", "A few words.");
+    let flags = ["--train", "small.txt", "--valid", "corpus.txt"];
+    let tokenizer = ["--tokenizer", "first/tokenizer.json"];
+    refuses_flags(&ws, &[&flags[..], &tokenizer[..]].concat(), &["tokens", "needs"]);
+}
+
+#[test]
+fn a_tokenizer_that_does_not_fit_is_named() {
+    let ws = Workspace::new();
+    succeeds(ws.train("first", &["--steps", "1"]));
+    let json = fs::read(ws.path("first/tokenizer.json")).unwrap();
+    let mut json: Value = serde_json::from_slice(&json).unwrap();
+    let is_sentinel = |token: &Value| {
+        let content = token["content"].as_str().or(token[0].as_str());
+        content.is_some_and(|content| content.starts_with("<extra_id_"))
+    };
+    json["added_tokens"].as_array_mut().unwrap().retain(|token| !is_sentinel(token));
+    json["model"]["vocab"].as_array_mut().unwrap().retain(|token| !is_sentinel(token));
+    ws.write("bare.json", json.to_string());
+    refuses_flags(&ws, &["--tokenizer", "bare.json"], &["bare.json", "sentinels"]);
+    ws.write("broken.json", "{");
+    refuses_flags(&ws, &["--tokenizer", "broken.json"], &["broken.json"]);
+    refuses_flags(&ws, &["--set", "model.vocab_size=128"], &["model.vocab_size", "tokenizer's"]);
+    refuses_flags(&ws, &["--set", "data.vocab_size=50"], &["vocabulary of 50 is too small"]);
+}
+
+#[test]
+fn a_bad_configuration_is_named_by_its_key() {
+    let ws = Workspace::new();
+    let bare = "[model]\nsize = \"tiny\"\nd_model = 15\nnum_heads = 2\n";
+    for (file, contents, words) in [
+        ("unknown.toml", "[training]\nstep = 3\n", &["unknown.toml", "step"][..]),
+        ("broken.toml", "[training\n", &["broken.toml"]),
+        ("odd.toml", bare, &["model.d_model (15)", "num_heads"]),
+    ] {
+        ws.write(file, contents);
+        let args = ["train", "--config", file, "--train", "corpus.txt", "--output", "run"];
+        let output = ws.altup(&args).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && words.iter().all(|word| errors.contains(word)),
+            "{errors}"
+        );
+        assert!(!ws.path("run").exists());
+    }
+    refuses_flags(&ws, &["--set", "training.steps"], &["training.steps", "KEY=VALUE"]);
+    refuses_flags(&ws, &["--blocks", "0"], &["model.altup.num_blocks", "not 0"]);
+    refuses_flags(&ws, &["--size", "huge"], &["model.size", "altup-s", "huge"]);
+    refuses_flags(&ws, &["--steps", "0"], &["training.steps"]);
+    #[cfg(not(feature = "cuda"))]
+    refuses_flags(&ws, &["--backend", "cuda"], &["cuda", "--features cuda"]);
+    let unknown = ws.train("run", &["--backend", "candle"]);
+    let errors = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(!unknown.status.success() && errors.contains("flex, ndarray"), "{errors}");
+}
+
+#[test]
+fn an_existing_folder_is_neither_replaced_nor_touched() {
+    let ws = Workspace::new();
+    succeeds(ws.train("run", &[]));
+    let before = losses(&ws.path("run"));
+    says(ws.train("run", &[]), &["run", "--resume", "--overwrite"]);
+    assert_eq!(losses(&ws.path("run")), before);
+    ws.write("mine/thesis.txt", "years of work");
+    says(ws.train("mine", &["--overwrite"]), &["mine", "not the folder of a run"]);
+    assert!(ws.path("mine/thesis.txt").exists());
+    // A run that can't start leaves the one it was to replace.
+    says(ws.train("run", &["--overwrite", "--train", "nowhere.txt"]), &["nowhere.txt"]);
+    assert_eq!(losses(&ws.path("run")), before);
+    succeeds(ws.train("run", &["--overwrite", "--steps", "2"]));
+    assert_ne!(losses(&ws.path("run")), before);
+}
+
+#[test]
+fn what_is_no_run_and_no_model_is_said_to_be_none() {
+    let ws = Workspace::new();
+    fs::create_dir(ws.path("nothing")).unwrap();
+    for args in [
+        &["train", "--resume", "nothing", "--quiet"][..],
+        &["generate", "--model", "nothing", "text"],
+        &["inspect", "--model", "nothing"],
+        &["evaluate", "--model", "nothing", "--valid", "corpus.txt"],
+    ] {
+        says(ws.altup(args).output().unwrap(), &["nothing"]);
+    }
+}
+
+#[test]
+fn a_diverging_run_stops_and_keeps_its_last_good_checkpoint() {
+    let ws = Workspace::new();
+    let diverging = [
+        "optimizer.kind=adamw",
+        "optimizer.learning_rate=1e30",
+        "schedule.kind=linear",
+        "schedule.warmup_steps=0",
+        "training.checkpoint_every=1",
+    ];
+    let flags: Vec<&str> = diverging.iter().flat_map(|&set| ["--set", set]).collect();
+    says(ws.train("run", &flags), &["at step 2", "diverged", "checkpoint of step 1 is whole"]);
+    assert!(ws.path("run/checkpoints/step-00000001/state.json").exists());
+    assert!(!ws.path("run/checkpoints/step-00000002").exists());
+    assert!(!ws.path("run/model").exists());
+}
+
+/// Runs a command under a limit of `blocks` KiB to the size of a file: writing beyond it fails, as
+/// on a full disk.
+fn with_file_limit(ws: &Workspace, blocks: u64, args: &[&str]) -> Output {
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_altup")]).args(args);
+    command.current_dir(ws.path("")).env("ALTUP_CACHE", ws.path("cache"));
+    command.env("RAYON_NUM_THREADS", "1").output().unwrap()
+}
+
+fn checkpoint_names(run: &Path) -> Vec<String> {
+    let entries = fs::read_dir(run.join("checkpoints")).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_full_disk_while_saving_leaves_the_checkpoint_before_whole() {
+    let ws = Workspace::new();
+    let long = ["--steps", "120"];
+    succeeds(ws.train("whole", &long));
+
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt"];
+    let args = [&source[..], &["--output", "run"], &long[..]].concat();
+    let mut child = ws.altup(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !ws.path("run/checkpoints/step-00000006").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "ended before its checkpoint");
+        sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let newest = checkpoint_names(&ws.path("run")).pop().unwrap();
+    let weights = ws.path("run/checkpoints").join(&newest).join("model.bpk");
+    let too_small = fs::metadata(weights).unwrap().len() / 1024 / 2;
+    let resume = ["train", "--resume", "run", "--quiet"];
+    says(with_file_limit(&ws, too_small, &resume), &["checkpoint", "earlier ones are whole"]);
+    assert_eq!(checkpoint_names(&ws.path("run")).pop().unwrap(), newest);
+
+    succeeds(ws.altup(&resume).output().unwrap());
+    assert_eq!(losses(&ws.path("run")), losses(&ws.path("whole")));
+}

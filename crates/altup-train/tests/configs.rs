@@ -1,0 +1,89 @@
+//! The configurations in `configs/`, which the documentation's commands name.
+
+use altup_train::config::RunConfig;
+use altup_train::data::Batch;
+use altup_train::learner::Learner;
+use burn::tensor::Device;
+use burn::train::InferenceStep;
+use std::fs;
+use std::path::PathBuf;
+
+fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs"))
+}
+
+fn load(name: &str) -> RunConfig {
+    let path = folder().join(format!("{name}.toml"));
+    RunConfig::default().with_file(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn every_configuration_loads_and_describes_a_model() {
+    let mut names: Vec<String> = fs::read_dir(folder())
+        .unwrap()
+        .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".toml")?.into()))
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["altup-b-c4", "altup-s-c4", "altup-s-dense-c4", "tiny-altup", "tiny-dense"]
+    );
+    for name in &names {
+        let config = load(name);
+        config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let model = config.model_config(32100).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(model.vocab_size, 32128, "{name}");
+    }
+}
+
+#[test]
+fn tiny_altup_is_what_a_run_without_flags_is() {
+    assert_eq!(load("tiny-altup").differences(&RunConfig::tiny_altup()), [""; 0]);
+    assert_eq!(load("tiny-altup"), RunConfig::tiny_altup());
+}
+
+#[test]
+fn a_dense_baseline_differs_from_its_altup_in_nothing_else() {
+    for (altup, dense) in [("tiny-altup", "tiny-dense"), ("altup-s-c4", "altup-s-dense-c4")] {
+        let mut without = load(altup);
+        assert!(without.model.altup.take().is_some(), "{altup}");
+        assert_eq!(without, load(dense), "{dense}");
+    }
+}
+
+#[test]
+fn configurations_on_c4_take_128_examples_a_step() {
+    for name in ["altup-s-c4", "altup-b-c4", "altup-s-dense-c4"] {
+        let training = load(name).training;
+        assert_eq!(training.batch_size * training.gradient_accumulation, 128, "{name}");
+    }
+}
+
+/// An untrained model is about as good as one that takes all ids for equally likely.
+#[test]
+fn tiny_configurations_score_a_batch() {
+    const BATCH_SIZE: usize = 2;
+    const TARGET_LENGTH: usize = 24;
+    let device = Device::flex();
+    for name in ["tiny-altup", "tiny-dense"] {
+        let config = load(name);
+        let (vocabulary, input_length) = (config.data.vocab_size, config.data.input_length);
+        let ids = |length: usize| -> Vec<i32> {
+            (0..BATCH_SIZE * length).map(|n| (1 + n * 37 % (vocabulary - 1)) as i32).collect()
+        };
+        let batch = Batch {
+            input_ids: ids(input_length),
+            labels: ids(TARGET_LENGTH),
+            batch_size: BATCH_SIZE,
+            input_length,
+            target_length: TARGET_LENGTH,
+        };
+        let learner =
+            Learner { model: config.model_config(vocabulary).unwrap().init(config.seed, &device) };
+        let targets = batch.num_targets();
+        assert_eq!(targets, (BATCH_SIZE * TARGET_LENGTH) as u64);
+        let scored = learner.step(batch.to_device(targets, &device));
+        let loss = scored.sum.into_scalar::<f64>() / targets as f64;
+        assert!(loss.is_finite() && loss > 0.0, "{name}: {loss}");
+    }
+}
