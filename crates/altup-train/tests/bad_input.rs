@@ -91,7 +91,9 @@ fn a_parquet_corpus_trains() {
     let text = fs::read_to_string(ws.path("corpus.txt")).unwrap();
     let documents: Vec<&str> = text.split("\n\n").collect();
     ws.write("corpus.parquet", parquet("text", &documents));
-    succeeds(ws.train("run", &["--train", "corpus.parquet", "--steps", "2"]));
+    let args = "train --config config.toml --train corpus.parquet --output run --quiet --steps 2";
+    let args: Vec<&str> = args.split_whitespace().collect();
+    succeeds(ws.altup(&args).output().unwrap());
 }
 
 #[test]
@@ -99,9 +101,11 @@ fn a_corpus_too_small_for_one_example_is_refused() {
     let ws = Workspace::new();
     succeeds(ws.train("first", &["--steps", "1"]));
     ws.write("small.txt", "A few words.");
-    let flags = ["--train", "small.txt", "--valid", "corpus.txt"];
-    let tokenizer = ["--tokenizer", "first/tokenizer.json"];
-    refuses_flags(&ws, &[&flags[..], &tokenizer[..]].concat(), &["tokens", "needs"]);
+    let args = "train --config config.toml --train small.txt --valid corpus.txt \
+                --tokenizer first/tokenizer.json --output run --quiet";
+    let args: Vec<&str> = args.split_whitespace().collect();
+    says(ws.altup(&args).output().unwrap(), &["tokens", "needs"]);
+    assert!(!ws.path("run").exists());
 }
 
 #[test]

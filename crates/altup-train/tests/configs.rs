@@ -21,13 +21,11 @@ fn load(name: &str) -> RunConfig {
 fn every_configuration_loads_and_describes_a_model() {
     let mut names: Vec<String> = fs::read_dir(folder())
         .unwrap()
-        .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".toml")?.into()))
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|name| Some(name.strip_suffix(".toml")?.to_owned()))
         .collect();
     names.sort();
-    assert_eq!(
-        names,
-        ["altup-b-c4", "altup-s-c4", "altup-s-dense-c4", "tiny-altup", "tiny-dense"]
-    );
+    assert_eq!(names, ["altup-b-c4", "altup-s-c4", "altup-s-dense-c4", "tiny-altup", "tiny-dense"]);
     for name in &names {
         let config = load(name);
         config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -59,7 +57,6 @@ fn configurations_on_c4_take_128_examples_a_step() {
     }
 }
 
-/// An untrained model is about as good as one that takes all ids for equally likely.
 #[test]
 fn tiny_configurations_score_a_batch() {
     const BATCH_SIZE: usize = 2;
