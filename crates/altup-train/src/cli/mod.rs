@@ -34,8 +34,8 @@ enum Command {
 /// Where a model runs.
 #[derive(Args)]
 struct BackendArgs {
-    /// The backend, with the device's index where it has several: flex, ndarray, wgpu[:0],
-    /// vulkan[:0], tch[:0] or cuda[:0]
+    /// The backend, with the index of a device where it has several (cuda:1): flex, ndarray, wgpu,
+    /// vulkan, tch or cuda
     #[arg(long, default_value_t, value_name = "BACKEND")]
     backend: DeviceName,
 }

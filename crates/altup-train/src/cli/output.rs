@@ -20,7 +20,7 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// As [`line`].
+/// As [`line()`].
 pub(crate) fn json(result: &impl Serialize) -> io::Result<()> {
     line(&serde_json::to_string(result)?)
 }
