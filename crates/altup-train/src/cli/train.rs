@@ -53,8 +53,8 @@ pub(super) struct TrainArgs {
     /// Examples that go through the model at once
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
-    /// What all randomness of the run comes from
-    #[arg(long)]
+    /// What all randomness of the run comes from, below 2^63 as TOML's numbers are
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
     /// Any key of the configuration, as in training.eval_every=100
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -63,7 +63,7 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     output: Option<PathBuf>,
     /// Replace the run in the output folder
-    #[arg(long, requires = "output")]
+    #[arg(long, requires = "output", conflicts_with = "resume")]
     overwrite: bool,
     /// Go on with the run in this folder, exactly where its last checkpoint is
     #[arg(long, value_name = "DIR")]
