@@ -31,7 +31,7 @@ pub use feed_forward::{FeedForward, FeedForwardLayer, GatedGeluFeedForward, Relu
 pub use generation::generate_greedy;
 pub use loss::{correct_tokens, cross_entropy_sum};
 pub use model::T5;
-pub use parameters::{ParameterInfo, parameters};
+pub use parameters::{ParameterInfo, num_parameters, parameters};
 pub use relative_position_bias::{RelativePositionBias, relative_position_bucket};
 pub use size::{size, size_names};
 pub use tensors::{NamedTensor, gradient_tensors, parameter_tensors, write_tensors};

@@ -50,6 +50,11 @@ pub fn parameters(model: &T5) -> Vec<ParameterInfo> {
     list.parameters
 }
 
+/// The number of a model's scalars.
+pub fn num_parameters(model: &T5) -> usize {
+    parameters(model).iter().map(ParameterInfo::size).sum()
+}
+
 /// Where a module visitor stands: the field names on the way to a parameter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ParameterPath(Vec<String>);

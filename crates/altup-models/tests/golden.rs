@@ -42,7 +42,7 @@ fn altup_ndarray() -> Device {
 }
 
 fn fixture(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case)
+    Path::new("tests/fixtures").join(case) // Cargo runs tests in the folder of their package.
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> T {

@@ -68,7 +68,7 @@ pub enum CheckpointError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No checkpoint of a run can be read.
-    #[error("{}: no whole checkpoint to resume from{}", path.display(), list(damaged))]
+    #[error("{}: no whole checkpoint to resume from{}", path.display(), reason(damaged))]
     None {
         /// The folder of the checkpoints.
         path: PathBuf,
@@ -85,7 +85,10 @@ pub enum CheckpointError {
     },
 }
 
-fn list(damaged: &[String]) -> String {
+fn reason(damaged: &[String]) -> String {
+    if damaged.is_empty() {
+        return ": the run ended before its first; start it again with --overwrite".into();
+    }
     damaged.iter().map(|problem| format!("; {problem}")).collect()
 }
 

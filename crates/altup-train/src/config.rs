@@ -142,7 +142,7 @@ pub enum RunConfigError {
     #[error("--set {0:?}: must be KEY=VALUE, as in --set training.steps=1000")]
     Assignment(String),
     /// A key doesn't exist or has a value of another type.
-    #[error("the configuration doesn't fit: {}", .0.to_string().trim())]
+    #[error("the configuration doesn't fit: {}", one_line(.0))]
     Key(toml::de::Error),
     /// A value is out of range.
     #[error("{key} {problem}")]
@@ -152,6 +152,11 @@ pub enum RunConfigError {
         /// What is wrong with its value.
         problem: String,
     },
+}
+
+/// What a key of no file has wrong with it: TOML's message goes on in a second line.
+fn one_line(error: &toml::de::Error) -> String {
+    error.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 impl Default for ModelConfig {
@@ -353,11 +358,16 @@ impl RunConfig {
             ("optimizer.learning_rate", self.optimizer.learning_rate, f64::MIN_POSITIVE),
             ("optimizer.weight_decay", self.optimizer.weight_decay, 0.0),
             ("optimizer.clip_norm", self.optimizer.clip_norm, 0.0),
-            ("schedule.final_share", self.schedule.final_share, 0.0),
         ] {
             if !(value.is_finite() && value >= least) {
                 return error(key, format!("must be a positive number, not {value}"));
             }
+        }
+        if !(0.0..=1.0).contains(&self.schedule.final_share) {
+            return error(
+                "schedule.final_share",
+                format!("must be between 0 and 1, not {}", self.schedule.final_share),
+            );
         }
         self.model_config(self.model.vocab_size.unwrap_or(self.data.vocab_size).max(64)).map(|_| ())
     }

@@ -42,6 +42,12 @@ pub enum RunFolderError {
         /// The folder.
         path: PathBuf,
     },
+    /// The name of a new run's folder is that of a file.
+    #[error("{} is a file: name a folder for the run", path.display())]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
+    },
     /// The configuration of a run can't be read.
     #[error(transparent)]
     Config(#[from] RunConfigError),
@@ -65,6 +71,9 @@ impl RunFolder {
     pub fn reserve(path: &Path, overwrite: bool) -> Result<Self, RunFolderError> {
         let folder = Self { path: path.to_owned() };
         let empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if path.is_file() {
+            return Err(RunFolderError::NotAFolder { path: path.to_owned() });
+        }
         if path.exists() && !empty() {
             if !overwrite {
                 return Err(RunFolderError::Exists { path: path.to_owned() });

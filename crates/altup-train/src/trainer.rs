@@ -64,7 +64,7 @@ pub enum TrainError {
     #[error(
         "the {quantity} is {value} at step {step}: training has diverged. {} Lower \
          optimizer.learning_rate, lengthen schedule.warmup_steps or set optimizer.clip_norm",
-        last_good(.last_checkpoint)
+        describe(.last_good)
     )]
     Diverged {
         /// What isn't a number.
@@ -73,8 +73,8 @@ pub enum TrainError {
         value: f64,
         /// The step.
         step: u64,
-        /// The step of the last checkpoint, which is before it.
-        last_checkpoint: Option<u64>,
+        /// The step of the newest checkpoint from which training went on well.
+        last_good: Option<u64>,
     },
     /// The data can't be prepared.
     #[error(transparent)]
@@ -87,10 +87,10 @@ pub enum TrainError {
     Metrics(#[from] MetricsError),
 }
 
-fn last_good(checkpoint: &Option<u64>) -> String {
-    match checkpoint {
-        Some(step) => format!("The checkpoint of step {step} is whole."),
-        None => "No checkpoint was saved before it.".into(),
+fn describe(last_good: &Option<u64>) -> String {
+    match last_good {
+        Some(step) => format!("The checkpoint of step {step} is good."),
+        None => "No checkpoint before it is good.".into(),
     }
 }
 
@@ -104,12 +104,16 @@ impl Trainer {
         let total_steps = self.config.training.steps;
         let accumulation = self.config.training.gradient_accumulation as u64;
         let mut batches = self.batches(self.state.step * accumulation)?;
-        let mut last_checkpoint = (self.state.step > 0).then_some(self.state.step);
+        // A checkpoint proves good when the step behind it has a loss: weights that a bad step ruined
+        // are numbers still.
+        let mut unproven = (self.state.step > 0).then_some(self.state.step);
+        let mut last_good = None;
         while self.state.step < total_steps {
             let step = self.state.step + 1;
             let started = Instant::now();
             let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
-            self.step(step, batches, last_checkpoint)?;
+            self.step(step, batches, last_good)?;
+            last_good = unproven.take().or(last_good);
             let seconds = started.elapsed().as_secs_f64();
             self.state.elapsed_seconds += seconds;
             self.state.window.seconds += seconds;
@@ -120,12 +124,12 @@ impl Trainer {
             }
             self.state.valid_loss = None;
             if last || step.is_multiple_of(self.config.training.eval_every) {
-                self.validate(step, last_checkpoint)?;
+                self.validate(step, last_good)?;
             }
             let stopped = stop.load(Ordering::Relaxed);
             if last || stopped || step.is_multiple_of(self.config.training.checkpoint_every) {
                 self.checkpoints.save(&self.state, &self.learner, &self.optimizer)?;
-                last_checkpoint = Some(step);
+                unproven = Some(step);
             }
             if stopped && !last {
                 return Ok(Outcome::Stopped { step });
@@ -147,7 +151,7 @@ impl Trainer {
         &mut self,
         step: u64,
         batches: Vec<Batch>,
-        last_checkpoint: Option<u64>,
+        last_good: Option<u64>,
     ) -> Result<(), TrainError> {
         self.device.seed(step_seed(self.config.seed, step));
         let targets: u64 = batches.iter().map(Batch::num_targets).sum();
@@ -157,7 +161,7 @@ impl Trainer {
         let norm = global_norm(&self.learner, &gradients);
         for (quantity, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
-                return Err(TrainError::Diverged { quantity, value, step, last_checkpoint });
+                return Err(TrainError::Diverged { quantity, value, step, last_good });
             }
         }
         let clip = self.config.optimizer.clip_norm;
@@ -215,11 +219,12 @@ impl Trainer {
         self.record(MetricsRow::Train(row))
     }
 
-    fn validate(&mut self, step: u64, last_checkpoint: Option<u64>) -> Result<(), TrainError> {
+    fn validate(&mut self, step: u64, last_good: Option<u64>) -> Result<(), TrainError> {
         let row = self.score(step);
-        if !row.loss.is_finite() {
-            let (quantity, value) = ("validation loss", row.loss);
-            return Err(TrainError::Diverged { quantity, value, step, last_checkpoint });
+        // The perplexity overflows first: from a loss of 710 nats on.
+        if !row.perplexity.is_finite() {
+            let (quantity, value) = ("validation perplexity", row.perplexity);
+            return Err(TrainError::Diverged { quantity, value, step, last_good });
         }
         self.state.valid_loss = Some(row.loss);
         self.progress.valid(&row);

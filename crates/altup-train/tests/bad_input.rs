@@ -4,19 +4,14 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use std::io::Write;
-use std::path::Path;
-use std::process::{Output, Stdio};
-use std::sync::Arc;
+use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
-use support::{Workspace, fails, losses, succeeds};
+use support::{Workspace, assert_same, fails, gzip, losses, names_in, parquet, set, succeeds};
 
 /// Trains on `source` and expects an error that says each of `words`; no run folder may be left.
 fn refuses_corpus(workspace: &Workspace, source: &str, words: &[&str]) {
-    let flags = ["--config", "config.toml", "--output", "run", "--quiet"];
-    let args = [&["train", "--train", source][..], &flags[..]].concat();
-    says(workspace.altup(&args).output().unwrap(), words);
+    says(workspace.train_on(source, "run", &[]), words);
     assert!(!workspace.path("run").exists(), "{source} left a run folder");
 }
 
@@ -28,36 +23,23 @@ fn refuses_flags(workspace: &Workspace, flags: &[&str], words: &[&str]) {
 
 #[track_caller]
 fn says(output: Output, words: &[&str]) {
-    let message = fails(output);
+    contains(&fails(output), words);
+}
+
+/// Expects one error of any number of lines that says each of `words`.
+#[track_caller]
+fn explains(output: Output, words: &[&str]) {
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{}: {errors}", output.status);
+    assert!(errors.starts_with("error: ") && errors.matches("error: ").count() == 1, "{errors}");
+    contains(&errors, words);
+}
+
+#[track_caller]
+fn contains(message: &str, words: &[&str]) {
     for word in words {
         assert!(message.contains(word), "{message:?} doesn't say {word:?}");
     }
-}
-
-fn gzip(text: &str) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(text.as_bytes()).unwrap();
-    encoder.finish().unwrap()
-}
-
-/// A Parquet file of one string column.
-fn parquet(column: &str, texts: &[&str]) -> Vec<u8> {
-    use parquet::data_type::{ByteArray, ByteArrayType};
-    use parquet::file::properties::WriterProperties;
-    use parquet::file::writer::SerializedFileWriter;
-    let schema = format!("message schema {{ REQUIRED BYTE_ARRAY {column} (UTF8); }}");
-    let schema = Arc::new(parquet::schema::parser::parse_message_type(&schema).unwrap());
-    let properties = Arc::new(WriterProperties::builder().build());
-    let mut bytes = Vec::new();
-    let mut writer = SerializedFileWriter::new(&mut bytes, schema, properties).unwrap();
-    let mut group = writer.next_row_group().unwrap();
-    let mut column = group.next_column().unwrap().unwrap();
-    let values: Vec<ByteArray> = texts.iter().map(|&text| ByteArray::from(text)).collect();
-    column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
-    column.close().unwrap();
-    group.close().unwrap();
-    writer.close().unwrap();
-    bytes
 }
 
 #[test]
@@ -65,19 +47,21 @@ fn a_bad_corpus_is_named_with_its_file_and_line() {
     let ws = Workspace::new();
     refuses_corpus(&ws, "nowhere.txt", &["nowhere.txt"]);
     ws.write("empty.txt", "");
-    refuses_corpus(&ws, "empty.txt", &["no text"]);
+    refuses_corpus(&ws, "empty.txt", &["no text", "empty.txt"]);
+    ws.write("few.txt", "one\n\ntwo\n\nthree\n".repeat(9));
+    refuses_corpus(&ws, "few.txt", &["few.txt", "one of every 100 documents", "--valid"]);
     ws.write("folder/readme.bin", "x");
     refuses_corpus(&ws, "folder", &["folder", ".txt"]);
     ws.write("notes.doc", "some text");
     refuses_corpus(&ws, "notes.doc", &["notes.doc", ".txt"]);
     ws.write("latin.txt", b"fine\nnot \xe9 fine\n");
     refuses_corpus(&ws, "latin.txt", &["latin.txt", "line 2", "UTF-8"]);
-    let whole = gzip(&fs::read_to_string(ws.path("corpus.txt")).unwrap());
+    let whole = gzip(&fs::read(ws.path("corpus.txt")).unwrap());
     ws.write("cut.txt.gz", &whole[..whole.len() / 2]);
     refuses_corpus(&ws, "cut.txt.gz", &["cut.txt.gz", "gzip"]);
     ws.write("cut.parquet", "PAR1, but not really");
     refuses_corpus(&ws, "cut.parquet", &["cut.parquet", "Parquet"]);
-    ws.write("body.parquet", parquet("body", &["text"]));
+    ws.write("body.parquet", parquet("body", &["a document".into()]));
     refuses_corpus(&ws, "body.parquet", &["body.parquet", "`text`", "body"]);
     ws.write("rows.jsonl", "{\"text\": \"fine\"}\n{\"body\": \"not fine\"}\n");
     refuses_corpus(&ws, "rows.jsonl", &["rows.jsonl", "line 2", "`text`"]);
@@ -86,25 +70,12 @@ fn a_bad_corpus_is_named_with_its_file_and_line() {
 }
 
 #[test]
-fn a_parquet_corpus_trains() {
-    let ws = Workspace::new();
-    let text = fs::read_to_string(ws.path("corpus.txt")).unwrap();
-    let documents: Vec<&str> = text.split("\n\n").collect();
-    ws.write("corpus.parquet", parquet("text", &documents));
-    let args = "train --config config.toml --train corpus.parquet --output run --quiet --steps 2";
-    let args: Vec<&str> = args.split_whitespace().collect();
-    succeeds(ws.altup(&args).output().unwrap());
-}
-
-#[test]
 fn a_corpus_too_small_for_one_example_is_refused() {
     let ws = Workspace::new();
     succeeds(ws.train("first", &["--steps", "1"]));
     ws.write("small.txt", "A few words.");
-    let args = "train --config config.toml --train small.txt --valid corpus.txt \
-                --tokenizer first/tokenizer.json --output run --quiet";
-    let args: Vec<&str> = args.split_whitespace().collect();
-    says(ws.altup(&args).output().unwrap(), &["tokens", "needs"]);
+    let flags = ["--valid", "corpus.txt", "--tokenizer", "first/tokenizer.json"];
+    says(ws.train_on("small.txt", "run", &flags), &["the corpus holds", "one example needs"]);
     assert!(!ws.path("run").exists());
 }
 
@@ -134,18 +105,22 @@ fn a_bad_configuration_is_named_by_its_key() {
     let bare = "[model]\nsize = \"tiny\"\nd_model = 15\nnum_heads = 2\n";
     for (file, contents, words) in [
         ("unknown.toml", "[training]\nstep = 3\n", &["unknown.toml", "step"][..]),
-        ("broken.toml", "[training\n", &["broken.toml"]),
-        ("odd.toml", bare, &["model.d_model (15)", "num_heads"]),
+        ("broken.toml", "[training\n", &["broken.toml", "line 1"]),
+        ("odd.toml", bare, &["model.d_model (15)", "num_heads (2)"]),
     ] {
         ws.write(file, contents);
         let args = ["train", "--config", file, "--train", "corpus.txt", "--output", "run"];
-        let output = ws.altup(&args).output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            !output.status.success() && words.iter().all(|word| errors.contains(word)),
-            "{errors}"
-        );
-        assert!(!ws.path("run").exists());
+        explains(ws.altup(&args).output().unwrap(), words);
+        assert!(!ws.path("run").exists(), "{file} left a run folder");
+    }
+    explains(ws.train("run", &["--backend", "candle"]), &["candle", "flex, ndarray"]);
+    for (assignment, words) in [
+        ("training.stepz=7", &["stepz", "training"][..]),
+        ("training.steps=many", &["many", "training.steps"]),
+        ("optimizer.kind=sgd", &["sgd", "adafactor", "optimizer.kind"]),
+        ("schedule.final_share=2.0", &["schedule.final_share", "not 2"]),
+    ] {
+        refuses_flags(&ws, &["--set", assignment], words);
     }
     refuses_flags(&ws, &["--set", "training.steps"], &["training.steps", "KEY=VALUE"]);
     refuses_flags(&ws, &["--blocks", "0"], &["model.altup.num_blocks", "not 0"]);
@@ -153,9 +128,6 @@ fn a_bad_configuration_is_named_by_its_key() {
     refuses_flags(&ws, &["--steps", "0"], &["training.steps"]);
     #[cfg(not(feature = "cuda"))]
     refuses_flags(&ws, &["--backend", "cuda"], &["cuda", "--features cuda"]);
-    let unknown = ws.train("run", &["--backend", "candle"]);
-    let errors = String::from_utf8_lossy(&unknown.stderr).into_owned();
-    assert!(!unknown.status.success() && errors.contains("flex, ndarray"), "{errors}");
 }
 
 #[test]
@@ -166,10 +138,11 @@ fn an_existing_folder_is_neither_replaced_nor_touched() {
     says(ws.train("run", &[]), &["run", "--resume", "--overwrite"]);
     assert_eq!(losses(&ws.path("run")), before);
     ws.write("mine/thesis.txt", "years of work");
+    says(ws.train("mine/thesis.txt", &[]), &["thesis.txt is a file"]);
     says(ws.train("mine", &["--overwrite"]), &["mine", "not the folder of a run"]);
     assert!(ws.path("mine/thesis.txt").exists());
     // A run that can't start leaves the one it was to replace.
-    says(ws.train("run", &["--overwrite", "--train", "nowhere.txt"]), &["nowhere.txt"]);
+    says(ws.train_on("nowhere.txt", "run", &["--overwrite"]), &["nowhere.txt"]);
     assert_eq!(losses(&ws.path("run")), before);
     succeeds(ws.train("run", &["--overwrite", "--steps", "2"]));
     assert_ne!(losses(&ws.path("run")), before);
@@ -190,19 +163,20 @@ fn what_is_no_run_and_no_model_is_said_to_be_none() {
 }
 
 #[test]
-fn a_diverging_run_stops_and_keeps_its_last_good_checkpoint() {
+fn a_diverging_run_stops_and_keeps_its_last_checkpoint_whole() {
     let ws = Workspace::new();
-    let diverging = [
+    let flags = set(&[
         "optimizer.kind=adamw",
         "optimizer.learning_rate=1e30",
         "schedule.kind=linear",
         "schedule.warmup_steps=0",
         "training.checkpoint_every=1",
-    ];
-    let flags: Vec<&str> = diverging.iter().flat_map(|&set| ["--set", set]).collect();
-    says(ws.train("run", &flags), &["at step 2", "diverged", "checkpoint of step 1 is whole"]);
-    assert!(ws.path("run/checkpoints/step-00000001/state.json").exists());
-    assert!(!ws.path("run/checkpoints/step-00000002").exists());
+    ]);
+    let words = ["at step 2", "diverged", "No checkpoint before it is good"];
+    says(ws.train("run", &flags), &words);
+    // Read back, it goes the same way.
+    says(ws.altup(&["train", "--resume", "run", "--quiet"]).output().unwrap(), &words);
+    assert_eq!(names_in(&ws.path("run/checkpoints")), ["step-00000001"]);
     assert!(!ws.path("run/model").exists());
 }
 
@@ -210,18 +184,10 @@ fn a_diverging_run_stops_and_keeps_its_last_good_checkpoint() {
 /// on a full disk.
 fn with_file_limit(ws: &Workspace, blocks: u64, args: &[&str]) -> Output {
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
-    let mut command = std::process::Command::new("bash");
+    let mut command = Command::new("bash");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_altup")]).args(args);
     command.current_dir(ws.path("")).env("ALTUP_CACHE", ws.path("cache"));
     command.env("RAYON_NUM_THREADS", "1").output().unwrap()
-}
-
-fn checkpoint_names(run: &Path) -> Vec<String> {
-    let entries = fs::read_dir(run.join("checkpoints")).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]
@@ -239,14 +205,18 @@ fn a_full_disk_while_saving_leaves_the_checkpoint_before_whole() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
+    assert!(!ws.path("run/summary.json").exists(), "finished before it was killed");
 
-    let newest = checkpoint_names(&ws.path("run")).pop().unwrap();
-    let weights = ws.path("run/checkpoints").join(&newest).join("model.bpk");
+    let checkpoints = ws.path("run/checkpoints");
+    let mut before = names_in(&checkpoints);
+    // The kill may have come while one was written.
+    before.retain(|name| name.starts_with("step-"));
+    let weights = checkpoints.join(before.last().unwrap()).join("model.bpk");
     let too_small = fs::metadata(weights).unwrap().len() / 1024 / 2;
     let resume = ["train", "--resume", "run", "--quiet"];
     says(with_file_limit(&ws, too_small, &resume), &["checkpoint", "earlier ones are whole"]);
-    assert_eq!(checkpoint_names(&ws.path("run")).pop().unwrap(), newest);
+    assert_eq!(names_in(&checkpoints), before);
 
     succeeds(ws.altup(&resume).output().unwrap());
-    assert_eq!(losses(&ws.path("run")), losses(&ws.path("whole")));
+    assert_same(&ws, "run", "whole", "after a full disk");
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 fn folder() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs"))
+    PathBuf::from("../../configs") // Cargo runs tests in the folder of their package.
 }
 
 fn load(name: &str) -> RunConfig {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
-use support::{Workspace, fails, losses, succeeds};
+use support::{Workspace, assert_same, fails, losses, names_in, succeeds};
 
 /// Backends whose results are the same bits from run to run.
 const BACKENDS: [&str; 2] = ["flex", "ndarray"];
@@ -24,17 +24,35 @@ const LONG: &[&str] = &[
     "model.dropout_rate=0.1",
 ];
 
+/// Ways to damage a checkpoint, each with a name.
+const DAMAGES: [(&str, fn(&Path)); 3] = [
+    ("half-a-model", |checkpoint: &Path| {
+        let bytes = fs::read(checkpoint.join("model.bpk")).unwrap();
+        fs::write(checkpoint.join("model.bpk"), &bytes[..bytes.len() / 2]).unwrap();
+    }),
+    ("no-state", |checkpoint: &Path| {
+        fs::write(checkpoint.join("state.json"), "garbage").unwrap();
+    }),
+    ("no-optimizer", |checkpoint: &Path| {
+        fs::remove_file(checkpoint.join("optimizer.bpk")).unwrap();
+    }),
+];
+
 /// The long run without interruption, which the others are compared with.
 fn train_whole(workspace: &Workspace, backend: &str) {
     let flags = [LONG, &["--backend", backend][..]].concat();
     succeeds(workspace.train("whole", &flags));
 }
 
-/// Starts the long run in the folder `run`.
-fn start(workspace: &Workspace, run: &str, backend: &str) -> Child {
+/// The long run in the folder `run`, not yet started.
+fn long(workspace: &Workspace, run: &str, backend: &str) -> Command {
     let source = ["train", "--config", "config.toml", "--train", "corpus.txt"];
     let target = ["--output", run, "--backend", backend];
-    spawn(workspace.altup(&[&source[..], &target[..], LONG].concat()))
+    workspace.altup(&[&source[..], &target[..], LONG].concat())
+}
+
+fn start(workspace: &Workspace, run: &str, backend: &str) -> Child {
+    spawn(long(workspace, run, backend))
 }
 
 fn spawn(mut command: Command) -> Child {
@@ -60,11 +78,16 @@ fn newest_checkpoint(run: &Path) -> Option<u64> {
     entries.filter_map(|entry| step(&entry.ok()?.file_name().to_string_lossy())).max()
 }
 
-fn wait_for_checkpoint(child: &mut Child, run: &Path, step: u64) {
-    while newest_checkpoint(run).is_none_or(|newest| newest < step) {
-        assert!(child.try_wait().unwrap().is_none(), "ended before the checkpoint of step {step}");
+fn wait_for(child: &mut Child, what: &str, reached: impl Fn() -> bool) {
+    while !reached() {
+        assert!(child.try_wait().unwrap().is_none(), "ended before {what}");
         sleep(Duration::from_millis(2));
     }
+}
+
+fn wait_for_checkpoint(child: &mut Child, run: &Path, step: u64) {
+    let reached = || newest_checkpoint(run).is_some_and(|newest| newest >= step);
+    wait_for(child, &format!("the checkpoint of step {step}"), reached);
 }
 
 fn assert_unfinished(run: &Path) {
@@ -74,6 +97,10 @@ fn assert_unfinished(run: &Path) {
 /// Kills the process once the run has a checkpoint of `step` or a later one.
 fn kill_behind(mut child: Child, run: &Path, step: u64) {
     wait_for_checkpoint(&mut child, run, step);
+    kill(child, run);
+}
+
+fn kill(mut child: Child, run: &Path) {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_unfinished(run);
@@ -89,15 +116,6 @@ fn signal_behind(mut child: Child, run: &Path, step: u64, signal: &str) -> Outpu
     let output = child.wait_with_output().unwrap();
     assert_unfinished(run);
     output
-}
-
-/// Checks that two runs have the same metrics and the same model, bit for bit.
-fn assert_same(workspace: &Workspace, run: &str, expected: &str, what: &str) {
-    let [run, expected] = [run, expected].map(|run| workspace.path(run));
-    assert_eq!(losses(&run), losses(&expected), "{what}");
-    let [model, expected] =
-        [run, expected].map(|run| fs::read(run.join("model/model.safetensors")).unwrap());
-    assert!(model == expected, "{what}: the models differ");
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -143,6 +161,28 @@ fn a_run_that_is_killed_again_after_each_resume_ends_as_one_that_was_not() {
 }
 
 #[test]
+fn a_run_that_is_killed_before_its_first_checkpoint_can_be_started_anew() {
+    for backend in BACKENDS {
+        let workspace = Workspace::new();
+        train_whole(&workspace, backend);
+        let run = workspace.path("killed");
+        let mut command = long(&workspace, "killed", backend);
+        command.args(["--set", "training.checkpoint_every=1000"]);
+        let mut child = spawn(command);
+        let metrics = run.join("metrics.jsonl");
+        let has_row = || fs::metadata(&metrics).is_ok_and(|metrics| metrics.len() > 0);
+        wait_for(&mut child, "the first metrics", has_row);
+        kill(child, &run);
+
+        let message = fails(resume(&workspace, "killed", backend).arg("--quiet").output().unwrap());
+        assert!(message.contains("before its first"), "{message}");
+        assert!(message.contains("--overwrite"), "{message}");
+        succeeds(long(&workspace, "killed", backend).arg("--overwrite").output().unwrap());
+        assert_same(&workspace, "killed", "whole", backend);
+    }
+}
+
+#[test]
 fn a_run_that_is_told_to_stop_saves_itself_and_says_how_to_go_on() {
     for backend in BACKENDS {
         let workspace = Workspace::new();
@@ -164,18 +204,6 @@ fn a_run_that_is_told_to_stop_saves_itself_and_says_how_to_go_on() {
 
 #[test]
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
-    let damages: [(&str, fn(&Path)); 3] = [
-        ("half-a-model", |checkpoint: &Path| {
-            let bytes = fs::read(checkpoint.join("model.bpk")).unwrap();
-            fs::write(checkpoint.join("model.bpk"), &bytes[..bytes.len() / 2]).unwrap();
-        }),
-        ("no-state", |checkpoint: &Path| {
-            fs::write(checkpoint.join("state.json"), "garbage").unwrap();
-        }),
-        ("no-optimizer", |checkpoint: &Path| {
-            fs::remove_file(checkpoint.join("optimizer.bpk")).unwrap();
-        }),
-    ];
     for backend in BACKENDS {
         let workspace = Workspace::new();
         train_whole(&workspace, backend);
@@ -183,7 +211,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
         succeeds(signal_behind(start(&workspace, "stopped", backend), &stopped, 6, "TERM"));
         let newest = checkpoint_name(newest_checkpoint(&stopped).unwrap());
 
-        for (run, damage) in damages {
+        for (run, damage) in DAMAGES {
             let folder = workspace.path(run);
             copy_folder(&stopped, &folder);
             damage(&folder.join("checkpoints").join(&newest));
@@ -200,13 +228,34 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 fn a_run_without_a_whole_checkpoint_is_refused() {
     for backend in BACKENDS {
         let workspace = Workspace::new();
-        succeeds(workspace.train("run", &["--backend", backend]));
-        for entry in fs::read_dir(workspace.path("run/checkpoints")).unwrap() {
-            fs::write(entry.unwrap().path().join("state.json"), "garbage").unwrap();
+        succeeds(workspace.train("whole", &["--backend", backend]));
+        for (run, damage) in DAMAGES {
+            copy_folder(&workspace.path("whole"), &workspace.path(run));
+            let folder = workspace.path(run).join("checkpoints");
+            let checkpoints = names_in(&folder);
+            checkpoints.iter().for_each(|name| damage(&folder.join(name)));
+            let message = fails(resume(&workspace, run, backend).arg("--quiet").output().unwrap());
+            assert!(message.contains("no whole checkpoint"), "{message}");
+            assert!(checkpoints.iter().all(|name| message.contains(name)), "{message}");
+            assert_eq!(names_in(&folder), checkpoints, "{run}");
         }
-        let message = fails(resume(&workspace, "run", backend).arg("--quiet").output().unwrap());
-        assert!(message.contains("no whole checkpoint"), "{message}");
-        assert!(message.contains(&checkpoint_name(12)), "{message}");
+    }
+}
+
+#[test]
+fn a_run_goes_on_from_any_folder_and_under_the_flags_that_started_it() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("whole", &[]));
+    copy_folder(&workspace.path("whole"), &workspace.path("run"));
+    fs::create_dir(workspace.path("elsewhere")).unwrap();
+    let mut from_elsewhere = workspace.altup(&["train", "--resume", "../run"]);
+    from_elsewhere.current_dir(workspace.path("elsewhere"));
+    let flags = ["--config", "config.toml", "--train", "corpus.txt", "--steps", "12"];
+    let mut with_flags = workspace.altup(&["train", "--resume", "run"]);
+    with_flags.args(flags);
+    for mut command in [from_elsewhere, with_flags] {
+        succeeds(command.arg("--quiet").output().unwrap());
+        assert_same(&workspace, "run", "whole", &format!("{command:?}"));
     }
 }
 

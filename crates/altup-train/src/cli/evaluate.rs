@@ -29,7 +29,7 @@ pub(super) struct EvaluateArgs {
     #[arg(long, value_name = "TOKENS")]
     input_length: Option<usize>,
     /// Examples to score at most [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     examples: Option<u64>,
     /// Examples that go through the model at once
     #[arg(long, default_value_t = 16, value_name = "N")]

@@ -1,4 +1,4 @@
-use altup_models::{parameters, size, size_names};
+use altup_models::{num_parameters, size, size_names};
 use altup_train::progress::format_count;
 use burn::tensor::Device;
 use clap::Args;
@@ -13,8 +13,6 @@ pub(super) fn run(_args: SizesArgs) -> anyhow::Result<()> {
     output::line("name             layers  d_model  heads  d_kv   d_ff  parameters")?;
     for name in size_names() {
         let Some(config) = size(name) else { continue };
-        let model = config.build(&Device::default());
-        let count: usize = parameters(&model).iter().map(|parameter| parameter.size()).sum();
         output::line(&format!(
             "{name:<15}  {:>3}+{:<3} {:>7} {:>6} {:>5} {:>6} {:>11}",
             config.num_layers,
@@ -23,7 +21,7 @@ pub(super) fn run(_args: SizesArgs) -> anyhow::Result<()> {
             config.num_heads,
             config.d_kv,
             config.d_ff,
-            format_count(count as u64),
+            format_count(num_parameters(&config.build(&Device::default())) as u64),
         ))?;
     }
     output::line("NAME-wide2 and NAME-wide4 are twice and four times as wide.")?;

@@ -1,5 +1,5 @@
 use altup_core::{BlockSelection, Widening};
-use altup_models::{AltUpModelConfig, ModelDirectory, T5Config, generate_greedy, parameters};
+use altup_models::{AltUpModelConfig, ModelDirectory, T5Config, generate_greedy, num_parameters};
 use altup_train::checkpoint::{Checkpoints, RunState};
 use altup_train::config::RunConfig;
 use altup_train::data::TextTokenizer;
@@ -38,7 +38,7 @@ pub(super) struct TrainArgs {
     /// The number of blocks K of a widened representation [default: 2]
     #[arg(long, value_name = "K")]
     blocks: Option<usize>,
-    /// Files, folders and globs of text to train on
+    /// Files, folders and globs of text to train on; more of them where it is given again
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
     train: Vec<String>,
     /// Files, folders and globs of text to validate on
@@ -232,12 +232,22 @@ fn with_flags(mut config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConf
 
     // Absolute, so that the run can be resumed from any folder.
     for source in config.data.train.iter_mut().chain(&mut config.data.valid) {
-        *source = std::path::absolute(&*source)?.to_string_lossy().into_owned();
+        *source = absolute(source)?;
     }
     if let Some(tokenizer) = &mut config.data.tokenizer {
         *tokenizer = std::path::absolute(&*tokenizer)?;
     }
     Ok(config)
+}
+
+/// A source with the folder it is named from. Where it is a glob, that folder's name isn't.
+fn absolute(source: &str) -> anyhow::Result<String> {
+    let path = std::path::absolute(source)?;
+    if path.exists() || Path::new(source).is_absolute() {
+        return Ok(path.to_string_lossy().into_owned());
+    }
+    let folder = std::env::current_dir()?;
+    Ok(format!("{}/{source}", glob::Pattern::escape(&folder.to_string_lossy())))
 }
 
 fn trainer(
@@ -321,7 +331,7 @@ fn finish(
     let summary = Summary {
         run: folder.path().to_owned(),
         model: config.name(),
-        parameters: parameters(&model).iter().map(|parameter| parameter.size() as u64).sum(),
+        parameters: num_parameters(&model) as u64,
         backend: args.backend.backend.to_string(),
         seed: config.seed,
         steps: state.step,

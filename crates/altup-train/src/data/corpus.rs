@@ -175,6 +175,19 @@ impl Corpus {
         self.files.iter().map(|file| file.path.as_path())
     }
 
+    /// The error that the corpus holds no text.
+    pub(crate) fn without_text(&self) -> DataError {
+        let files = match self.files.as_slice() {
+            [] => "no file".to_owned(),
+            [file] => file.path.display().to_string(),
+            [first, rest @ ..] => format!("{} and {} more", first.path.display(), rest.len()),
+        };
+        match self.selection {
+            Selection::Only { every } => DataError::NothingHeldOut { every, files },
+            _ => DataError::EmptyCorpus { files },
+        }
+    }
+
     /// The documents, in order. After an error the stream ends.
     pub fn documents(&self) -> Documents<'_> {
         Documents {

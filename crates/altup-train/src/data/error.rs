@@ -53,8 +53,23 @@ pub enum DataError {
     },
 
     /// The sources hold files, and the files hold no text.
-    #[error("the corpus holds no text: every document is empty")]
-    EmptyCorpus,
+    #[error("the corpus holds no text: every document is empty in {files}")]
+    EmptyCorpus {
+        /// The files.
+        files: String,
+    },
+
+    /// The corpus has too few documents to hold one out for validation.
+    #[error(
+        "nothing to validate on: one of every {every} documents is held out, and {files} has \
+         fewer; name validation text with `--valid`"
+    )]
+    NothingHeldOut {
+        /// One of how many documents is held out.
+        every: u64,
+        /// The files.
+        files: String,
+    },
 
     /// A file or folder cannot be read.
     #[error("cannot read {}", .file.display())]

@@ -134,7 +134,7 @@ impl TokenCache {
         writer.append(tokenizer, chunk)?;
         progress(writer.progress);
         if writer.progress.tokens == 0 {
-            return Err(DataError::EmptyCorpus);
+            return Err(corpus.without_text());
         }
         writer.finish(sources, tokenizer.fingerprint()).map_err(cache_error)?;
 
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn corpus_without_text_is_an_error() {
-        assert!(matches!(Setup::new(" \n\n").open_or_build(), Err(DataError::EmptyCorpus)));
+        assert!(matches!(Setup::new(" \n\n").open_or_build(), Err(DataError::EmptyCorpus { .. })));
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl TextTokenizer {
 
         let words = count_words(corpus, max_bytes)?;
         if words.is_empty() {
-            return Err(DataError::EmptyCorpus);
+            return Err(corpus.without_text());
         }
         let alphabet = alphabet(&words, max_pieces / 2);
         let failed = |source| DataError::TokenizerTraining { source };
@@ -478,7 +478,7 @@ mod tests {
         assert!(matches!(error, DataError::VocabularyTooSmall { minimum: 167, .. }), "{error}");
         let (_folder, empty) = corpus(" \n\n");
         let error = TextTokenizer::train(&empty, 200, u64::MAX).unwrap_err();
-        assert!(matches!(error, DataError::EmptyCorpus), "{error}");
+        assert!(matches!(error, DataError::EmptyCorpus { .. }), "{error}");
     }
 
     #[test]

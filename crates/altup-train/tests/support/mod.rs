@@ -3,10 +3,17 @@
 // Each test binary uses a part.
 #![allow(dead_code)]
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use serde_json::Value;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// An AltUp of two layers and two blocks: a step is a matter of milliseconds.
@@ -53,7 +60,9 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn new() -> Self {
-        let workspace = Self { folder: tempfile::tempdir().unwrap() };
+        // A name that is no glob of itself, and has a space.
+        let folder = tempfile::Builder::new().prefix("altup [1] ").tempdir().unwrap();
+        let workspace = Self { folder };
         workspace.write("corpus.txt", corpus());
         workspace.write("config.toml", CONFIG);
         workspace
@@ -84,10 +93,21 @@ impl Workspace {
 
     /// A run of `config.toml` on `corpus.txt`, with its folder `run`.
     pub(crate) fn train(&self, run: &str, extra: &[&str]) -> Output {
-        let source = ["train", "--config", "config.toml", "--train", "corpus.txt"];
+        self.train_on("corpus.txt", run, extra)
+    }
+
+    /// A run of `config.toml` on `source` and nothing else: a second `--train` would add to the
+    /// first.
+    pub(crate) fn train_on(&self, source: &str, run: &str, extra: &[&str]) -> Output {
+        let source = ["train", "--config", "config.toml", "--train", source];
         let target = ["--output", run, "--quiet"];
         self.altup(&[&source[..], &target[..], extra].concat()).output().unwrap()
     }
+}
+
+/// The flags that set keys of the configuration, each as `key=value`.
+pub(crate) fn set<'a>(assignments: &[&'a str]) -> Vec<&'a str> {
+    assignments.iter().flat_map(|&assignment| ["--set", assignment]).collect()
 }
 
 /// Checks that a command succeeded.
@@ -101,8 +121,9 @@ pub(crate) fn succeeds(output: Output) -> Output {
     output
 }
 
-/// Checks that a command failed with one message, and gives that message: no success, no panic and
-/// no death by a signal.
+/// Checks that a command failed and wrote nothing but a message of one line, and gives that message:
+/// no success, no panic and no death by a signal.
+#[track_caller]
 pub(crate) fn fails(output: Output) -> String {
     let errors = String::from_utf8(output.stderr).unwrap();
     let code = output.status.code();
@@ -111,10 +132,19 @@ pub(crate) fn fails(output: Output) -> String {
         "{}, with this on standard error:\n{errors}",
         output.status
     );
-    let messages = errors.lines().filter(|line| line.starts_with("error: ")).count();
-    let last = errors.lines().last().unwrap_or_default();
-    assert!(messages == 1 && last.starts_with("error: "), "not one last line of error:\n{errors}");
-    last.to_owned()
+    let one_line = errors.lines().count() == 1 && errors.starts_with("error: ");
+    assert!(one_line, "not one line of error:\n{errors}");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    errors.trim_end().to_owned()
+}
+
+/// The names of what lies in a folder, sorted.
+pub(crate) fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 /// The rows of a run's metrics.
@@ -132,6 +162,38 @@ pub(crate) fn losses(run: &Path) -> Vec<Value> {
         fields.remove("elapsed_seconds");
     }
     rows
+}
+
+/// Checks that two runs have the same metrics and the same model, bit for bit.
+#[track_caller]
+pub(crate) fn assert_same(workspace: &Workspace, run: &str, expected: &str, what: &str) {
+    let [run, expected] = [run, expected].map(|run| workspace.path(run));
+    assert_eq!(losses(&run), losses(&expected), "{what}");
+    let [model, expected] =
+        [run, expected].map(|run| fs::read(run.join("model/model.safetensors")).unwrap());
+    assert!(model == expected, "{what}: the models differ");
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A Parquet file of one string column.
+pub(crate) fn parquet(column: &str, texts: &[String]) -> Vec<u8> {
+    let schema = format!("message documents {{ REQUIRED BYTE_ARRAY {column} (UTF8); }}");
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let mut bytes = Vec::new();
+    let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
+    let mut rows = file.next_row_group().unwrap();
+    let mut column = rows.next_column().unwrap().unwrap();
+    let values: Vec<ByteArray> = texts.iter().map(|text| text.as_str().into()).collect();
+    column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+    column.close().unwrap();
+    rows.close().unwrap();
+    file.close().unwrap();
+    bytes
 }
 
 /// Documents of made-up English: common words and some of two syllables, the first ones of the list
