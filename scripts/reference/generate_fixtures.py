@@ -23,8 +23,8 @@ from transformers.optimization import Adafactor
 from transformers.utils import logging
 
 from altup_t5 import PAD, AltUp, AltUpT5, relative_position_bucket
+from decoding import EOS, LONG, SETTINGS, decoding_cases, sampling_cases
 
-EOS = 1
 MAX_NEW_TOKENS = 16
 CRATES = Path(__file__).resolve().parents[2] / "crates"
 MODELS = CRATES / "altup-models/tests/fixtures"
@@ -38,6 +38,7 @@ def altup(num_blocks, widening, selection="alternating"):
 #   seed     picked so that greedy decoding is varied: sequences that end and that do not, few repeats
 #   tied     no lm_head.weight; the output scaled by d^-1/2
 #   lengths  (input lengths, label lengths) of the batch
+#   decoding {seed: length} of the inputs of decoding.json, picked so that its cases are clear and varied
 #   style    how config.json spells an untied model. `hf4`: `tie_word_embeddings` false, as the published
 #            T5 v1.1 checkpoints have it. `hf5`: saved by transformers 5, which always writes
 #            `tie_word_embeddings` true and keeps the truth in `scale_decoder_outputs` and in whether
@@ -48,11 +49,17 @@ RELU = {"feed_forward_proj": "relu", "tied": False}
 TIED = {"feed_forward_proj": "relu", "tied": True}
 HF5 = {"vocab_size": 40, "num_layers": 1, "num_decoder_layers": 1, "style": "hf5"}
 CASES = {
-    "dense-gated": {"seed": 38, **GATED, "num_layers": 3},
-    "dense-relu-tied": {"seed": 25, **TIED},
-    "dense-long": {"seed": 4, **GATED, "vocab_size": 40, "lengths": ([150, 133], [140, 121])},
-    "dense-hf5-untied": {"seed": 25, **GATED, **HF5},
-    "dense-hf5-tied": {"seed": 26, **GATED, **HF5, "tied": True},
+    "dense-gated": {"seed": 38, **GATED, "num_layers": 3, "decoding": {129: 13, 54: 4, 16: 9, 95: 16}},
+    "dense-relu-tied": {"seed": 25, **TIED, "decoding": {183: 16, 198: 4, 13: 13, 11: 9}},
+    "dense-long": {
+        "seed": 4,
+        **GATED,
+        "vocab_size": 40,
+        "lengths": ([150, 133], [140, 121]),
+        "decoding": {67: 140, 9: 120},
+    },
+    "dense-hf5-untied": {"seed": 25, **GATED, **HF5, "decoding": {249: 13, 226: 4, 244: 9, 83: 16}},
+    "dense-hf5-tied": {"seed": 26, **GATED, **HF5, "tied": True, "decoding": {8: 9, 125: 13, 98: 4, 115: 16}},
     "altup-embedding-k2": {"seed": 28, **GATED, "num_layers": 3, "altup": altup(2, "embedding")},
     "altup-embedding-k2-tied": {"seed": 38, **TIED, "altup": altup(2, "embedding")},
     "altup-embedding-k3-same": {"seed": 25, **RELU, "num_layers": 3, "altup": altup(3, "embedding", "same")},
@@ -80,7 +87,7 @@ def build(case):
     """(T5Config, AltUpT5 with constructor weights) of a case."""
     fields = {"vocab_size": 96, "num_layers": 2, "num_decoder_layers": 2, "style": "hf4", **case}
     tied, style = fields.pop("tied"), fields.pop("style")
-    for name in ("seed", "lengths"):
+    for name in ("seed", "lengths", "decoding"):
         fields.pop(name, None)
     config = T5Config(
         d_model=16,
@@ -221,6 +228,7 @@ def write_case(name, case):
             do_sample=False,
         )[:, 1:]
         compare_dense(name, model, reference, input_ids, labels)
+        write_decoding(directory, case["decoding"], model, reference)
 
     sequences = until_end(tokens)
     rows = input_ids.tolist()
@@ -254,6 +262,14 @@ def margin(model, input_ids, sequences):
         smallest = min(smallest, (best - second).min().item())
     assert smallest > 5e-3
     return smallest
+
+
+def write_decoding(directory, lengths, model, reference):
+    vocab_size, settings = model.config.vocab_size, SETTINGS | (LONG if directory.name == "dense-long" else {})
+    rows = [batch([length], vocab_size, seeded(seed))[0].tolist() for seed, length in lengths.items()]
+    cases, lead = decoding_cases(model, reference, rows, settings)
+    write_json(directory / "decoding.json", {"input_ids": rows, "cases": cases})
+    print(f"  {directory.name:24} decoding: {len(cases)} cases, smallest relative lead {lead:.1e}")
 
 
 # --- other fixtures ------------------------------------------------------------------------------
@@ -430,6 +446,7 @@ def main():
         write_case(name, case)
     write_altup_op()
     write_adafactor()
+    write_json(MODELS / "sampling.json", sampling_cases())
     differences = write_buckets()
 
     print("Checks, largest absolute difference:")

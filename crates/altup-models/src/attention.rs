@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::nn::{Dropout, Linear, RmsNorm};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use crate::T5Config;
 use crate::initialization::{dropout, projection, rms_norm};
@@ -89,6 +89,14 @@ impl Attention {
 }
 
 impl KeyValue {
+    /// The given rows of the batch.
+    pub(crate) fn select_rows(self, rows: &Tensor<1, Int>) -> KeyValue {
+        KeyValue {
+            key: self.key.select(0, rows.clone()),
+            value: self.value.select(0, rows.clone()),
+        }
+    }
+
     /// Appends the positions of `next` behind these.
     pub(crate) fn append(self, next: KeyValue) -> KeyValue {
         KeyValue {

@@ -1,14 +1,14 @@
 use altup_core::{BlockSelection, Widening};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What describes a model, whole: the fields of Hugging Face's `T5Config` and an `altup` object.
 ///
-/// It is the `config.json` of a model directory. Fields of T5's that are missing in a file take the
-/// values that Hugging Face gives them; fields that don't change the computation are ignored.
+/// It is the `config.json` of a model directory, as [`from_json`](T5Config::from_json) reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct T5Config {
-    /// Always `"t5"`.
+    /// `"t5"`, or `"mt5"`, whose models are those of T5 v1.1.
     pub model_type: String,
     /// Rows of the embedding table, at least the tokenizer's vocabulary. Default: 32128
     pub vocab_size: usize,
@@ -54,7 +54,7 @@ pub struct T5Config {
     pub altup: Option<AltUpModelConfig>,
     /// Mixture of experts; read so that a directory that has one is refused by name, not misread.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub moe: Option<serde_json::Value>,
+    pub moe: Option<Value>,
 }
 
 /// The activation of T5's feed-forward layer, by its Hugging Face name.
@@ -82,15 +82,15 @@ pub struct AltUpModelConfig {
     pub widening: Widening,
     /// Reduction of the encoder's sequence; read so that a model that has one is refused by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub encoder_sequence: Option<serde_json::Value>,
+    pub encoder_sequence: Option<Value>,
 }
 
-/// A model configuration that can't be built.
+/// A configuration that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
 pub struct ConfigError {
-    /// The field, as it is written in `config.json`.
-    pub field: &'static str,
+    /// The field, as it is written in JSON, with those it lies in: `altup.num_blocks`.
+    pub field: String,
     /// What is wrong with its value.
     pub problem: String,
 }
@@ -124,6 +124,70 @@ impl Default for T5Config {
 }
 
 impl T5Config {
+    /// Reads a `config.json`.
+    ///
+    /// Fields that are missing take the values that Hugging Face gives them, which for mT5 are not
+    /// those of T5. Fields that change nothing here are ignored.
+    ///
+    /// # Errors
+    ///
+    /// Names the field that has a value of another type, or that asks for a computation which isn't
+    /// this one. Values out of range are found by [`validate`](Self::validate).
+    pub fn from_json(mut json: Value) -> Result<Self, ConfigError> {
+        if let Some(fields) = json.as_object_mut() {
+            // As if they were not there: Hugging Face writes null for its own defaults.
+            fields.retain(|_, value| !value.is_null());
+            if fields.get("model_type").is_some_and(|model_type| model_type == "mt5") {
+                for (field, value) in mt5_defaults() {
+                    fields.entry(field.to_owned()).or_insert(value);
+                }
+            }
+        }
+        // Serde would read the fields of an object from a list too.
+        for (field, value) in [("config.json", Some(&json)), ("altup", json.get("altup"))] {
+            if value.is_some_and(|value| !value.is_object()) {
+                return Err(ConfigError {
+                    field: field.into(),
+                    problem: "must be an object".into(),
+                });
+            }
+        }
+        let config: Self = serde_path_to_error::deserialize(&json).map_err(|error| {
+            let problem = format!("can't be read: {}", error.inner());
+            let escaped = |text: String| -> String {
+                // What a file says is repeated, but not its control characters.
+                let escape = |c: char| match c.is_control() {
+                    true => c.escape_default().to_string(),
+                    false => c.to_string(),
+                };
+                text.chars().map(escape).collect()
+            };
+            ConfigError { field: escaped(error.path().to_string()), problem: escaped(problem) }
+        })?;
+        let (is_gated, activation) = match config.feed_forward_proj {
+            Activation::Relu => (false, "relu"),
+            Activation::GatedGelu => (true, "gelu_new"),
+        };
+        // What feed_forward_proj says already, or what other models than this one have.
+        for (field, value) in [
+            ("is_gated_act", Value::from(is_gated)),
+            ("dense_act_fn", activation.into()),
+            ("is_encoder_decoder", true.into()),
+            ("is_decoder", false.into()),
+            ("tie_encoder_decoder", false.into()),
+        ] {
+            match json.get(field) {
+                None => {}
+                Some(found) if *found == value => {}
+                Some(found) => {
+                    let problem = format!("must be {value} for this model, not {found}");
+                    return Err(ConfigError { field: field.into(), problem });
+                }
+            }
+        }
+        Ok(config)
+    }
+
     /// Layers of the decoder.
     pub fn decoder_layers(&self) -> usize {
         self.num_decoder_layers.unwrap_or(self.num_layers)
@@ -166,9 +230,16 @@ impl T5Config {
     ///
     /// Names the first field that can't be.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let error = |field, problem: String| Err(ConfigError { field, problem });
-        if self.model_type != "t5" {
-            return error("model_type", format!("must be \"t5\", not {:?}", self.model_type));
+        let error = |field: &str, problem| Err(ConfigError { field: field.into(), problem });
+        match self.model_type.as_str() {
+            "t5" | "mt5" => {}
+            "umt5" => {
+                let problem = "\"umt5\" is not supported: it has a position bias in every layer";
+                return error("model_type", problem.into());
+            }
+            other => {
+                return error("model_type", format!("must be \"t5\" or \"mt5\", not {other:?}"));
+            }
         }
         let sizes = [
             ("vocab_size", self.vocab_size),
@@ -260,6 +331,19 @@ impl T5Config {
     }
 }
 
+/// Where Hugging Face's `MT5Config` differs from its `T5Config`. mT5 never scales the decoder's
+/// output.
+fn mt5_defaults() -> [(&'static str, Value); 6] {
+    [
+        ("vocab_size", 250112.into()),
+        ("d_ff", 1024.into()),
+        ("num_layers", 8.into()),
+        ("num_heads", 6.into()),
+        ("feed_forward_proj", "gated-gelu".into()),
+        ("scale_decoder_outputs", false.into()),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,14 +379,49 @@ mod tests {
             refused(r#"{"altup": {"num_blocks": 0}}"#),
             "altup.num_blocks must be between 1 and 1024, not 0"
         );
-        assert_eq!(refused(r#"{"model_type": "bart"}"#), "model_type must be \"t5\", not \"bart\"");
+        assert_eq!(
+            refused(r#"{"model_type": "bart"}"#),
+            "model_type must be \"t5\" or \"mt5\", not \"bart\""
+        );
+        assert!(refused(r#"{"model_type": "umt5"}"#).contains("position bias in every layer"));
         assert!(refused(r#"{"d_kv": 0}"#).starts_with("d_kv must be between 1 and"));
         assert!(refused(r#"{"moe": {}}"#).starts_with("moe "));
         assert!(
             refused(r#"{"altup": {"num_blocks": 2, "widening": "sum"}}"#)
                 .starts_with("tie_word_embeddings")
         );
-        let unknown = serde_json::from_str::<T5Config>(r#"{"altup": {"num_blocks": 2, "k": 2}}"#);
-        assert!(unknown.unwrap_err().to_string().contains("unknown field `k`"));
+    }
+
+    fn from_json(json: &str) -> Result<T5Config, String> {
+        T5Config::from_json(serde_json::from_str(json).unwrap()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_is_another_computation_is_named() {
+        for (json, start) in [
+            (r#"{"altup": {"num_blocks": 2, "k": 2}}"#, "altup.k can't be read: unknown field `k`"),
+            (r#"{"altup": {"num_blocks": -1}}"#, "altup.num_blocks can't be read: invalid value"),
+            (r#"{"d_model": "512"}"#, "d_model can't be read: invalid type"),
+            (r#"{"d_ff": 1e99}"#, "d_ff can't be read"),
+            (r#"{"feed_forward_proj": "gated-silu"}"#, "feed_forward_proj can't be read: unknown"),
+            (r#"[]"#, "config.json must be an object"),
+            (r#"{"is_gated_act": true}"#, "is_gated_act must be false for this model, not true"),
+            (r#"{"dense_act_fn": "gelu"}"#, "dense_act_fn must be \"relu\""),
+            (r#"{"is_encoder_decoder": false}"#, "is_encoder_decoder must be true"),
+        ] {
+            let message = from_json(json).unwrap_err();
+            assert!(message.starts_with(start), "{json}: {message}");
+        }
+        let published = r#"{"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new",
+            "is_gated_act": true, "is_decoder": false, "use_cache": true, "n_positions": 512}"#;
+        assert_eq!(from_json(published).unwrap().feed_forward_proj, Activation::GatedGelu);
+    }
+
+    #[test]
+    fn mt5_has_defaults_of_its_own() {
+        let config = from_json(r#"{"model_type": "mt5", "d_ff": 2048}"#).unwrap();
+        assert_eq!((config.vocab_size, config.d_ff, config.num_layers), (250112, 2048, 8));
+        assert!(!config.scales_outputs());
+        config.validate().unwrap();
     }
 }

@@ -1,7 +1,7 @@
 use altup_core::AltUp;
 use burn::module::{Initializer, Module};
 use burn::nn::{Dropout, RmsNorm};
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use std::ops::Range;
 
 use crate::T5Config;
@@ -94,6 +94,30 @@ impl DecoderCache {
     /// Whether nothing is decoded yet.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// Keeps the given rows of the batch, in their order; a row may come several times.
+    ///
+    /// # Shapes
+    ///
+    /// - rows: `[new_batch_size]`
+    pub fn select_rows(&mut self, rows: &Tensor<1, Int>) {
+        for block in &mut self.blocks {
+            block.memory = block.memory.clone().select_rows(rows);
+        }
+        self.memory_bias = self.memory_bias.take().map(|bias| bias.select(0, rows.clone()));
+        self.reorder(rows);
+    }
+
+    /// Puts what is decoded into another order, between rows that attend to the same memory.
+    ///
+    /// # Shapes
+    ///
+    /// - rows: `[batch_size]`
+    pub(crate) fn reorder(&mut self, rows: &Tensor<1, Int>) {
+        for block in &mut self.blocks {
+            block.past = block.past.take().map(|past| past.select_rows(rows));
+        }
     }
 }
 

@@ -1,20 +1,19 @@
-use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Tensor, TensorData, bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
+use burn::tensor::Device;
 use serde::Deserialize;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::parameters::ParameterPath;
-use crate::tensors::{parameter_tensors, write_tensors};
+use crate::parameters::fill;
+use crate::tensors::{FloatType, NamedTensor, parameter_tensors, write_tensors};
+use crate::weight_files::{INDEX, WEIGHTS, WeightFiles, regular_file};
 use crate::{ConfigError, T5, T5Config, parameters};
 
 const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// A larger file is no description of a model.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A Hugging Face model directory: `config.json`, `model.safetensors` (or shards of it with an
 /// index), and beside them a `tokenizer.json`.
@@ -38,6 +37,14 @@ pub enum DirectoryError {
         /// The cause.
         source: io::Error,
     },
+    /// A JSON file is larger than any of its kind, or is no object.
+    #[error("{}: must be a JSON object of at most {limit} bytes", path.display())]
+    NotAnObject {
+        /// The file.
+        path: PathBuf,
+        /// The largest size.
+        limit: u64,
+    },
     /// A JSON file isn't what it should be.
     #[error("cannot use {}", path.display())]
     Json {
@@ -54,13 +61,13 @@ pub enum DirectoryError {
         /// The cause.
         source: ConfigError,
     },
-    /// A weight file is damaged.
-    #[error("{}: not a whole safetensors file", path.display())]
+    /// A weight file, or the index of several, is damaged.
+    #[error("{}: {problem}", path.display())]
     Weights {
         /// The file.
         path: PathBuf,
-        /// The cause.
-        source: SafeTensorError,
+        /// What is wrong, and with which tensor.
+        problem: String,
     },
     /// The index of a sharded model names something other than a file beside it.
     #[error("{}: {shard:?} is not the name of a file in the model's directory", path.display())]
@@ -70,10 +77,10 @@ pub enum DirectoryError {
         /// What it names.
         shard: String,
     },
-    /// A tensor that the model has is in no file.
+    /// A tensor that the model has, or that the index names, is not there.
     #[error("{}: tensor {name:?} is missing", path.display())]
     Missing {
-        /// The directory.
+        /// The file that it should be in.
         path: PathBuf,
         /// The tensor.
         name: String,
@@ -82,6 +89,14 @@ pub enum DirectoryError {
     #[error("{}: tensor {name:?} belongs to no parameter of the model", path.display())]
     Unexpected {
         /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// Two files hold the same tensor.
+    #[error("{}: tensor {name:?} is in another file too", path.display())]
+    Duplicate {
+        /// One of the files.
         path: PathBuf,
         /// The tensor.
         name: String,
@@ -98,16 +113,28 @@ pub enum DirectoryError {
         /// Its shape in the model.
         expected: Vec<usize>,
     },
-    /// A tensor's type is none of F32, F16 and BF16.
-    #[error("{}: tensor {name:?} is of type {dtype}; F32, F16 and BF16 are read", path.display())]
-    Dtype {
-        /// The file.
+    /// A value is too large for the type that it is to be written in.
+    #[error("{}: tensor {name:?} holds {value}, too large for {dtype}", path.display())]
+    Overflow {
+        /// The directory.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its type in the file.
-        dtype: Dtype,
+        /// The value.
+        value: f32,
+        /// The type.
+        dtype: FloatType,
     },
+}
+
+/// How a model is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SaveOptions {
+    /// The type of all tensors. Default: F32
+    pub dtype: FloatType,
+    /// Bytes of tensors that one file holds at most, unless a single tensor is larger. Default: no
+    /// limit, one `model.safetensors`
+    pub max_shard_bytes: Option<u64>,
 }
 
 impl ModelDirectory {
@@ -128,9 +155,9 @@ impl ModelDirectory {
     /// If the file can't be read, or names the field that is wrong.
     pub fn config(&self) -> Result<T5Config, DirectoryError> {
         let path = self.path.join(CONFIG);
-        let config: T5Config = read_json(&path)?;
-        config.validate().map_err(|source| DirectoryError::Config { path, source })?;
-        Ok(config)
+        let read = T5Config::from_json(read_json(&path, MAX_CONFIG_BYTES)?)
+            .and_then(|config| config.validate().map(|()| config));
+        read.map_err(|source| DirectoryError::Config { path, source })
     }
 
     /// Reads the model onto `device`, in f32.
@@ -142,43 +169,132 @@ impl ModelDirectory {
     ///
     /// Names the file and, where it is one, the tensor.
     pub fn load(&self, device: &Device) -> Result<(T5Config, T5), DirectoryError> {
-        let mut config = self.config()?;
-        let files = WeightFiles::open(&self.path)?;
-        let tensors = files.tensors()?;
-        if config.scale_decoder_outputs.is_some() {
-            config.tie_word_embeddings = !tensors.contains_key("lm_head.weight");
-        }
-        let model = config.build(device);
-        check_names(&self.path, &model, &config, &tensors)?;
-        let mut load =
-            Load { tensors: &tensors, device, path: ParameterPath::default(), error: None };
-        let model = model.map(&mut load);
-        match load.error {
-            Some(error) => Err(error),
-            None => Ok((config, model)),
-        }
+        self.load_as(self.config()?, device)
     }
 
-    /// Writes the model, creating the directory where needed. Each file appears whole or not at
-    /// all.
+    /// Reads the model as `config` describes it in place of `config.json`: for changes that leave the
+    /// tensors as they are, such as another dropout rate.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    ///
+    /// # Panics
+    ///
+    /// Panics if the configuration is not [valid](T5Config::validate).
+    pub fn load_as(
+        &self,
+        mut config: T5Config,
+        device: &Device,
+    ) -> Result<(T5Config, T5), DirectoryError> {
+        let files = WeightFiles::open(&self.path)?;
+        if config.scale_decoder_outputs.is_some() {
+            config.tie_word_embeddings = !files.contains("lm_head.weight");
+            if config.validate().is_err() {
+                let (path, name) = (self.path.join(WEIGHTS), "lm_head.weight".into());
+                return Err(DirectoryError::Missing { path, name });
+            }
+        }
+        check_depth(&config, &files)?;
+        let model = config.build(device);
+        check_names(&model, &config, &files)?;
+        let model = fill(model, device, |name, shape| files.read(name, shape))?;
+        Ok((config, model))
+    }
+
+    /// Writes the model in f32 as one file, creating the directory where needed. Each file appears
+    /// whole or not at all, `config.json` last.
     ///
     /// # Errors
     ///
     /// Names the file that can't be written.
     pub fn save(&self, config: &T5Config, model: &T5) -> Result<(), DirectoryError> {
+        self.save_as(config, model, &SaveOptions::default())
+    }
+
+    /// Writes the model as `options` say; else as [`save`](Self::save).
+    ///
+    /// # Errors
+    ///
+    /// Names the file that can't be written, or the tensor that holds too large a value.
+    pub fn save_as(
+        &self,
+        config: &T5Config,
+        model: &T5,
+        options: &SaveOptions,
+    ) -> Result<(), DirectoryError> {
         let error = |path: &Path, source| DirectoryError::File { path: path.to_owned(), source };
+        let tensors = parameter_tensors(model);
+        for tensor in &tensors {
+            if let Some(value) = options.dtype.overflow(&tensor.values) {
+                let (path, name) = (self.path.clone(), tensor.name.clone());
+                return Err(DirectoryError::Overflow { path, name, value, dtype: options.dtype });
+            }
+        }
         fs::create_dir_all(&self.path).map_err(|source| error(&self.path, source))?;
-        let path = self.path.join(WEIGHTS);
-        write_tensors(&path, &parameter_tensors(model)).map_err(|source| error(&path, source))?;
+        let shards = shards(tensors, options);
+        for (name, tensors) in &shards {
+            let path = self.path.join(name);
+            write_tensors(&path, tensors, options.dtype).map_err(|source| error(&path, source))?;
+        }
+        let path = self.path.join(INDEX);
+        let index = match shards.len() {
+            1 => remove_if_there(&path),
+            _ => write_json(&path, &index(&shards, options.dtype))
+                .and_then(|()| remove_if_there(&self.path.join(WEIGHTS))),
+        };
+        index.map_err(|source| error(&path, source))?;
+
         let path = self.path.join(CONFIG);
-        write_config(&path, config).map_err(|source| error(&path, source))
+        let described = describe(config, options.dtype);
+        described.and_then(|json| write_json(&path, &json)).map_err(|source| error(&path, source))
     }
 }
 
-fn write_config(path: &Path, config: &T5Config) -> io::Result<()> {
+/// The tensors of each file, by the files' names.
+fn shards(tensors: Vec<NamedTensor>, options: &SaveOptions) -> Vec<(String, Vec<NamedTensor>)> {
+    let mut shards: Vec<Vec<NamedTensor>> = vec![Vec::new()];
+    let mut shard_bytes = 0;
+    for tensor in tensors {
+        let bytes = (tensor.values.len() * options.dtype.size()) as u64;
+        let full = options.max_shard_bytes.is_some_and(|limit| shard_bytes + bytes > limit);
+        if full && shard_bytes > 0 {
+            shards.push(Vec::new());
+            shard_bytes = 0;
+        }
+        shard_bytes += bytes;
+        shards.last_mut().expect("there is one from the start").push(tensor);
+    }
+    let count = shards.len();
+    let name = |number: usize| match count {
+        1 => WEIGHTS.to_owned(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
+    };
+    shards.into_iter().enumerate().map(|(number, shard)| (name(number), shard)).collect()
+}
+
+fn index(shards: &[(String, Vec<NamedTensor>)], dtype: FloatType) -> serde_json::Value {
+    let files = shards
+        .iter()
+        .flat_map(|(file, tensors)| tensors.iter().map(move |tensor| (&tensor.name, file)));
+    let weight_map: BTreeMap<_, _> = files.collect();
+    let scalars: usize =
+        shards.iter().flat_map(|(_, tensors)| tensors).map(|tensor| tensor.values.len()).sum();
+    json!({ "metadata": { "total_size": scalars * dtype.size() }, "weight_map": weight_map })
+}
+
+fn describe(config: &T5Config, dtype: FloatType) -> io::Result<serde_json::Value> {
     let mut json = serde_json::to_value(config)?;
-    json["architectures"] = serde_json::json!(["T5ForConditionalGeneration"]);
+    json["architectures"] = json!([match config.model_type.as_str() {
+        "mt5" => "MT5ForConditionalGeneration",
+        _ => "T5ForConditionalGeneration",
+    }]);
     json["is_encoder_decoder"] = true.into();
+    json["torch_dtype"] = dtype.torch_name().into();
+    Ok(json)
+}
+
+fn write_json(path: &Path, json: &serde_json::Value) -> io::Result<()> {
     let partial = path.with_extension("json.partial");
     let mut file = File::create(&partial)?;
     file.write_all((serde_json::to_string_pretty(&json)? + "\n").as_bytes())?;
@@ -186,91 +302,63 @@ fn write_config(path: &Path, config: &T5Config) -> io::Result<()> {
     fs::rename(partial, path)
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, DirectoryError> {
-    let text =
-        fs::read(path).map_err(|source| DirectoryError::File { path: path.to_owned(), source })?;
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Reads an object of at most `limit` bytes.
+pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(
+    path: &Path,
+    limit: u64,
+) -> Result<T, DirectoryError> {
+    let mut text = Vec::new();
+    regular_file(path)
+        .and_then(|file| file.take(limit + 1).read_to_end(&mut text))
+        .map_err(|source| DirectoryError::File { path: path.to_owned(), source })?;
+    // Serde would read the fields of an object from a list too.
+    if text.len() as u64 > limit || text.trim_ascii_start().first() == Some(&b'[') {
+        return Err(DirectoryError::NotAnObject { path: path.to_owned(), limit });
+    }
     serde_json::from_slice(&text)
         .map_err(|source| DirectoryError::Json { path: path.to_owned(), source })
 }
 
-/// A tensor in a mapped file.
-struct Stored<'a> {
-    path: &'a Path,
-    view: TensorView<'a>,
-}
-
-/// The mapped weight files of a directory.
-struct WeightFiles(Vec<(PathBuf, Mmap)>);
-
-/// The part of an index that says where each tensor is.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-impl WeightFiles {
-    fn open(directory: &Path) -> Result<Self, DirectoryError> {
-        let whole = directory.join(WEIGHTS);
-        let index_path = directory.join(INDEX);
-        let paths = if whole.exists() || !index_path.exists() {
-            vec![whole]
-        } else {
-            let index: Index = read_json(&index_path)?;
-            let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-            shards
-                .into_iter()
-                .map(|shard| match Path::new(&shard).file_name() {
-                    // A path out of the directory has other parts than a file name.
-                    Some(name) if name == shard.as_str() => Ok(directory.join(name)),
-                    _ => Err(DirectoryError::Shard { path: index_path.clone(), shard }),
-                })
-                .collect::<Result<_, _>>()?
-        };
-        let map = |path: PathBuf| {
-            let mapped = File::open(&path).and_then(|file| {
-                // SAFETY: the map is only read. Another process that shortens the file meanwhile
-                // could end this one, as it could with any program that maps model files.
-                unsafe { Mmap::map(&file) }
-            });
-            match mapped {
-                Ok(mapped) => Ok((path, mapped)),
-                Err(source) => Err(DirectoryError::File { path, source }),
+/// Checks, before anything of that size is made, what `config.json` could make a model large by: its
+/// layers, and the coefficients of its blocks.
+fn check_depth(config: &T5Config, files: &WeightFiles) -> Result<(), DirectoryError> {
+    let num_blocks = config.num_blocks();
+    for (stack, layers) in [("encoder", config.num_layers), ("decoder", config.decoder_layers())] {
+        for layer in 0..layers {
+            let block = format!("{stack}.block.{layer}");
+            files.check(&format!("{block}.layer.0.layer_norm.weight"), &[config.d_model])?;
+            if config.updates_blocks() {
+                let coefs = |name: &str| format!("{block}.altup.{name}_coefs");
+                files.check(&coefs("prediction"), &[num_blocks, num_blocks])?;
+                files.check(&coefs("correction"), &[num_blocks])?;
             }
-        };
-        Ok(Self(paths.into_iter().map(map).collect::<Result<_, _>>()?))
-    }
-
-    fn tensors(&self) -> Result<BTreeMap<String, Stored<'_>>, DirectoryError> {
-        let mut tensors = BTreeMap::new();
-        for (path, bytes) in &self.0 {
-            let file = SafeTensors::deserialize(bytes)
-                .map_err(|source| DirectoryError::Weights { path: path.clone(), source })?;
-            tensors.extend(
-                file.tensors().into_iter().map(|(name, view)| (name, Stored { path, view })),
-            );
-        }
-        Ok(tensors)
-    }
-}
-
-/// Checks that the files hold the model's tensors and no others.
-fn check_names(
-    directory: &Path,
-    model: &T5,
-    config: &T5Config,
-    tensors: &BTreeMap<String, Stored<'_>>,
-) -> Result<(), DirectoryError> {
-    let parameters: BTreeSet<String> = parameters(model).into_iter().map(|p| p.name).collect();
-    if let Some(name) = parameters.iter().find(|name| !tensors.contains_key(*name)) {
-        return Err(DirectoryError::Missing { path: directory.to_owned(), name: name.clone() });
-    }
-    for (name, stored) in tensors {
-        if !parameters.contains(name) && !is_redundant(name, config) {
-            let (path, name) = (stored.path.to_owned(), name.clone());
-            return Err(DirectoryError::Unexpected { path, name });
         }
     }
     Ok(())
+}
+
+/// Checks that the files hold the model's tensors and no others.
+fn check_names(model: &T5, config: &T5Config, files: &WeightFiles) -> Result<(), DirectoryError> {
+    let parameters = parameters(model);
+    for parameter in &parameters {
+        files.check(&parameter.name, &parameter.shape)?;
+    }
+    let names: BTreeSet<&String> = parameters.iter().map(|parameter| &parameter.name).collect();
+    let unexpected = |name: &&String| !names.contains(name) && !is_redundant(name, config);
+    match files.names().find(unexpected) {
+        None => Ok(()),
+        Some(name) => {
+            let path = files.path(name).map(Path::to_owned).unwrap_or_default();
+            Err(DirectoryError::Unexpected { path, name: name.clone() })
+        }
+    }
 }
 
 /// Tensors that published T5 files hold beside those of the model: copies of the shared table, and a
@@ -283,108 +371,4 @@ fn is_redundant(name: &str, config: &T5Config) -> bool {
         "lm_head.weight" => config.tie_word_embeddings,
         _ => false,
     }
-}
-
-/// Fills a model's parameters from mapped tensors; stops at the first that doesn't fit.
-struct Load<'a> {
-    tensors: &'a BTreeMap<String, Stored<'a>>,
-    device: &'a Device,
-    path: ParameterPath,
-    error: Option<DirectoryError>,
-}
-
-impl Load<'_> {
-    fn read(&self, expected: Vec<usize>) -> Result<TensorData, DirectoryError> {
-        let name = self.path.tensor_name();
-        let Stored { path, view } = &self.tensors[&name];
-        let mut stored = expected.clone();
-        if self.path.is_transposed() {
-            stored.reverse();
-        }
-        if view.shape() != stored {
-            return Err(DirectoryError::Shape {
-                path: path.to_path_buf(),
-                name,
-                found: view.shape().to_vec(),
-                expected: stored,
-            });
-        }
-        let Some(values) = to_f32(view) else {
-            return Err(DirectoryError::Dtype {
-                path: path.to_path_buf(),
-                name,
-                dtype: view.dtype(),
-            });
-        };
-        let values = match (self.path.is_transposed(), stored.as_slice()) {
-            (true, &[rows, columns]) => transpose(&values, rows, columns),
-            _ => values,
-        };
-        Ok(TensorData::new(values, expected))
-    }
-}
-
-impl ModuleMapper for Load<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.enter(name);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.error.is_some() {
-            return param;
-        }
-        match self.read(param.lazy_shape().to_vec()) {
-            Ok(data) => {
-                let mut loaded = Param::from_tensor(Tensor::from_data(data, self.device));
-                loaded.id = param.id;
-                loaded
-            }
-            Err(error) => {
-                self.error = Some(error);
-                param
-            }
-        }
-    }
-}
-
-fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let bytes = view.data();
-    Some(match view.dtype() {
-        Dtype::F32 => {
-            bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-        }
-        Dtype::F16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|&bytes| f16::from_le_bytes(bytes).to_f32())
-            .collect(),
-        Dtype::BF16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|&bytes| bf16::from_le_bytes(bytes).to_f32())
-            .collect(),
-        _ => return None,
-    })
-}
-
-/// Row-major `[rows, columns]` to `[columns, rows]`, in tiles that stay in the cache.
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    const TILE: usize = 32;
-    let mut transposed = vec![0.0; values.len()];
-    for row_tile in (0..rows).step_by(TILE) {
-        for column_tile in (0..columns).step_by(TILE) {
-            for row in row_tile..(row_tile + TILE).min(rows) {
-                for column in column_tile..(column_tile + TILE).min(columns) {
-                    transposed[column * rows + row] = values[row * columns + column];
-                }
-            }
-        }
-    }
-    transposed
 }

@@ -20,18 +20,24 @@ mod cost;
 mod directory;
 mod parameters;
 mod tensors;
+mod weight_files;
+mod widen;
 
 pub use attention::{Attention, AttentionLayer, KeyValue};
 pub use config::{Activation, AltUpModelConfig, ConfigError, T5Config};
 pub use cost::{PartCost, forward_cost};
 pub use decoder::{Decoder, DecoderBlock, DecoderCache};
-pub use directory::{DirectoryError, ModelDirectory};
+pub use directory::{DirectoryError, ModelDirectory, SaveOptions};
 pub use encoder::{Encoder, EncoderBlock};
 pub use feed_forward::{FeedForward, FeedForwardLayer, GatedGeluFeedForward, ReluFeedForward};
-pub use generation::generate_greedy;
+pub use generation::{
+    BeamSearch, EarlyStopping, Generated, GenerationConfig, Sampling, Strategy, TokenStream,
+    generate, stream,
+};
 pub use loss::{correct_tokens, cross_entropy_sum};
 pub use model::T5;
 pub use parameters::{ParameterInfo, num_parameters, parameters};
 pub use relative_position_bias::{RelativePositionBias, relative_position_bucket};
 pub use size::{size, size_names};
-pub use tensors::{NamedTensor, gradient_tensors, parameter_tensors, write_tensors};
+pub use tensors::{FloatType, NamedTensor, gradient_tensors, parameter_tensors, write_tensors};
+pub use widen::widen;

@@ -22,6 +22,7 @@ pub struct T5 {
     /// What the decoder's output is multiplied by before the output layer.
     output_scale: f64,
     decoder_start_token: usize,
+    eos_token: usize,
 }
 
 impl T5Config {
@@ -57,6 +58,7 @@ impl T5Config {
                 1.0
             },
             decoder_start_token: self.decoder_start_token_id,
+            eos_token: self.eos_token_id,
         }
     }
 }
@@ -124,6 +126,16 @@ impl T5 {
     /// The token that every target starts from, for a batch: `[batch_size, 1]`.
     pub(crate) fn start_tokens(&self, batch_size: usize) -> Tensor<2, Int> {
         Tensor::full([batch_size, 1], self.decoder_start_token as i64, &self.device())
+    }
+
+    /// The token that every target starts from. It is not a part of it.
+    pub fn start_token(&self) -> u32 {
+        self.decoder_start_token as u32
+    }
+
+    /// The token that ends a sequence.
+    pub fn eos_token(&self) -> u32 {
+        self.eos_token as u32
     }
 
     /// The device that the parameters are on.

@@ -1,5 +1,5 @@
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::T5;
 
@@ -48,6 +48,76 @@ pub fn parameters(model: &T5) -> Vec<ParameterInfo> {
     let mut list = List { path: ParameterPath::default(), parameters: Vec::new() };
     model.visit(&mut list);
     list.parameters
+}
+
+/// Fills a model's parameters, each with what `values` gives for its name and its shape as stored in
+/// a file. Stops at the first error.
+pub(crate) fn fill<E>(
+    model: T5,
+    device: &Device,
+    values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+) -> Result<T5, E> {
+    struct Fill<'a, V, E> {
+        values: V,
+        device: &'a Device,
+        path: ParameterPath,
+        error: Option<E>,
+    }
+    impl<V: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>, E> ModuleMapper for Fill<'_, V, E> {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.path.enter(name);
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.exit();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.error.is_some() {
+                return param;
+            }
+            let shape = param.lazy_shape().to_vec();
+            let mut stored = shape.clone();
+            if self.path.is_transposed() {
+                stored.reverse();
+            }
+            let values = match (self.values)(&self.path.tensor_name(), &stored) {
+                Ok(values) => values,
+                Err(error) => {
+                    self.error = Some(error);
+                    return param;
+                }
+            };
+            let values = match (self.path.is_transposed(), stored.as_slice()) {
+                (true, &[rows, columns]) => transpose(&values, rows, columns),
+                _ => values,
+            };
+            let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+            let mut filled = Param::from_tensor(tensor);
+            filled.id = param.id;
+            filled
+        }
+    }
+    let mut fill = Fill { values, device, path: ParameterPath::default(), error: None };
+    let model = model.map(&mut fill);
+    match fill.error {
+        Some(error) => Err(error),
+        None => Ok(model),
+    }
+}
+
+/// Row-major `[rows, columns]` to `[columns, rows]`, in tiles that stay in the cache.
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut transposed = vec![0.0; values.len()];
+    for row_tile in (0..rows).step_by(TILE) {
+        for column_tile in (0..columns).step_by(TILE) {
+            for row in row_tile..(row_tile + TILE).min(rows) {
+                for column in column_tile..(column_tile + TILE).min(columns) {
+                    transposed[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    transposed
 }
 
 /// The number of a model's scalars.

@@ -1,9 +1,10 @@
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor, TensorData, bf16, f16};
 use safetensors::tensor::{Dtype, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::fmt;
+use std::io;
 use std::path::Path;
 
 use crate::T5;
@@ -31,22 +32,68 @@ pub fn gradient_tensors(model: &T5, gradients: &Gradients) -> Vec<NamedTensor> {
     collect(model, Source::Gradients(gradients))
 }
 
+/// The type that tensors have in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FloatType {
+    /// 32 bits: what is computed in.
+    #[default]
+    F32,
+    /// 16 bits, 11 of them of precision, up to 65504.
+    F16,
+    /// 16 bits, 8 of them of precision, in the range of F32.
+    BF16,
+}
+
+impl FloatType {
+    /// Bytes of a value.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    /// PyTorch's name of the type.
+    pub(crate) fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+        }
+    }
+
+    /// The first finite value that would become infinite.
+    pub(crate) fn overflow(self, values: &[f32]) -> Option<f32> {
+        let becomes_infinite = |value: f32| match self {
+            Self::F32 => false,
+            Self::F16 => f16::from_f32(value).is_infinite(),
+            Self::BF16 => bf16::from_f32(value).is_infinite(),
+        };
+        values.iter().copied().find(|&value| value.is_finite() && becomes_infinite(value))
+    }
+}
+
+impl fmt::Display for FloatType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.torch_name())
+    }
+}
+
 /// Writes tensors to a safetensors file, whole or not at all.
 ///
 /// # Errors
 ///
 /// If the file can't be written; what was there before stays.
-pub fn write_tensors(path: &Path, tensors: &[NamedTensor]) -> io::Result<()> {
+pub fn write_tensors(path: &Path, tensors: &[NamedTensor], dtype: FloatType) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
+    let file = tempfile::Builder::new()
         .prefix(".partial-")
         .permissions(ordinary_permissions())
         .tempfile_in(folder.unwrap_or(Path::new(".")))?;
     // Hugging Face refuses a file that doesn't say which framework's layout it has.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
-    let bytes = safetensors::serialize(views, Some(format)).map_err(io::Error::other)?;
-    file.write_all(&bytes)?;
+    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), Encoded { tensor, dtype }));
+    safetensors::serialize_to_file(views, Some(format), file.path()).map_err(io::Error::other)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
@@ -58,21 +105,37 @@ fn ordinary_permissions() -> std::fs::Permissions {
     std::fs::Permissions::from_mode(0o666)
 }
 
-impl View for &NamedTensor {
+/// A tensor in the type that it is written in.
+struct Encoded<'a> {
+    tensor: &'a NamedTensor,
+    dtype: FloatType,
+}
+
+impl View for Encoded<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self.dtype {
+            FloatType::F32 => Dtype::F32,
+            FloatType::F16 => Dtype::F16,
+            FloatType::BF16 => Dtype::BF16,
+        }
     }
 
     fn shape(&self) -> &[usize] {
-        &self.shape
+        &self.tensor.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+        let values = self.tensor.values.iter();
+        let bytes: Vec<u8> = match self.dtype {
+            FloatType::F32 => values.flat_map(|value| value.to_le_bytes()).collect(),
+            FloatType::F16 => values.flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            FloatType::BF16 => values.flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+        };
+        bytes.into()
     }
 
     fn data_len(&self) -> usize {
-        self.values.len() * size_of::<f32>()
+        self.tensor.values.len() * self.dtype.size()
     }
 }
 

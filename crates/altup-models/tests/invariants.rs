@@ -2,8 +2,8 @@
 
 use altup_core::{BlockSelection, Widening};
 use altup_models::{
-    AltUpModelConfig, DecoderCache, T5, T5Config, generate_greedy, parameter_tensors,
-    relative_position_bucket, size,
+    AltUpModelConfig, BeamSearch, DecoderCache, Generated, GenerationConfig, Sampling, Strategy,
+    T5, T5Config, generate, parameter_tensors, relative_position_bucket, size,
 };
 use burn::module::Param;
 use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData};
@@ -128,10 +128,21 @@ fn a_batch_generates_what_its_rows_generate_alone() {
     for config in variants() {
         let model = model(&config, &device);
         let inputs = [vec![5, 6, 7, 8, 9, 10], vec![11, 12]];
-        let together = generate_greedy(&model, &inputs, 1, 12);
-        for (input, together) in inputs.iter().zip(together) {
-            let alone = generate_greedy(&model, std::slice::from_ref(input), 1, 12);
-            assert_eq!(alone, [together], "{:?}", config.altup);
+        let strategies = [
+            Strategy::Greedy,
+            Strategy::Sampling(Sampling { temperature: 1.5, ..Sampling::default() }),
+            Strategy::BeamSearch(BeamSearch { num_beams: 3, ..BeamSearch::default() }),
+        ];
+        for strategy in strategies {
+            let generation = GenerationConfig { strategy, ..GenerationConfig::greedy(12) };
+            let together = generate(&model, &inputs, &generation);
+            for (input, together) in inputs.iter().zip(together) {
+                let alone = generate(&model, std::slice::from_ref(input), &generation).remove(0);
+                let tokens = |targets: &[Generated]| -> Vec<Vec<u32>> {
+                    targets.iter().map(|target| target.tokens.clone()).collect()
+                };
+                assert_eq!(tokens(&alone), tokens(&together), "{:?} {generation:?}", config.altup);
+            }
         }
     }
 }

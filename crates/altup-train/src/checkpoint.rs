@@ -4,6 +4,7 @@
 //! which holds the checksums of the two. It is written under another name and renamed when it is
 //! whole, so that neither a kill nor a full disk leaves half of one.
 
+use altup_models::T5;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::store::{ModuleRecord, RecordError};
@@ -74,6 +75,16 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong with each that is there.
         damaged: Vec<String>,
+    },
+    /// A run has no checkpoint of a step.
+    #[error("{}: no checkpoint of step {step}; there are those of steps {steps}", path.display())]
+    NoSuchStep {
+        /// The folder of the checkpoints.
+        path: PathBuf,
+        /// The step.
+        step: u64,
+        /// The steps that there are.
+        steps: String,
     },
     /// The folder of the checkpoints can't be listed or cleaned.
     #[error("cannot use {}", path.display())]
@@ -195,6 +206,34 @@ impl Checkpoints {
         Err(CheckpointError::None { path: self.folder.clone(), damaged })
     }
 
+    /// Reads the model of a step's checkpoint, or of the newest whole one, into a model of the same
+    /// kind.
+    ///
+    /// # Errors
+    ///
+    /// If it isn't there or isn't whole.
+    pub fn model(&self, step: Option<u64>, model: T5) -> Result<T5, CheckpointError> {
+        let checkpoints = self.list().map_err(|source| self.folder_error(source))?;
+        let mut damaged = Vec::new();
+        for (number, path) in checkpoints.iter().rev() {
+            if step.is_some_and(|step| step != *number) {
+                continue;
+            }
+            match read_learner(path, Learner { model: model.clone() }) {
+                Ok((_, learner)) => return Ok(learner.model),
+                Err(problem) => damaged.push(format!("{} {problem}", path.display())),
+            }
+        }
+        Err(match step {
+            Some(step) if damaged.is_empty() => {
+                let steps: Vec<String> = checkpoints.keys().map(u64::to_string).collect();
+                let (path, steps) = (self.folder.clone(), steps.join(", "));
+                CheckpointError::NoSuchStep { path, step, steps }
+            }
+            _ => CheckpointError::None { path: self.folder.clone(), damaged },
+        })
+    }
+
     fn path(&self, step: u64) -> PathBuf {
         self.folder.join(format!("step-{step:08}"))
     }
@@ -267,6 +306,11 @@ fn read(
     learner: Learner,
     optimizer: ModuleOptimizer,
 ) -> Result<(RunState, Learner, ModuleOptimizer), Damage> {
+    let (state, learner) = read_learner(path, learner)?;
+    Ok((state, learner, optimizer.load(path.join(OPTIMIZER))?))
+}
+
+fn read_learner(path: &Path, learner: Learner) -> Result<(RunState, Learner), Damage> {
     let manifest = manifest(path).map_err(Damage::Manifest)?;
     for name in [MODEL, OPTIMIZER] {
         let found = checksum(&path.join(name)).ok();
@@ -275,9 +319,9 @@ fn read(
         }
     }
     let record = ModuleRecord::load(path.join(MODEL))?;
-    let loaded =
+    let learner =
         learner.try_load_record(record).map_err(|error| Damage::Model(error.to_string()))?;
-    Ok((manifest.state, loaded, optimizer.load(path.join(OPTIMIZER))?))
+    Ok((manifest.state, learner))
 }
 
 fn manifest(path: &Path) -> io::Result<Manifest> {

@@ -435,7 +435,7 @@ impl RunConfig {
             altup: model.altup.clone(),
             ..base
         };
-        config.validate().map_err(|problem| error(problem.field, problem.problem.clone()))?;
+        config.validate().map_err(|problem| error(&problem.field, problem.problem.clone()))?;
         Ok(config)
     }
 

@@ -1,8 +1,14 @@
-use altup_models::generate_greedy;
+use altup_models::{
+    BeamSearch, EarlyStopping, Generated, GenerationConfig, Sampling, Strategy, T5, generate,
+    stream,
+};
+use altup_train::data::TextTokenizer;
 use altup_train::filling::fill_blanks;
-use clap::Args;
+use anyhow::Context;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
-use std::io::BufRead;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
 use super::model_source::ModelSource;
@@ -16,63 +22,217 @@ pub(super) struct GenerateArgs {
     model: PathBuf,
     /// The texts, with <extra_id_0>, <extra_id_1>, … for the blanks [default: the lines of standard
     /// input]
-    #[arg(value_name = "TEXT")]
+    #[arg(value_name = "TEXT", conflicts_with = "file")]
     texts: Vec<String>,
+    /// A file of texts, one a line
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Texts that go through the model at once [default: 8, and 1 of standard input]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    batch_size: Option<u64>,
     /// Tokens to generate at most
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_name = "N")]
     max_new_tokens: usize,
-    /// Print one JSON object a text: prompt, target, filled
+    /// Tokens to generate at least
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    min_new_tokens: usize,
+    /// What makes a token less likely that the target has already; 1 is no penalty
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    repetition_penalty: f64,
+    /// Targets for each text: the best of a beam search, or as many samples
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    num_return_sequences: usize,
+    /// Search for the likeliest target with this many beams
+    #[arg(long, value_name = "N")]
+    num_beams: Option<usize>,
+    /// In a beam search, the power of the length that a target's log-probability is divided by
+    #[arg(long, default_value_t = 1.0, requires = "num_beams", value_name = "POWER")]
+    length_penalty: f64,
+    /// When a beam search is done that has as many ended targets as beams
+    #[arg(long, value_enum, default_value_t = Stopping::Heuristic, requires = "num_beams")]
+    early_stopping: Stopping,
+    /// Draw tokens at random, by their probability
+    #[arg(long, conflicts_with = "num_beams")]
+    sample: bool,
+    /// In sampling, what logits are divided by: below 1 favours likely tokens
+    #[arg(long, default_value_t = 1.0, requires = "sample")]
+    temperature: f64,
+    /// In sampling, draw from the K likeliest tokens only
+    #[arg(long, requires = "sample", value_name = "K")]
+    top_k: Option<usize>,
+    /// In sampling, draw from the likeliest tokens only that together have this probability
+    #[arg(long, default_value_t = 1.0, requires = "sample", value_name = "P")]
+    top_p: f64,
+    /// The seed of the samples
+    #[arg(long, default_value_t = 0, requires = "sample")]
+    seed: u64,
+    /// Print the target as it comes, token by token, with its sentinels
+    #[arg(long, conflicts_with_all = ["num_beams", "json", "num_return_sequences", "batch_size"])]
+    stream: bool,
+    /// Print one JSON object a target: prompt, target, filled, and in a beam search its score
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     backend: BackendArgs,
 }
 
+/// When a beam search is done with a text that has as many ended targets as beams.
+#[derive(Clone, Copy, ValueEnum)]
+enum Stopping {
+    /// At once
+    Immediate,
+    /// When the best running target, at its present length, doesn't beat the worst of them
+    Heuristic,
+    /// When no running target could beat the worst of them at any length
+    Never,
+}
+
 /// What a model made of a text.
 #[derive(Serialize)]
-struct Generated<'a> {
+struct Answer<'a> {
     prompt: &'a str,
     target: String,
     filled: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
 }
 
 pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
+    let generation = generation_config(&args);
+    generation.validate()?;
     let source = ModelSource::find(&args.model)?;
     let device = args.backend.backend.open()?;
     let (config, model) = source.load(&device)?;
-    let tokenizer = source.tokenizer()?;
-    let generate = |prompt: &str| -> anyhow::Result<()> {
-        let mut input = tokenizer.encode(prompt)?;
-        input.push(tokenizer.eos_id());
-        if let Some(id) = input.iter().find(|&&id| id as usize >= config.vocab_size) {
-            anyhow::bail!(
-                "the tokenizer gives the id {id}, beyond the model's vocabulary of {}",
-                config.vocab_size
-            );
+    if let Some(num_beams) = args.num_beams {
+        anyhow::ensure!(
+            num_beams <= config.vocab_size / 2,
+            "num_beams must be at most half of the vocabulary ({}), not {num_beams}",
+            config.vocab_size
+        );
+    }
+    let generator =
+        Generator { model, tokenizer: source.tokenizer()?, generation, json: args.json };
+    let default_size = if args.texts.is_empty() && args.file.is_none() { 1 } else { 8 };
+    let batch_size = args.batch_size.map_or(default_size, |size| size as usize);
+    let mut texts = texts(args.texts, args.file)?;
+    loop {
+        let batch: Vec<String> = texts.by_ref().take(batch_size).collect::<Result<_, _>>()?;
+        if batch.is_empty() {
+            return Ok(());
         }
-        let eos = tokenizer.eos_id();
-        let generated = generate_greedy(&model, &[input.clone()], eos, args.max_new_tokens);
-        let target = generated.into_iter().next().unwrap_or_default();
-        let filled = fill_blanks(&input, &target, tokenizer.sentinels());
-        let text = |ids: &[u32]| {
-            let ids: Vec<u32> = ids.iter().copied().filter(|&id| id != eos).collect();
-            tokenizer.decode(&ids, false)
-        };
-        let generated = Generated { prompt, target: text(&target)?, filled: text(&filled)? };
-        if args.json {
-            output::json(&generated)?;
-        } else if input.iter().any(|id| tokenizer.sentinels().contains(id)) {
-            output::line(&generated.filled)?;
-        } else {
-            output::line(&generated.target)?;
+        match args.stream {
+            true => batch.iter().try_for_each(|text| generator.stream(text))?,
+            false => generator.answer(&batch)?,
+        }
+    }
+}
+
+fn generation_config(args: &GenerateArgs) -> GenerationConfig {
+    let strategy = match args.num_beams {
+        Some(num_beams) => Strategy::BeamSearch(BeamSearch {
+            num_beams,
+            length_penalty: args.length_penalty,
+            early_stopping: match args.early_stopping {
+                Stopping::Immediate => EarlyStopping::Immediate,
+                Stopping::Heuristic => EarlyStopping::Heuristic,
+                Stopping::Never => EarlyStopping::Never,
+            },
+        }),
+        None if args.sample => Strategy::Sampling(Sampling {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            seed: args.seed,
+        }),
+        None => Strategy::Greedy,
+    };
+    GenerationConfig {
+        max_new_tokens: args.max_new_tokens,
+        min_new_tokens: args.min_new_tokens,
+        repetition_penalty: args.repetition_penalty,
+        num_return_sequences: args.num_return_sequences,
+        strategy,
+    }
+}
+
+type Texts = Box<dyn Iterator<Item = anyhow::Result<String>>>;
+
+/// The texts of the arguments, of a file, or of standard input.
+fn texts(texts: Vec<String>, file: Option<PathBuf>) -> anyhow::Result<Texts> {
+    if let Some(path) = file {
+        let name = path.display().to_string();
+        let file = File::open(&path).with_context(|| format!("cannot read {name}"))?;
+        return Ok(lines(BufReader::new(file), name));
+    }
+    if texts.is_empty() {
+        return Ok(lines(BufReader::new(std::io::stdin()), "standard input".into()));
+    }
+    Ok(Box::new(texts.into_iter().map(Ok)))
+}
+
+fn lines(reader: impl BufRead + 'static, name: String) -> Texts {
+    Box::new(reader.lines().enumerate().map(move |(number, line)| {
+        line.with_context(|| format!("cannot read line {} of {name}", number + 1))
+    }))
+}
+
+struct Generator {
+    model: T5,
+    tokenizer: TextTokenizer,
+    generation: GenerationConfig,
+    json: bool,
+}
+
+impl Generator {
+    /// Prints what the model makes of each text.
+    fn answer(&self, texts: &[String]) -> anyhow::Result<()> {
+        let inputs =
+            texts.iter().map(|text| self.encode(text)).collect::<anyhow::Result<Vec<_>>>()?;
+        let generated = generate(&self.model, &inputs, &self.generation);
+        for ((prompt, input), targets) in texts.iter().zip(&inputs).zip(generated) {
+            let is_filled = input.iter().any(|id| self.tokenizer.sentinels().contains(id));
+            for Generated { tokens, score } in targets {
+                let filled = fill_blanks(input, &tokens, self.tokenizer.sentinels());
+                let (target, filled) = (self.decode(&tokens)?, self.decode(&filled)?);
+                if self.json {
+                    output::json(&Answer { prompt, target, filled, score })?;
+                } else {
+                    output::line(if is_filled { &filled } else { &target })?;
+                }
+            }
         }
         Ok(())
-    };
-    if args.texts.is_empty() {
-        for line in std::io::stdin().lock().lines() {
-            generate(&line?)?;
-        }
-        return Ok(());
     }
-    args.texts.iter().try_for_each(|text| generate(text))
+
+    /// Prints a target as it comes.
+    fn stream(&self, text: &str) -> anyhow::Result<()> {
+        let input = [self.encode(text)?];
+        let mut decode = self.tokenizer.stream_decoder();
+        for token in stream(&self.model, &input, &self.generation).flatten().flatten() {
+            if token != self.tokenizer.eos_id()
+                && let Some(piece) = decode(token)?
+            {
+                output::piece(&piece)?;
+            }
+        }
+        Ok(output::line("")?)
+    }
+
+    fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {
+        let mut input = self.tokenizer.encode(text)?;
+        input.push(self.tokenizer.eos_id());
+        let vocab_size = self.model.embedding.weight.dims()[0];
+        if let Some(id) = input.iter().find(|&&id| id as usize >= vocab_size) {
+            anyhow::bail!(
+                "the tokenizer gives the id {id}, beyond the model's vocabulary of {vocab_size}"
+            );
+        }
+        Ok(input)
+    }
+
+    fn decode(&self, ids: &[u32]) -> anyhow::Result<String> {
+        let eos = self.tokenizer.eos_id();
+        let ids: Vec<u32> = ids.iter().copied().filter(|&id| id != eos).collect();
+        Ok(self.tokenizer.decode(&ids, false)?)
+    }
 }

@@ -115,7 +115,7 @@ fn named(name: &str, blocks: Option<usize>) -> anyhow::Result<T5Config> {
     Ok(config)
 }
 
-fn headline(config: &T5Config) -> String {
+pub(super) fn headline(config: &T5Config) -> String {
     let altup = match &config.altup {
         None => "dense".to_owned(),
         Some(altup) => format!(

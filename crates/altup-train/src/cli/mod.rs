@@ -1,6 +1,8 @@
 //! The command line. One subcommand is one file.
 
+mod convert;
 mod evaluate;
+mod forward;
 mod generate;
 mod inspect;
 mod model_source;
@@ -8,6 +10,7 @@ pub(crate) mod output;
 mod report;
 mod sizes;
 mod train;
+mod variant;
 
 use altup_train::device::DeviceName;
 use clap::{Args, Parser, Subcommand};
@@ -26,6 +29,8 @@ enum Command {
     Train(train::TrainArgs),
     Evaluate(evaluate::EvaluateArgs),
     Generate(generate::GenerateArgs),
+    Convert(convert::ConvertArgs),
+    Forward(forward::ForwardArgs),
     Inspect(inspect::InspectArgs),
     Report(report::ReportArgs),
     Sizes(sizes::SizesArgs),
@@ -63,6 +68,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Forward(args) => forward::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Report(args) => report::run(args),
         Command::Sizes(args) => sizes::run(args),

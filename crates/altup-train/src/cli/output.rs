@@ -9,11 +9,25 @@ use std::io::{self, Write};
 ///
 /// If standard output can't be written to.
 pub(crate) fn line(text: &str) -> io::Result<()> {
-    match writeln!(io::stdout(), "{text}") {
-        // A reader that has seen enough, such as `head`, is no failure.
+    unless_closed(writeln!(io::stdout(), "{text}"))
+}
+
+/// A reader that has seen enough, such as `head`, is no failure.
+fn unless_closed(written: io::Result<()>) -> io::Result<()> {
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => written,
     }
+}
+
+/// Prints a part of a line at once.
+///
+/// # Errors
+///
+/// As [`line()`].
+pub(crate) fn piece(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    unless_closed(write!(stdout, "{text}").and_then(|()| stdout.flush()))
 }
 
 /// Prints a result as one line of JSON.

@@ -1,5 +1,4 @@
-use altup_core::{BlockSelection, Widening};
-use altup_models::{AltUpModelConfig, ModelDirectory, T5Config, generate_greedy, num_parameters};
+use altup_models::{GenerationConfig, ModelDirectory, T5Config, generate, num_parameters};
 use altup_train::checkpoint::{Checkpoints, RunState};
 use altup_train::config::RunConfig;
 use altup_train::data::TextTokenizer;
@@ -13,12 +12,13 @@ use altup_train::run_data::RunData;
 use altup_train::run_folder::RunFolder;
 use altup_train::trainer::{Outcome, Trainer};
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::variant::Variant;
 use super::{BackendArgs, CacheArgs, output};
 
 /// Pre-train a T5 or an AltUp T5 on text, by span corruption.
@@ -78,21 +78,6 @@ pub(super) struct TrainArgs {
     backend: BackendArgs,
     #[command(flatten)]
     cache: CacheArgs,
-}
-
-/// The model's variant, by the paper's names.
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Variant {
-    /// T5 as it is
-    Dense,
-    /// Widened tables; layers take the blocks in turn
-    Altup,
-    /// Widened tables; all layers take block 0
-    Sameup,
-    /// Recycled-AltUp: narrow tables, replicated at the input and summed at the output
-    Recycled,
-    /// Widened tables, summed at the input: a baseline
-    Sum,
 }
 
 /// The figures of a finished run.
@@ -189,32 +174,16 @@ fn with_flags(mut config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConf
         config.model.size = size.clone();
     }
     let blocks = args.blocks.or(config.model.altup.as_ref().map(|altup| altup.num_blocks));
-    let widened = |selection, widening| {
-        let num_blocks = blocks.unwrap_or(2);
-        Some(AltUpModelConfig { num_blocks, selection, widening, encoder_sequence: None })
-    };
-    match args.variant {
-        Some(Variant::Dense) => {
-            anyhow::ensure!(args.blocks.is_none(), "--blocks has no meaning with --variant dense");
-            config.model.altup = None;
+    match (args.variant, args.blocks) {
+        (Some(Variant::Dense), Some(_)) => {
+            anyhow::bail!("--blocks has no meaning with --variant dense");
         }
-        Some(Variant::Altup) => {
-            config.model.altup = widened(BlockSelection::Alternating, Widening::Embedding);
-        }
-        Some(Variant::Sameup) => {
-            config.model.altup = widened(BlockSelection::Same, Widening::Embedding);
-        }
-        Some(Variant::Recycled) => {
-            config.model.altup = widened(BlockSelection::Alternating, Widening::Recycled);
-        }
-        Some(Variant::Sum) => {
-            config.model.altup = widened(BlockSelection::Alternating, Widening::Sum);
-        }
-        None => match (&mut config.model.altup, args.blocks) {
-            (Some(altup), Some(blocks)) => altup.num_blocks = blocks,
-            (None, Some(_)) => anyhow::bail!("--blocks needs a --variant other than dense"),
-            (_, None) => {}
+        (Some(variant), _) => config.model.altup = variant.altup(blocks.unwrap_or(2)),
+        (None, Some(blocks)) => match &mut config.model.altup {
+            Some(altup) => altup.num_blocks = blocks,
+            None => anyhow::bail!("--blocks needs a --variant other than dense"),
         },
+        (None, None) => {}
     }
     if !args.train.is_empty() {
         config.data.train = args.train.clone();
@@ -398,8 +367,10 @@ fn examples(data: &RunData, model: &altup_models::T5) -> anyhow::Result<Vec<Gene
             prompt.retain(|&token| token != eos);
             let mut input = prompt.clone();
             input.push(eos);
-            let target = generate_greedy(model, &[input], eos, NEW_TOKENS).remove(0);
-            let target: Vec<u32> = target.into_iter().filter(|&token| token != eos).collect();
+            let generation = GenerationConfig::greedy(NEW_TOKENS);
+            let target = generate(model, &[input], &generation).remove(0).remove(0);
+            let target: Vec<u32> =
+                target.tokens.into_iter().filter(|&token| token != eos).collect();
             let filled = fill_blanks(&prompt, &target, data.tokenizer.sentinels());
             Ok(GeneratedExample {
                 prompt: decode(&data.tokenizer, &prompt)?,

@@ -196,6 +196,13 @@ impl TextTokenizer {
         self.inner.decode(ids, skip_special).map_err(|source| DataError::Tokenize { source })
     }
 
+    /// Turns ids into text one by one: gives what each adds, or nothing while a character is not
+    /// whole.
+    pub fn stream_decoder(&self) -> impl FnMut(u32) -> Result<Option<String>, DataError> + '_ {
+        let mut stream = self.inner.decode_stream(false);
+        move |id| stream.step(id).map_err(|source| DataError::Tokenize { source })
+    }
+
     /// Writes a `tokenizer.json`, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<(), DataError> {
         self.write_whole(path)

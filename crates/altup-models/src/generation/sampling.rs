@@ -1,0 +1,128 @@
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use super::Sampling;
+use super::logits::log_softmax;
+
+/// Draws the tokens of one target.
+pub(super) struct Sampler {
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+}
+
+impl Sampler {
+    /// For target number `number` of an input.
+    pub(super) fn new(sampling: &Sampling, input: &[u32], number: usize) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("altup-models 2026 sampling");
+        hasher.update(&sampling.seed.to_le_bytes());
+        hasher.update(&(number as u64).to_le_bytes());
+        for token in input {
+            hasher.update(&token.to_le_bytes());
+        }
+        let rng = ChaCha8Rng::from_seed(hasher.finalize().into());
+        Self { sampling: sampling.clone(), rng }
+    }
+
+    /// A token, by its probability.
+    pub(super) fn sample(&mut self, logits: &[f64]) -> usize {
+        let kept = distribution(logits, &self.sampling);
+        // 53 random bits: a number in [0, 1).
+        let mut rest = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        for &(token, probability) in &kept {
+            rest -= probability;
+            if rest < 0.0 {
+                return token;
+            }
+        }
+        // Rounding may leave a rest behind the last.
+        kept[kept.len() - 1].0
+    }
+}
+
+/// The tokens that may be drawn, the likeliest first, with their probabilities. There is at least one.
+fn distribution(logits: &[f64], sampling: &Sampling) -> Vec<(usize, f64)> {
+    let mut kept: Vec<(usize, f64)> = logits
+        .iter()
+        .map(|logit| logit / sampling.temperature)
+        .enumerate()
+        .filter(|&(_, logit)| logit > f64::NEG_INFINITY)
+        .collect();
+    let by_rank =
+        |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0));
+    if let Some(k) = sampling.top_k.filter(|&k| k < kept.len()) {
+        kept.select_nth_unstable_by(k - 1, by_rank);
+        kept.truncate(k);
+    }
+    kept.sort_unstable_by(by_rank);
+    to_probabilities(&mut kept);
+    if sampling.top_p < 1.0 {
+        let mut before = 0.0;
+        let enough = kept.iter().position(|&(_, probability)| {
+            before += probability;
+            before >= sampling.top_p
+        });
+        kept.truncate(enough.map_or(kept.len(), |last| last + 1));
+        let sum: f64 = kept.iter().map(|(_, probability)| probability).sum();
+        kept.iter_mut().for_each(|(_, probability)| *probability /= sum);
+    }
+    kept
+}
+
+fn to_probabilities(logits: &mut [(usize, f64)]) {
+    let mut values: Vec<f64> = logits.iter().map(|&(_, logit)| logit).collect();
+    log_softmax(&mut values);
+    for ((_, logit), value) in logits.iter_mut().zip(values) {
+        *logit = value.exp();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    /// Probabilities behind Hugging Face's logits warpers.
+    #[derive(Deserialize)]
+    struct Reference {
+        logits: Vec<Vec<f64>>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        settings: Settings,
+        probabilities: Vec<Vec<f64>>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Settings {
+        temperature: f64,
+        top_k: Option<usize>,
+        top_p: Option<f64>,
+    }
+
+    #[test]
+    fn probabilities_equal_hugging_face() {
+        // Cargo runs tests in the folder of their package.
+        let text = std::fs::read("tests/fixtures/sampling.json").unwrap();
+        let reference: Reference = serde_json::from_slice(&text).unwrap();
+        for Case { settings, probabilities } in &reference.cases {
+            let sampling = Sampling {
+                temperature: settings.temperature,
+                top_k: settings.top_k,
+                top_p: settings.top_p.unwrap_or(1.0),
+                seed: 0,
+            };
+            for (logits, expected) in reference.logits.iter().zip(probabilities) {
+                let mut found = vec![0.0; logits.len()];
+                for (token, probability) in distribution(logits, &sampling) {
+                    found[token] = probability;
+                }
+                for (found, expected) in found.iter().zip(expected) {
+                    let kept = (*found > 0.0) == (*expected > 0.0);
+                    assert!(kept && (found - expected).abs() < 1e-6, "{settings:?}");
+                }
+            }
+        }
+    }
+}

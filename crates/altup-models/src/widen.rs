@@ -1,0 +1,90 @@
+use altup_core::Widening;
+use burn::tensor::Device;
+use std::collections::HashMap;
+use std::convert::Infallible;
+
+use crate::parameters::fill;
+use crate::tensors::{NamedTensor, parameter_tensors};
+use crate::{AltUpModelConfig, T5, T5Config};
+
+/// Makes an AltUp model of a dense one that computes what the dense one does, so that a trained T5 is
+/// where AltUp starts from.
+///
+/// | tensor | `embedding` | `recycled` | `sum` |
+/// | --- | --- | --- | --- |
+/// | embedding table | K copies of the dense one, side by side | as it is | the dense one, then zeros |
+/// | cross-attention keys and values, output table | the dense one for block 0, zeros for the others | as they are | as they are |
+/// | final norms | K copies | as they are | as they are |
+/// | p and g | I and 1 | I and 1 | none |
+///
+/// All else is the dense model's. With p = I and g = 1 all blocks move by what a layer adds to one of
+/// them, so K equal blocks stay equal, and each is the dense model's state. Reading the first of them
+/// alone gives the dense outputs; the zeros take part as soon as they have been trained, as the blocks
+/// that they read are no zeros. Of `recycled`, which reads the sum, the final norms divide the factor K
+/// away, up to their ε.
+///
+/// A tied output table can't read one block of a wider embedding table: where the tables become wider,
+/// the output table becomes one of its own.
+///
+/// # Panics
+///
+/// Panics if the model is not dense or can't be widened so (see [`T5Config::validate`]).
+pub fn widen(
+    config: &T5Config,
+    model: &T5,
+    altup: AltUpModelConfig,
+    device: &Device,
+) -> (T5Config, T5) {
+    assert!(config.altup.is_none(), "Only a dense model is widened. Got {:?}", config.altup);
+    let mut widened = T5Config { altup: Some(altup), ..config.clone() };
+    if widened.table_width() > config.table_width() && config.tie_word_embeddings {
+        widened.tie_word_embeddings = false;
+        widened.scale_decoder_outputs = Some(config.scales_outputs());
+    }
+    let dense: HashMap<String, NamedTensor> =
+        parameter_tensors(model).into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+    let filled = fill(widened.build(device), device, |name, shape| {
+        Ok::<_, Infallible>(value(name, shape, &dense, widened.widening()))
+    });
+    match filled {
+        Ok(model) => (widened, model),
+    }
+}
+
+/// The values of the widened model's tensor `name`.
+fn value(
+    name: &str,
+    shape: &[usize],
+    dense: &HashMap<String, NamedTensor>,
+    widening: Widening,
+) -> Vec<f32> {
+    if name.ends_with(".altup.prediction_coefs") {
+        let num_blocks = shape[0];
+        return (0..num_blocks * num_blocks)
+            .map(|index| f32::from(index % (num_blocks + 1) == 0))
+            .collect();
+    }
+    if name.ends_with(".altup.correction_coefs") {
+        return vec![1.0; shape[0]];
+    }
+    // An output table that was tied is the embedding table.
+    let source = dense.get(name).unwrap_or_else(|| &dense["shared.weight"]);
+    let (narrow, wide) = (row_width(&source.shape), row_width(shape));
+    let copies = name.ends_with("final_layer_norm.weight")
+        || (name == "shared.weight" && widening == Widening::Embedding);
+    let mut values = Vec::with_capacity(shape.iter().product());
+    for row in source.values.chunks(narrow) {
+        for block in 0..wide / narrow {
+            if block == 0 || copies {
+                values.extend_from_slice(row);
+            } else {
+                values.extend(std::iter::repeat_n(0.0, narrow));
+            }
+        }
+    }
+    values
+}
+
+fn row_width(shape: &[usize]) -> usize {
+    shape.last().copied().unwrap_or(1)
+}

@@ -1,0 +1,115 @@
+//! A dense model widened, and models written in every form.
+
+mod support;
+
+use altup_core::{BlockSelection, Widening};
+use altup_models::{
+    AltUpModelConfig, DirectoryError, FloatType, ModelDirectory, SaveOptions, T5, T5Config,
+    parameter_tensors, widen,
+};
+use burn::module::Param;
+use burn::tensor::{Device, Tensor};
+use std::fs;
+use support::{DENSE_CASES, Inputs, assert_close, fixture, ids, read_json, values};
+
+fn outputs(model: &T5, inputs: &Inputs, device: &Device) -> Vec<f32> {
+    let input_ids = ids(&inputs.input_ids, device);
+    let padding = input_ids.clone().equal_elem(0);
+    values(model.forward(input_ids, Some(padding), ids(&inputs.labels, device)))
+}
+
+#[test]
+fn a_widened_model_computes_what_the_dense_one_does() {
+    let device = Device::flex();
+    for case in DENSE_CASES {
+        let (config, dense) = ModelDirectory::new(fixture(case)).load(&device).unwrap();
+        let inputs: Inputs = read_json(&fixture(case).join("inputs.json"));
+        let expected = outputs(&dense, &inputs, &device);
+        for widening in [Widening::Embedding, Widening::Recycled, Widening::Sum] {
+            for selection in [BlockSelection::Alternating, BlockSelection::Same] {
+                for num_blocks in [1, 2, 3] {
+                    let altup = AltUpModelConfig {
+                        num_blocks,
+                        selection,
+                        widening,
+                        encoder_sequence: None,
+                    };
+                    let (widened, model) = widen(&config, &dense, altup.clone(), &device);
+                    let what = format!("{case}, {altup:?}");
+                    assert_close(&what, &outputs(&model, &inputs, &device), &expected);
+
+                    // Also after a way through the disk.
+                    let folder = tempfile::tempdir().unwrap();
+                    let directory = ModelDirectory::new(folder.path());
+                    directory.save(&widened, &model).unwrap();
+                    let (config_again, again) = directory.load(&device).unwrap();
+                    assert_eq!(config_again, widened, "{what}");
+                    assert_eq!(parameter_tensors(&again), parameter_tensors(&model), "{what}");
+                }
+            }
+        }
+    }
+}
+
+fn load(case: &str) -> (T5Config, T5) {
+    ModelDirectory::new(fixture(case)).load(&Device::flex()).unwrap()
+}
+
+#[test]
+fn shards_hold_what_one_file_does_and_neither_leaves_the_other() {
+    let (config, model) = load("altup-embedding-k2");
+    let folder = tempfile::tempdir().unwrap();
+    let directory = ModelDirectory::new(folder.path());
+    let sharded = SaveOptions { max_shard_bytes: Some(8_000), ..SaveOptions::default() };
+    directory.save(&config, &model).unwrap();
+    for (options, files) in [(sharded, 3..), (SaveOptions::default(), 1..)] {
+        directory.save_as(&config, &model, &options).unwrap();
+        let (_, again) = directory.load(&Device::flex()).unwrap();
+        assert_eq!(parameter_tensors(&again), parameter_tensors(&model));
+        let names: Vec<String> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".safetensors"))
+            .collect();
+        assert!(files.contains(&names.len()), "{names:?}");
+        let whole = names.contains(&"model.safetensors".to_owned());
+        assert_eq!(whole, options.max_shard_bytes.is_none(), "{names:?}");
+    }
+}
+
+#[test]
+fn narrower_types_round_and_halve_the_file() {
+    let (config, model) = load("dense-gated");
+    let folder = tempfile::tempdir().unwrap();
+    let directory = ModelDirectory::new(folder.path());
+    let size = || fs::metadata(folder.path().join("model.safetensors")).unwrap().len();
+    directory.save(&config, &model).unwrap();
+    let whole = size();
+    for (dtype, tolerance) in [(FloatType::F16, 1.0 / 2048.0), (FloatType::BF16, 1.0 / 256.0)] {
+        let options = SaveOptions { dtype, ..SaveOptions::default() };
+        directory.save_as(&config, &model, &options).unwrap();
+        assert!(size() < whole * 6 / 10);
+        let (_, again) = directory.load(&Device::flex()).unwrap();
+        for (a, b) in parameter_tensors(&again).iter().zip(&parameter_tensors(&model)) {
+            for (a, b) in a.values.iter().zip(&b.values) {
+                assert!((a - b).abs() <= tolerance * b.abs() + 1e-7, "{a} is not {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_too_large_for_its_type_is_refused_by_name() {
+    let (config, mut model) = load("dense-gated");
+    let norm = &mut model.encoder.final_norm.gamma;
+    *norm = Param::from_tensor(Tensor::full(norm.dims(), 1e5, &Device::flex()));
+    let folder = tempfile::tempdir().unwrap();
+    let directory = ModelDirectory::new(folder.path());
+    let options = SaveOptions { dtype: FloatType::F16, ..SaveOptions::default() };
+    let error = directory.save_as(&config, &model, &options).unwrap_err();
+    assert!(matches!(error, DirectoryError::Overflow { .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("encoder.final_layer_norm.weight"), "{message}");
+    assert!(message.contains("100000") && message.contains("float16"), "{message}");
+    assert!(!folder.path().join("model.safetensors").exists());
+}

@@ -1,0 +1,180 @@
+use altup_models::{FloatType, ModelDirectory, SaveOptions, T5, T5Config, num_parameters, widen};
+use altup_train::checkpoint::Checkpoints;
+use altup_train::data::TextTokenizer;
+use altup_train::progress::format_count;
+use altup_train::run_folder::RunFolder;
+use anyhow::Context;
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::inspect::headline;
+use super::model_source::ModelSource;
+use super::variant::Variant;
+use super::{BackendArgs, output};
+
+/// Convert a model: a dense T5 into an AltUp that computes the same, a run's checkpoint into a model
+/// directory, its numbers into another type
+#[derive(Args)]
+pub(super) struct ConvertArgs {
+    /// A model directory, or the folder of a run
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// A checkpoint of the run in place of its trained model: a step, or `last`
+    #[arg(long, value_name = "STEP")]
+    checkpoint: Option<String>,
+    /// The new model directory
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Widen a dense model; the outputs stay those of the dense one
+    #[arg(long, value_enum, value_name = "VARIANT")]
+    to: Option<Variant>,
+    /// The number of blocks K of the widened model
+    #[arg(long, default_value_t = 2, requires = "to", value_name = "K")]
+    blocks: usize,
+    /// The type of the numbers in the file
+    #[arg(long, value_enum, default_value_t = NumberType::F32)]
+    dtype: NumberType,
+    /// Split the weights into files of at most this many megabytes, with an index
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..))]
+    max_shard_size: Option<u64>,
+    /// Replace the model directory that is there
+    #[arg(long)]
+    overwrite: bool,
+    #[command(flatten)]
+    backend: BackendArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum NumberType {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Files beside the weights that say how text becomes tokens, and how to generate.
+const COMPANIONS: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "generation_config.json",
+];
+
+pub(super) fn run(args: ConvertArgs) -> anyhow::Result<()> {
+    let device = args.backend.backend.open()?;
+    check_output(&args.output, args.overwrite)?;
+    let (config, model, companions) = match &args.checkpoint {
+        Some(checkpoint) => from_checkpoint(&args.model, checkpoint, &device)?,
+        None => {
+            let source = ModelSource::find(&args.model)?;
+            let (config, model) = source.load(&device)?;
+            (config, model, source.directory)
+        }
+    };
+    let (config, model) = match args.to {
+        None => (config, model),
+        Some(variant) => widened(config, model, variant, args.blocks, &device)?,
+    };
+    let dtype = match args.dtype {
+        NumberType::F32 => FloatType::F32,
+        NumberType::F16 => FloatType::F16,
+        NumberType::Bf16 => FloatType::BF16,
+    };
+    let max_shard_bytes = args.max_shard_size.map(|megabytes| megabytes * 1_000_000);
+    let options = SaveOptions { dtype, max_shard_bytes };
+    save(&args.output, &config, &model, &options, &companions)?;
+    Ok(output::line(&format!(
+        "{}: {}, {} parameters, {dtype}",
+        args.output.display(),
+        headline(&config),
+        format_count(num_parameters(&model) as u64)
+    ))?)
+}
+
+fn check_output(path: &Path, overwrite: bool) -> anyhow::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let path = path.display();
+    anyhow::ensure!(overwrite, "{path} exists already: name another --output, or --overwrite it");
+    let config = Path::new(&path.to_string()).join("config.json");
+    anyhow::ensure!(
+        config.exists(),
+        "{path} is no model directory (it has no config.json), so it is not replaced"
+    );
+    Ok(())
+}
+
+/// A run's checkpoint, and the folder with its tokenizer.
+fn from_checkpoint(
+    run: &Path,
+    checkpoint: &str,
+    device: &Device,
+) -> anyhow::Result<(T5Config, T5, PathBuf)> {
+    let (folder, run_config) = RunFolder::open(run)?;
+    let tokenizer = TextTokenizer::load(&folder.tokenizer())?;
+    let config = run_config.model_config(tokenizer.vocab_size())?;
+    let step = match checkpoint {
+        "last" => None,
+        step => Some(step.parse().with_context(|| {
+            format!("--checkpoint {step}: must be the step of a checkpoint, or last")
+        })?),
+    };
+    let checkpoints = Checkpoints::new(folder.checkpoints(), run_config.training.keep_last);
+    let model = checkpoints.model(step, config.build(device))?;
+    Ok((config, model, run.to_owned()))
+}
+
+fn widened(
+    config: T5Config,
+    model: T5,
+    variant: Variant,
+    num_blocks: usize,
+    device: &Device,
+) -> anyhow::Result<(T5Config, T5)> {
+    anyhow::ensure!(
+        config.altup.is_none(),
+        "the model is widened already ({}): only a dense model is converted --to another",
+        headline(&config)
+    );
+    let Some(altup) = variant.altup(num_blocks) else {
+        return Ok((config, model));
+    };
+    let mut untied = T5Config { altup: Some(altup.clone()), ..config.clone() };
+    untied.tie_word_embeddings = false; // where it must be, `widen` unties it
+    untied.validate()?;
+    Ok(widen(&config, &model, altup, device))
+}
+
+/// Writes the directory beside its place, and moves it there when it is whole.
+fn save(
+    path: &Path,
+    config: &T5Config,
+    model: &T5,
+    options: &SaveOptions,
+    companions: &Path,
+) -> anyhow::Result<()> {
+    let error = || format!("cannot write {}", path.display());
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).with_context(error)?;
+    let partial = tempfile::Builder::new()
+        .prefix(".partial-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .tempdir_in(parent)
+        .with_context(error)?;
+    ModelDirectory::new(partial.path()).save_as(config, model, options)?;
+    for name in COMPANIONS {
+        let file = companions.join(name);
+        if file.exists() {
+            fs::copy(&file, partial.path().join(name))
+                .with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    if path.exists() {
+        fs::remove_dir_all(path).with_context(error)?;
+    }
+    fs::rename(partial.keep(), path).with_context(error)
+}

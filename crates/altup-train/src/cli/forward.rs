@@ -1,0 +1,115 @@
+use altup_models::{
+    FloatType, ModelDirectory, NamedTensor, T5Config, cross_entropy_sum, gradient_tensors,
+    write_tensors,
+};
+use anyhow::Context;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use clap::Args;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+use super::BackendArgs;
+use super::model_source::ModelSource;
+
+/// Run a batch through a model and write what comes out: logits, encoder output, loss, gradients.
+/// There is no dropout.
+#[derive(Args)]
+pub(super) struct ForwardArgs {
+    /// A model directory, or the folder of a run
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// A JSON file {"input_ids": [[…]], "labels": [[…]]}; 0 pads both, and shorter rows are padded
+    #[arg(long, value_name = "FILE")]
+    inputs: PathBuf,
+    /// A safetensors file for `logits`, `encoder_output` and `loss`, the mean over labels other than 0
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// A safetensors file for the loss's gradient of every parameter, under the parameter's name
+    #[arg(long, value_name = "FILE")]
+    gradients: Option<PathBuf>,
+    #[command(flatten)]
+    backend: BackendArgs,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Inputs {
+    input_ids: Vec<Vec<u32>>,
+    labels: Vec<Vec<u32>>,
+}
+
+pub(super) fn run(args: ForwardArgs) -> anyhow::Result<()> {
+    let device = args.backend.backend.open()?;
+    let device = if args.gradients.is_some() { device.autodiff() } else { device };
+    let directory = ModelDirectory::new(ModelSource::find(&args.model)?.directory);
+    let config = T5Config { dropout_rate: 0.0, ..directory.config()? };
+    let inputs = Inputs::read(&args.inputs, config.vocab_size)
+        .with_context(|| format!("cannot use {}", args.inputs.display()))?;
+    let (_, model) = directory.load_as(config, &device)?;
+
+    let input_ids = padded(&inputs.input_ids, &device);
+    let labels = padded(&inputs.labels, &device);
+    let targets = inputs.labels.iter().flatten().filter(|&&label| label != 0).count();
+    let padding = input_ids.clone().equal_elem(0);
+    let encoder_output = model.encode(input_ids, Some(&padding));
+    let mut cache = model.decoder.start(encoder_output.clone(), Some(&padding));
+    let logits = model.decode(model.shift_right(labels.clone()), &mut cache);
+    let loss = cross_entropy_sum(logits.clone(), labels) / targets as f64;
+
+    let outputs = [
+        named("logits", logits),
+        named("encoder_output", encoder_output),
+        named("loss", loss.clone()),
+    ];
+    write(&args.output, &outputs)?;
+    match &args.gradients {
+        Some(path) => write(path, &gradient_tensors(&model, &loss.backward())),
+        None => Ok(()),
+    }
+}
+
+impl Inputs {
+    fn read(path: &Path, vocab_size: usize) -> anyhow::Result<Self> {
+        let inputs: Self = serde_json::from_slice(&std::fs::read(path)?)?;
+        anyhow::ensure!(
+            inputs.input_ids.len() == inputs.labels.len(),
+            "input_ids has {} rows and labels has {}",
+            inputs.input_ids.len(),
+            inputs.labels.len()
+        );
+        for (name, rows) in [("input_ids", &inputs.input_ids), ("labels", &inputs.labels)] {
+            anyhow::ensure!(rows.iter().any(|row| !row.is_empty()), "{name} holds no token");
+            for (number, row) in rows.iter().enumerate() {
+                if let Some(id) = row.iter().find(|&&id| id as usize >= vocab_size) {
+                    anyhow::bail!(
+                        "{name}[{number}] holds the id {id}, beyond the model's vocabulary of \
+                         {vocab_size}"
+                    );
+                }
+            }
+        }
+        let counts = |label: &u32| *label != 0;
+        anyhow::ensure!(inputs.labels.iter().flatten().any(counts), "labels hold only padding");
+        Ok(inputs)
+    }
+}
+
+/// `[rows, longest]`
+fn padded(rows: &[Vec<u32>], device: &Device) -> Tensor<2, Int> {
+    let longest = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let padding = |row: &Vec<u32>| std::iter::repeat_n(0, longest - row.len());
+    let ids: Vec<i32> =
+        rows.iter().flat_map(|row| row.iter().map(|&id| id as i32).chain(padding(row))).collect();
+    Tensor::from_data(TensorData::new(ids, [rows.len(), longest]), device)
+}
+
+fn named<const D: usize>(name: &str, tensor: Tensor<D>) -> NamedTensor {
+    let shape = tensor.dims().to_vec();
+    let values = tensor.into_data().iter::<f32>().collect();
+    NamedTensor { name: name.into(), shape, values }
+}
+
+fn write(path: &Path, tensors: &[NamedTensor]) -> anyhow::Result<()> {
+    write_tensors(path, tensors, FloatType::F32)
+        .with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,107 @@
+//! Makes a Recycled-AltUp of a trained dense T5, which loses nothing by it, and trains on.
+//!
+//! ```sh
+//! cargo run --release -p altup-examples --bin continue_from_dense
+//! cargo run --release -p altup-examples --bin continue_from_dense DIR
+//! ```
+//!
+//! DIR is a dense Hugging Face directory with a `tokenizer.json`. Without one, a tiny T5 is trained
+//! first.
+
+use altup_core::{BlockSelection, Widening};
+use altup_models::{AltUpModelConfig, ModelDirectory, T5, T5Config, size, widen};
+use altup_train::data::{Corpus, PretrainingData, SpanCorruption, TextTokenizer, TokenCache};
+use altup_train::evaluation::evaluate;
+use altup_train::learner::Learner;
+use altup_train::optimizer::OptimizerConfig;
+use burn::module::Module;
+use burn::tensor::Device;
+use burn::train::TrainStep;
+use std::sync::Arc;
+
+const STEPS: u64 = 150;
+const BATCH_SIZE: usize = 8;
+const LEARNING_RATE: f64 = 0.01; // relative to each parameter's size, as Adafactor takes it
+
+fn main() -> anyhow::Result<()> {
+    let device = Device::flex().autodiff();
+    let corpus = Corpus::cargo_sources(4 << 20)?;
+    let (tokenizer, config, dense) = match std::env::args().nth(1) {
+        Some(path) => {
+            let directory = ModelDirectory::new(path);
+            let tokenizer = TextTokenizer::load(&directory.tokenizer())?;
+            let (config, model) = directory.load(&device)?;
+            (tokenizer, config, model)
+        }
+        None => {
+            let tokenizer = TextTokenizer::train(&corpus, 1024, 1 << 20)?;
+            let vocab_size = tokenizer.vocab_size().next_multiple_of(64);
+            let config =
+                T5Config { vocab_size, dropout_rate: 0.0, ..size("tiny").unwrap_or_default() };
+            let model = config.init(0, &device);
+            (tokenizer, config, model)
+        }
+    };
+    let (train, valid) = data(&corpus, &tokenizer)?;
+
+    let dense = match std::env::args().nth(1) {
+        Some(_) => dense,
+        None => train_on(dense, &train, 0, &device),
+    };
+    println!("dense               validation loss {:.4}", loss(&dense, &valid, &device));
+
+    let recycled = AltUpModelConfig {
+        num_blocks: 2,
+        selection: BlockSelection::Alternating,
+        widening: Widening::Recycled,
+        encoder_sequence: None,
+    };
+    let (_, recycled) = widen(&config, &dense, recycled, &device);
+    println!("Recycled-AltUp K=2  validation loss {:.4}", loss(&recycled, &valid, &device));
+
+    // Both go on for as many steps, on the same examples.
+    let dense = train_on(dense, &train, STEPS, &device);
+    let recycled = train_on(recycled, &train, STEPS, &device);
+    println!("\n{STEPS} steps later");
+    println!("dense               validation loss {:.4}", loss(&dense, &valid, &device));
+    println!("Recycled-AltUp K=2  validation loss {:.4}", loss(&recycled, &valid, &device));
+    if let Some(altup) = &recycled.encoder.blocks[0].altup {
+        let p: Vec<f32> = altup.prediction_coefs.val().into_data().iter::<f32>().collect();
+        let g: Vec<f32> = altup.correction_coefs.val().into_data().iter::<f32>().collect();
+        println!("first encoder layer: p = {p:.4?}, g = {g:.4?}");
+    }
+    Ok(())
+}
+
+/// Examples to train on and to validate on.
+fn data(
+    corpus: &Corpus,
+    tokenizer: &TextTokenizer,
+) -> anyhow::Result<(PretrainingData, PretrainingData)> {
+    let folder = tempfile::tempdir()?;
+    let corruption = SpanCorruption { input_length: 64, ..SpanCorruption::default() };
+    let (train, valid) = corpus.clone().split(10);
+    let tokens = |corpus: &Corpus| {
+        TokenCache::open_or_build(folder.path(), corpus, tokenizer, &mut |_| ()).map(Arc::new)
+    };
+    let train = PretrainingData::training(tokens(&train)?, tokenizer, corruption, 0)?;
+    let valid = PretrainingData::validation(tokens(&valid)?, tokenizer, corruption, 0)?;
+    Ok((train, valid))
+}
+
+/// Trains for [`STEPS`] steps, from step `first` of the data.
+fn train_on(model: T5, data: &PretrainingData, first: u64, device: &Device) -> T5 {
+    let mut learner = Learner { model };
+    let mut optimizer = OptimizerConfig::default().init();
+    for step in first..first + STEPS {
+        let batch = data.batch(step * BATCH_SIZE as u64, BATCH_SIZE);
+        let output = learner.step(batch.to_device(batch.num_targets(), device));
+        learner = learner.optimize(&mut optimizer, LEARNING_RATE.into(), output.grads);
+    }
+    learner.model
+}
+
+fn loss(model: &T5, data: &PretrainingData, device: &Device) -> f64 {
+    let learner = Learner { model: model.clone() }.valid();
+    evaluate(&learner, data, 64, BATCH_SIZE, 0, &device.clone().without_autodiff()).loss
+}
