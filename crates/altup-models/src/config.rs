@@ -134,18 +134,16 @@ impl T5Config {
     /// Names the field that has a value of another type, or that asks for a computation which isn't
     /// this one. Values out of range are found by [`validate`](Self::validate).
     pub fn from_json(mut json: Value) -> Result<Self, ConfigError> {
-        if let Some(fields) = json.as_object_mut() {
-            // As if they were not there: Hugging Face writes null for its own defaults.
-            fields.retain(|_, value| !value.is_null());
-            if fields.get("model_type").is_some_and(|model_type| model_type == "mt5") {
-                for (field, value) in mt5_defaults() {
-                    fields.entry(field.to_owned()).or_insert(value);
+        if json.get("model_type").is_some_and(|model_type| model_type == "mt5") {
+            for (field, value) in mt5_defaults() {
+                if json.get(field).is_none_or(Value::is_null) {
+                    json[field] = value;
                 }
             }
         }
         // Serde would read the fields of an object from a list too.
         for (field, value) in [("config.json", Some(&json)), ("altup", json.get("altup"))] {
-            if value.is_some_and(|value| !value.is_object()) {
+            if value.is_some_and(|value| !value.is_object() && !value.is_null()) {
                 return Err(ConfigError {
                     field: field.into(),
                     problem: "must be an object".into(),
@@ -177,7 +175,7 @@ impl T5Config {
             ("tie_encoder_decoder", false.into()),
         ] {
             match json.get(field) {
-                None => {}
+                None | Some(Value::Null) => {}
                 Some(found) if *found == value => {}
                 Some(found) => {
                     let problem = format!("must be {value} for this model, not {found}");

@@ -314,12 +314,15 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(
     path: &Path,
     limit: u64,
 ) -> Result<T, DirectoryError> {
+    let error = |source| DirectoryError::File { path: path.to_owned(), source };
+    let file = regular_file(path).map_err(error)?;
+    let is_small = file.metadata().map_err(error)?.len() <= limit;
     let mut text = Vec::new();
-    regular_file(path)
-        .and_then(|file| file.take(limit + 1).read_to_end(&mut text))
-        .map_err(|source| DirectoryError::File { path: path.to_owned(), source })?;
+    if is_small {
+        file.take(limit).read_to_end(&mut text).map_err(error)?;
+    }
     // Serde would read the fields of an object from a list too.
-    if text.len() as u64 > limit || text.trim_ascii_start().first() == Some(&b'[') {
+    if !is_small || text.trim_ascii_start().first() == Some(&b'[') {
         return Err(DirectoryError::NotAnObject { path: path.to_owned(), limit });
     }
     serde_json::from_slice(&text)

@@ -120,6 +120,9 @@ impl T5 {
     pub fn shift_right(&self, labels: Tensor<2, Int>) -> Tensor<2, Int> {
         let [batch_size, target_length] = labels.dims();
         let start = self.start_tokens(batch_size);
+        if target_length == 1 {
+            return start;
+        }
         Tensor::cat(vec![start, labels.narrow(1, 0, target_length - 1)], 1)
     }
 
