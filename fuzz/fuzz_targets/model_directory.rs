@@ -199,7 +199,7 @@ fn laid_out(mut header: Map<String, Value>, data: &[u8]) -> Option<Vec<u8>> {
         for length in entry["shape"].as_array()? {
             size = size.checked_mul(length.as_u64()?.try_into().ok()?)?;
         }
-        let start = end;
+        let start: usize = end;
         end = start.checked_add(size).filter(|&end| end <= MOST)?;
         entry.as_object_mut()?.insert("data_offsets".into(), json!([start, end]));
     }

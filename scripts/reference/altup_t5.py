@@ -226,7 +226,7 @@ class AltUpT5(nn.Module):
         self.decoder = Stack(config, widening, config.num_decoder_layers, is_decoder=True)
         if not tied:
             self.lm_head = nn.Linear(widening.output_width, config.vocab_size, bias=False)
-        self.tied = tied
+        self.config, self.tied = config, tied
         self.output_scale = config.d_model**-0.5 if scale_output else 1.0
 
     def encode(self, input_ids):
@@ -245,10 +245,13 @@ class AltUpT5(nn.Module):
         output_table = self.shared.weight if self.tied else self.lm_head.weight
         return F.linear(hidden * self.output_scale, output_table)
 
+    def shift_right(self, labels):
+        return F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
+
     def forward(self, input_ids, labels):
         """(logits [B, T, V], encoder output [B, S, output_width], mean loss over labels that are not padding)"""
         encoder_output = self.encode(input_ids)
-        logits = self.decode(input_ids, encoder_output, F.pad(labels[:, :-1], (1, 0), value=PAD))
+        logits = self.decode(input_ids, encoder_output, self.shift_right(labels))
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=PAD)
         return logits, encoder_output, loss
 
@@ -256,7 +259,7 @@ class AltUpT5(nn.Module):
     def generate(self, input_ids, max_new_tokens):
         """Greedy decoding; returns [B, max_new_tokens], which runs on past the end of a sequence."""
         encoder_output = self.encode(input_ids)
-        tokens = torch.full((len(input_ids), 1), PAD)
+        tokens = torch.full((len(input_ids), 1), self.config.decoder_start_token_id)
         for _ in range(max_new_tokens):
             logits = self.decode(input_ids, encoder_output, tokens)
             tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], dim=1)

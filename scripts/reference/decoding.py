@@ -14,7 +14,6 @@ from transformers.generation import (
 
 from altup_t5 import PAD
 
-EOS = 1
 CLEAR = 1e-4  # smallest relative distance of two scores whose order a result rests on
 FOUR = {"max_new_tokens": 16, "num_beams": 4, "num_return_sequences": 4}
 THREE = {"max_new_tokens": 16, "num_beams": 3, "num_return_sequences": 3}
@@ -37,6 +36,11 @@ SETTINGS = {
 LONG = {"beam-2-one-row": {"max_new_tokens": 140, "num_beams": 2, "min_new_tokens": 132}}  # past the last bucket
 
 
+def until_end(tokens, eos):
+    """Each row up to and including its first EOS, if it has one."""
+    return [row[: row.index(eos) + 1] if eos in row else row for row in tokens.tolist()]
+
+
 def hugging_face_generate(model, rows, settings):
     """(sequences, scores or None), both [row][n-best]; without the start token and what follows EOS."""
     input_ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD)
@@ -44,16 +48,13 @@ def hugging_face_generate(model, rows, settings):
         input_ids=input_ids,
         attention_mask=(input_ids != PAD).long(),
         do_sample=False,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        decoder_start_token_id=PAD,
         return_dict_in_generate=True,
         output_scores=True,
         **settings,
     )
     best = settings.get("num_return_sequences", 1)
     group = lambda items: [items[i : i + best] for i in range(0, len(items), best)]
-    tokens = [row[: row.index(EOS) + 1] if EOS in row else row for row in out.sequences[:, 1:].tolist()]
+    tokens = until_end(out.sequences[:, 1:], model.config.eos_token_id)
     beam = settings.get("num_beams", 1) > 1
     return group(tokens), group(out.sequences_scores.tolist()) if beam else None
 
@@ -84,11 +85,11 @@ def plain_decode(
 
     Scores of a beam are sums of log-probabilities; greedy decoding looks at one step's logits alone.
     """
-    row = torch.tensor([row])
+    row, start, eos = torch.tensor([row]), model.config.decoder_start_token_id, model.config.eos_token_id
     memory = model.encode(row)
     running, finished, lead = [(0.0, [])], [], Lead()
     for length in range(1, max_new_tokens + 1):
-        prefixes = torch.tensor([[PAD, *tokens] for _, tokens in running])
+        prefixes = torch.tensor([[start, *tokens] for _, tokens in running])
         beams = len(running)
         scores = model.decode(row.expand(beams, -1), memory.expand(beams, -1, -1), prefixes)[:, -1]
         if num_beams > 1:
@@ -96,13 +97,13 @@ def plain_decode(
         seen = scores.gather(1, prefixes)  # the start token is among them, the input is not
         scores.scatter_(1, prefixes, torch.where(seen < 0, seen * repetition_penalty, seen / repetition_penalty))
         if length <= min_new_tokens:
-            scores[:, EOS] = -math.inf
+            scores[:, eos] = -math.inf
 
         if num_beams == 1:
             (best, second), (token, _) = (x.tolist() for x in scores[0].topk(2))
             lead.compare(best, second)
             running = [(0.0, running[0][1] + [token])]
-            if token == EOS:
+            if token == eos:
                 break
             continue
 
@@ -113,7 +114,7 @@ def plain_decode(
             for value, place in zip(values, places)
         ]
         last = length == max_new_tokens
-        ends = [last or tokens[-1] == EOS for _, tokens in candidates]
+        ends = [last or tokens[-1] == eos for _, tokens in candidates]
         going = [candidate for candidate, end in zip(candidates, ends) if not end]
         inside, outside = candidates[num_beams - 1][0], candidates[num_beams][0]
         for i, ((score, _), end) in enumerate(zip(candidates, ends)):
@@ -192,7 +193,7 @@ def decoding_cases(model, reference, rows, settings):
     assert varied("beam-4-penalty-0", "beam-4-penalty-1", "beam-4-penalty-2")
     assert varied("beam-3-early-false", "beam-3-early-true", "beam-3-early-never")
     for name in ("beam-4-penalty-2", "beam-4-short"):
-        assert {tokens[-1] == EOS for row in found[name] for tokens in row} == {True, False}, name
+        assert {tokens[-1] == model.config.eos_token_id for row in found[name] for tokens in row} == {True, False}, name
     return cases, smallest
 
 

@@ -1,16 +1,23 @@
 """Regenerates every golden fixture of the workspace and checks the reference that made them:
 
     python scripts/reference/generate_fixtures.py
+    python scripts/reference/generate_fixtures.py --only dense-gated dense-long
+
+The second makes and checks these model directories alone. Files are made in a temporary directory and take their
+places when every check has passed: a failure leaves the fixtures as they were.
 
 Everything is seeded and runs on one CPU thread in float32, so a second run writes the same bytes.
 Dense models are Hugging Face's `T5ForConditionalGeneration` itself; AltUp models are `altup_t5.py`,
 which the checks printed at the end tie back to Hugging Face and to finite differences.
 """
 
+import argparse
+import contextlib
 import json
 import math
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,11 +30,12 @@ from transformers.optimization import Adafactor
 from transformers.utils import logging
 
 from altup_t5 import PAD, AltUp, AltUpT5, relative_position_bucket
-from decoding import EOS, LONG, SETTINGS, decoding_cases, sampling_cases
+from decoding import LONG, SETTINGS, decoding_cases, sampling_cases, until_end
 
 MAX_NEW_TOKENS = 16
 CRATES = Path(__file__).resolve().parents[2] / "crates"
-MODELS = CRATES / "altup-models/tests/fixtures"
+# Where files go, below CRATES. They are made below the working directory, which is a temporary one.
+CORE, MODELS, TRAIN = (Path(crate, "tests/fixtures") for crate in ("altup-core", "altup-models", "altup-train"))
 
 
 def altup(num_blocks, widening, selection="alternating"):
@@ -60,6 +68,24 @@ CASES = {
     },
     "dense-hf5-untied": {"seed": 25, **GATED, **HF5, "decoding": {249: 13, 226: 4, 244: 9, 83: 16}},
     "dense-hf5-tied": {"seed": 26, **GATED, **HF5, "tied": True, "decoding": {8: 9, 125: 13, 98: 4, 115: 16}},
+    # Every field that changes the computation is off T5Config's default, but for pad_token_id, which the software
+    # wants to be 0. The output layer is not tied, and yet its input is scaled. Some inputs and labels are longer than
+    # the greatest distance.
+    "dense-unusual": {
+        "seed": 91,
+        **GATED,
+        "vocab_size": 40,
+        "num_layers": 3,
+        "num_decoder_layers": 1,
+        "layer_norm_epsilon": 1e-2,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 20,
+        "decoder_start_token_id": 3,
+        "eos_token_id": 2,
+        "scale_decoder_outputs": True,
+        "lengths": ([30, 25, 9], [27, 12, 23]),
+        "decoding": {48: 30, 141: 5, 102: 22, 59: 12},
+    },
     "altup-embedding-k2": {"seed": 28, **GATED, "num_layers": 3, "altup": altup(2, "embedding")},
     "altup-embedding-k2-tied": {"seed": 38, **TIED, "altup": altup(2, "embedding")},
     "altup-embedding-k3-same": {"seed": 25, **RELU, "num_layers": 3, "altup": altup(3, "embedding", "same")},
@@ -85,7 +111,8 @@ def seeded(seed):
 
 def build(case):
     """(T5Config, AltUpT5 with constructor weights) of a case."""
-    fields = {"vocab_size": 96, "num_layers": 2, "num_decoder_layers": 2, "style": "hf4", **case}
+    defaults = {"vocab_size": 96, "num_layers": 2, "num_decoder_layers": 2, "decoder_start_token_id": PAD}
+    fields = {**defaults, "style": "hf4", **case}
     tied, style = fields.pop("tied"), fields.pop("style")
     for name in ("seed", "lengths", "decoding"):
         fields.pop(name, None)
@@ -94,7 +121,6 @@ def build(case):
         d_kv=6,
         num_heads=2,
         d_ff=24,
-        decoder_start_token_id=PAD,
         tie_word_embeddings=tied and style == "hf4",  # all that transformers 5 takes from it is the scaling
         architectures=None if "altup" in case else ["T5ForConditionalGeneration"],
         **fields,
@@ -116,12 +142,12 @@ def randomise(model, random):
         elif name == "shared.weight" or "relative_attention_bias" in name:
             value = noise
         elif name == "lm_head.weight":
-            value = 2 * noise / math.sqrt(weight.shape[1])
+            value = 2 * noise / math.sqrt(weight.shape[1]) / model.output_scale
         else:
             gain = {"q": 0.5, "o": 3, "wo": 3}.get(name.split(".")[-2], 1)  # tokens should not only repeat
             value = gain * noise / math.sqrt(weight.shape[1])
         if name == output_table:
-            value[EOS] *= 2  # so that some of the generated sequences end
+            value[model.config.eos_token_id] *= 2  # so that some of the generated sequences end
             value[PAD] *= 0.1  # and padding is not among their tokens
             if model.tied and model.output_scale == 1:
                 value *= 2 / math.sqrt(weight.shape[1])
@@ -129,12 +155,13 @@ def randomise(model, random):
     return model
 
 
-def batch(lengths, vocab_size, random):
-    """Random tokens, each row closed by EOS and padded to the longest."""
+def batch(lengths, vocab_size, random, eos=1):
+    """Random tokens, each row closed by EOS and padded to the longest; token 1 is one of them if it isn't EOS."""
     rows = torch.full((len(lengths), max(lengths)), PAD)
     for row, length in zip(rows, lengths):
-        row[: length - 1] = torch.randint(2, vocab_size, (length - 1,), generator=random)
-        row[length - 1] = EOS
+        tokens = torch.randint(2, vocab_size, (length - 1,), generator=random)
+        row[: length - 1] = tokens.masked_fill(tokens == eos, 1)
+        row[length - 1] = eos
     return rows
 
 
@@ -172,10 +199,6 @@ def gradients(model, loss):
     return dict(zip(names, torch.autograd.grad(loss, parameters)))
 
 
-def until_end(tokens):
-    return [row[: row.index(EOS) + 1] if EOS in row else row for row in tokens.tolist()]
-
-
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -190,30 +213,35 @@ def write_json(path, value):
     path.write_text("{\n" + ",\n".join(f'  "{key}": {field(rows)}' for key, rows in value.items()) + "\n}\n")
 
 
+def read_json(path):
+    return json.loads(path.read_text())
+
+
 def write_tensors(path, tensors):
     save_file({name: x.detach().contiguous() for name, x in tensors.items()}, path, metadata={"format": "pt"})
 
 
-def write_model(directory, config, model, style):
-    if style == "hf5":
+def write_model(directory, config, model, case):
+    if case.get("style") == "hf5":
         hugging_face(config, model.state_dict()).save_pretrained(directory)
         return
     fields = json.loads(config.to_json_string())
     fields["tie_word_embeddings"] = model.tied
-    del fields["scale_decoder_outputs"]
+    if "scale_decoder_outputs" not in case:
+        del fields["scale_decoder_outputs"]
     write_json(directory / "config.json", fields)
     write_tensors(directory / "model.safetensors", model.state_dict())
 
 
 def write_case(name, case):
     directory = MODELS / name
-    shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     random = seeded(case["seed"])
     config, reference = build(case)
     randomise(reference, random)
-    input_ids, labels = (batch(n, config.vocab_size, random) for n in case.get("lengths", SHORT))
-    write_model(directory, config, reference, case.get("style", "hf4"))
+    eos = config.eos_token_id
+    input_ids, labels = (batch(n, config.vocab_size, random, eos) for n in case.get("lengths", SHORT))
+    write_model(directory, config, reference, case)
 
     if "altup" in case:
         model, (logits, encoder_output, loss) = reference, reference(input_ids, labels)
@@ -230,7 +258,7 @@ def write_case(name, case):
         compare_dense(name, model, reference, input_ids, labels)
         write_decoding(directory, case["decoding"], model, reference)
 
-    sequences = until_end(tokens)
+    sequences = until_end(tokens, eos)
     rows = input_ids.tolist()
     write_json(directory / "inputs.json", {"input_ids": rows, "labels": labels.tolist()})
     generation = {"input_ids": rows, "max_new_tokens": MAX_NEW_TOKENS, "sequences": sequences}
@@ -240,7 +268,7 @@ def write_case(name, case):
     grads = gradients(model, loss)
     write_tensors(directory / "gradients.safetensors", grads)
 
-    ended = sum(row[-1] == EOS for row in sequences)
+    ended = sum(row[-1] == eos for row in sequences)
     idle = [key for key, grad in grads.items() if grad.abs().max() < 1e-6]
     print(
         f"  {name:24} loss {loss:6.3f}  logits up to {logits.abs().max():5.2f}  generated "
@@ -256,7 +284,7 @@ def margin(model, input_ids, sequences):
     smallest = math.inf
     for ids, row in zip(input_ids, sequences):
         ids = ids[None]
-        logits = model.decode(ids, model.encode(ids), torch.tensor([[PAD, *row[:-1]]]))
+        logits = model.decode(ids, model.encode(ids), torch.tensor([[model.config.decoder_start_token_id, *row[:-1]]]))
         best, second = logits[0].topk(2).values.T
         assert logits[0].argmax(-1).tolist() == row
         smallest = min(smallest, (best - second).min().item())
@@ -265,8 +293,9 @@ def margin(model, input_ids, sequences):
 
 
 def write_decoding(directory, lengths, model, reference):
-    vocab_size, settings = model.config.vocab_size, SETTINGS | (LONG if directory.name == "dense-long" else {})
-    rows = [batch([length], vocab_size, seeded(seed))[0].tolist() for seed, length in lengths.items()]
+    vocab_size, eos = model.config.vocab_size, model.config.eos_token_id
+    settings = SETTINGS | (LONG if directory.name == "dense-long" else {})
+    rows = [batch([length], vocab_size, seeded(seed), eos)[0].tolist() for seed, length in lengths.items()]
     cases, lead = decoding_cases(model, reference, rows, settings)
     write_json(directory / "decoding.json", {"input_ids": rows, "cases": cases})
     print(f"  {directory.name:24} decoding: {len(cases)} cases, smallest relative lead {lead:.1e}")
@@ -302,9 +331,8 @@ def write_altup_op():
         results = {"predicted": torch.stack(predicted), "output": output, "output_grad": output_grad}
         results |= {f"grad.{key}": grad for key, grad in zip(inputs, grads)}
         tensors |= {f"k{num_blocks}.{key}": value for key, value in (inputs | results).items()}
-    directory = CRATES / "altup-core/tests/fixtures"
-    directory.mkdir(parents=True, exist_ok=True)
-    write_tensors(directory / "altup.safetensors", tensors)
+    CORE.mkdir(parents=True)
+    write_tensors(CORE / "altup.safetensors", tensors)
 
 
 def write_buckets():
@@ -349,10 +377,9 @@ def write_adafactor():
             tensors[f"{name}.grad.{step}"] = parameter.grad = grad
         optimizer.step()
         tensors |= {f"{name}.param.{step}": x.detach().clone() for name, x in parameters.items()}
-    directory = CRATES / "altup-train/tests/fixtures"
-    directory.mkdir(parents=True, exist_ok=True)
-    write_tensors(directory / "adafactor.safetensors", tensors)
-    write_json(directory / "adafactor.json", {**setting, "steps": 4})
+    TRAIN.mkdir(parents=True)
+    write_tensors(TRAIN / "adafactor.safetensors", tensors)
+    write_json(TRAIN / "adafactor.json", {**setting, "steps": 4})
 
 
 # --- checks of the reference itself --------------------------------------------------------------
@@ -381,7 +408,7 @@ def compare_dense(name, hf, reference, input_ids, labels):
 
 
 def load_inputs(name):
-    rows = json.loads((MODELS / name / "inputs.json").read_text())
+    rows = read_json(MODELS / name / "inputs.json")
     return torch.tensor(rows["input_ids"]), torch.tensor(rows["labels"])
 
 
@@ -435,34 +462,104 @@ def check_gradients(name, samples=2, epsilon=1e-6):
     report(f"{name}: stored gradients against float64, relative", largest(scaled), 5e-5)
 
 
-def main():
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def check_unusual():
+    """What `dense-unusual` is for: a field that a loader takes for its default shows.
 
+    It shows in the logits; or in the names or shapes of tensors, for the fields that aren't here; or in generation:
+    sequences end by the EOS of the config, and the repetition penalty is on the start token of the config too.
+    """
+    directory, inputs = MODELS / "dense-unusual", load_inputs("dense-unusual")
+    logits = load_file(directory / "expected.safetensors")["logits"]
+    usual = {
+        "layer_norm_epsilon": 1e-6,
+        "relative_attention_max_distance": 128,
+        "decoder_start_token_id": PAD,
+        "scale_decoder_outputs": False,
+    }
+    for field, value in usual.items():
+        other = T5ForConditionalGeneration.from_pretrained(directory, attn_implementation="eager", **{field: value})
+        assert getattr(other.config, field) == value
+        changed = (hugging_face_forward(other.eval(), *inputs)[0] - logits).abs().max() / logits.abs().max()
+        print(f"  {f'dense-unusual with {field} {value}: logits change, relative':66} {changed:.1e}  (at least 1e-03)")
+        assert changed >= 1e-3, field
+    start, eos = other.config.decoder_start_token_id, other.config.eos_token_id
+    ended = [row for row in read_json(directory / "generation.json")["sequences"] if len(row) < MAX_NEW_TOKENS]
+    assert ended and all(row[-1] == eos != 1 for row in ended)
+    found = {case["name"]: case["sequences"] for case in read_json(directory / "decoding.json")["cases"]}
+    pairs = [(a, b) for (a,), (b,) in zip(found["greedy"], found["greedy-repetition"]) if start in a]
+    at = lambda tokens: tokens.index(start)  # the penalty changes nothing before the start token comes, and then that
+    assert any(a[: at(a)] == b[: at(a)] and a[at(a)] != b[at(a)] for a, b in pairs)
+
+
+def generate(names):
     print("Model fixtures:")
-    for name, case in CASES.items():
-        write_case(name, case)
-    write_altup_op()
-    write_adafactor()
-    write_json(MODELS / "sampling.json", sampling_cases())
-    differences = write_buckets()
+    for name in names:
+        write_case(name, CASES[name])
 
     print("Checks, largest absolute difference:")
     for check in DENSE_CHECKS:
         report(*check)
     for name in ("dense-gated", "dense-relu-tied"):
-        check_against_dense(name, "embedding", 1)
-        for num_blocks in (1, 2, 4):
-            check_against_dense(name, "recycled", num_blocks)
-    check_sum()
-    for name in CASES:
+        if name in names:
+            check_against_dense(name, "embedding", 1)
+            for num_blocks in (1, 2, 4):
+                check_against_dense(name, "recycled", num_blocks)
+    if "dense-unusual" in names:
+        check_unusual()
+    if "sum-k2" in names:
+        check_sum()
+    for name in names:
         if name.startswith("altup") or name == "sum-k2":
             check_gradients(name)
+
+
+def generate_others():
+    write_altup_op()
+    write_adafactor()
+    write_json(MODELS / "sampling.json", sampling_cases())
+    differences = write_buckets()
     print(f"Relative positions where Hugging Face's float bucket is not the exact one: {len(differences)}")
     for setting, position, bucket, exact in differences:
         print(f"  {setting}: position {position} in bucket {bucket}, exactly {exact}")
+
+
+def install(made, names):
+    """Puts the files under `made` in place, each whole, and removes what a case no longer has."""
+    files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
+    changed = 0
+    for file in files:
+        target = CRATES / file
+        if target.exists() and target.read_bytes() == (made / file).read_bytes():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = target.with_name(f".{target.name}.new")  # beside it, so that the rename is atomic
+        shutil.copyfile(made / file, new)
+        new.replace(target)
+        changed += 1
+    for name in names:
+        for path in (CRATES / MODELS / name).iterdir():
+            if path.relative_to(CRATES) not in files:
+                path.unlink()
+                changed += 1
+    print(f"{len(files)} files made, {changed} of them new, changed or removed")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help="model directories, and nothing else")
+    only = parser.parse_args().only
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    with tempfile.TemporaryDirectory() as made:
+        with contextlib.chdir(made):
+            generate(only or CASES)
+            if not only:
+                generate_others()
+        install(Path(made), only or CASES)
 
 
 if __name__ == "__main__":
