@@ -52,9 +52,9 @@ pub struct T5Config {
     /// AltUp, or none for a dense T5. Default: none
     #[serde(skip_serializing_if = "Option::is_none")]
     pub altup: Option<AltUpModelConfig>,
-    /// Mixture of experts; read so that a directory that has one is refused by name, not misread.
+    /// Mixture of experts in feed-forward layers, or none. Default: none
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub moe: Option<Value>,
+    pub moe: Option<MoeConfig>,
 }
 
 /// The activation of T5's feed-forward layer, by its Hugging Face name.
@@ -80,9 +80,230 @@ pub struct AltUpModelConfig {
     /// How the representation is widened and read. Default: embedding
     #[serde(default)]
     pub widening: Widening,
-    /// Reduction of the encoder's sequence; read so that a model that has one is refused by name.
+    /// How encoder layers compute on fewer tokens, or none. Default: none
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub encoder_sequence: Option<Value>,
+    pub encoder_sequence: Option<EncoderSequence>,
+}
+
+/// The `altup.encoder_sequence` object: layers of the encoder that compute on fewer tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderSequence {
+    /// How.
+    pub method: SequenceMethod,
+    /// The layers compute on every `stride`-th token. Default: 4
+    #[serde(default = "default_stride")]
+    pub stride: usize,
+    /// The first such layer, counted from 0. Default: 1
+    #[serde(default = "default_first_layer")]
+    pub first_layer: usize,
+    /// The last such layer; without meaning for `average_pool`, which shortens the sequence for good.
+    /// Default: the last but one
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_layer: Option<usize>,
+}
+
+/// How a layer of the encoder computes on fewer tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SequenceMethod {
+    /// Sequence-AltUp: on every k-th token; the others are predicted and corrected.
+    Altup,
+    /// On every k-th token; the others pass unchanged.
+    StrideAndSkip,
+    /// On means of k tokens, from the first such layer to the end of the encoder.
+    AveragePool,
+}
+
+fn default_stride() -> usize {
+    4
+}
+
+fn default_first_layer() -> usize {
+    1
+}
+
+/// The `moe` object of a `config.json`: a mixture of experts in feed-forward layers.
+///
+/// A router gives each token a softmax over the experts; the `top_k` likeliest compute
+/// relu(x wi) wo, and their outputs are summed, each times its probability (after
+/// [Switch Transformers](https://arxiv.org/abs/2101.03961)).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoeConfig {
+    /// The number of experts E.
+    pub num_experts: usize,
+    /// Hidden width of an expert.
+    pub expert_d_ff: usize,
+    /// Whether the experts add to the feed-forward network or replace it.
+    pub mode: MoeMode,
+    /// Experts that compute on a token. Default: 1
+    #[serde(default = "default_top_k")]
+    pub top_k: usize,
+    /// The encoder layers that have experts. Default: all
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_layers: Option<Vec<usize>>,
+    /// The decoder layers that have experts. Default: all
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder_layers: Option<Vec<usize>>,
+    /// In training, an expert takes at most this many times its even share of a batch's tokens, and
+    /// those beyond are dropped: they pass through the residual alone. Default: 1.25
+    #[serde(default = "default_capacity_factor")]
+    pub capacity_factor: f64,
+    /// The same outside of training. Default: none, no token is dropped
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_capacity_factor: Option<f64>,
+    /// In training, what the router reads is multiplied by uniform noise between 1 − this and 1 + this.
+    /// Default: 0.0
+    #[serde(default)]
+    pub router_jitter: f64,
+    /// What the load-balancing loss adds to the training loss, summed over layers. Default: 0.01
+    #[serde(default = "default_load_balancing")]
+    pub load_balancing_coef: f64,
+    /// What the router's z-loss adds to the training loss, summed over layers. Default: 0.001
+    #[serde(default = "default_router_z")]
+    pub router_z_coef: f64,
+}
+
+/// What the experts do in a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoeMode {
+    /// Their output is added to that of the feed-forward network, of the same normalised input (the
+    /// AltUp paper's: many experts of small width).
+    Partial,
+    /// They replace the feed-forward network.
+    Switch,
+}
+
+fn default_top_k() -> usize {
+    1
+}
+
+fn default_capacity_factor() -> f64 {
+    1.25
+}
+
+fn default_load_balancing() -> f64 {
+    1e-2
+}
+
+fn default_router_z() -> f64 {
+    1e-3
+}
+
+impl MoeConfig {
+    /// The settings of `num_experts` experts of width `expert_d_ff` that are not Switch's alone to say:
+    /// all layers, one expert a token, capacity 1.25 in training.
+    pub fn new(num_experts: usize, expert_d_ff: usize, mode: MoeMode) -> Self {
+        Self {
+            num_experts,
+            expert_d_ff,
+            mode,
+            top_k: default_top_k(),
+            encoder_layers: None,
+            decoder_layers: None,
+            capacity_factor: default_capacity_factor(),
+            eval_capacity_factor: None,
+            router_jitter: 0.0,
+            load_balancing_coef: default_load_balancing(),
+            router_z_coef: default_router_z(),
+        }
+    }
+
+    fn validate(&self, num_layers: usize, decoder_layers: usize) -> Result<(), ConfigError> {
+        let error = |field: &str, problem: String| {
+            Err(ConfigError { field: format!("moe.{field}"), problem })
+        };
+        for (field, size) in [("num_experts", self.num_experts), ("expert_d_ff", self.expert_d_ff)]
+        {
+            if !(1..=1 << 24).contains(&size) {
+                return error(field, format!("must be between 1 and {}, not {size}", 1 << 24));
+            }
+        }
+        if !(1..=self.num_experts).contains(&self.top_k) {
+            let (experts, top_k) = (self.num_experts, self.top_k);
+            return error(
+                "top_k",
+                format!("must be between 1 and num_experts ({experts}), not {top_k}"),
+            );
+        }
+        for (field, layers, count) in [
+            ("encoder_layers", &self.encoder_layers, num_layers),
+            ("decoder_layers", &self.decoder_layers, decoder_layers),
+        ] {
+            let layers = layers.as_deref().unwrap_or_default();
+            if let Some(layer) = layers.iter().find(|&&layer| layer >= count) {
+                return error(
+                    field,
+                    format!("must be layers below {count}, counted from 0, not {layer}"),
+                );
+            }
+        }
+        for (field, factor) in [
+            ("capacity_factor", Some(self.capacity_factor)),
+            ("eval_capacity_factor", self.eval_capacity_factor),
+        ] {
+            if let Some(factor) = factor.filter(|factor| !(*factor > 0.0 && factor.is_finite())) {
+                return error(field, format!("must be a positive number, not {factor}"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.router_jitter) {
+            let jitter = self.router_jitter;
+            return error("router_jitter", format!("must be at least 0 and below 1, not {jitter}"));
+        }
+        for (field, coef) in [
+            ("load_balancing_coef", self.load_balancing_coef),
+            ("router_z_coef", self.router_z_coef),
+        ] {
+            if !(coef >= 0.0 && coef.is_finite()) {
+                return error(field, format!("must be at least 0, not {coef}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl EncoderSequence {
+    /// The layers of an encoder of `num_layers` that compute on fewer tokens.
+    pub fn layers(&self, num_layers: usize) -> std::ops::RangeInclusive<usize> {
+        let last = match self.method {
+            SequenceMethod::AveragePool => num_layers.saturating_sub(1),
+            _ => self.last_layer.unwrap_or(num_layers.saturating_sub(2)),
+        };
+        self.first_layer..=last
+    }
+
+    fn validate(&self, num_layers: usize) -> Result<(), ConfigError> {
+        let error = |field: &str, problem: String| {
+            Err(ConfigError { field: format!("altup.encoder_sequence.{field}"), problem })
+        };
+        if !(1..=1 << 16).contains(&self.stride) {
+            return error(
+                "stride",
+                format!("must be between 1 and {}, not {}", 1 << 16, self.stride),
+            );
+        }
+        if self.first_layer >= num_layers {
+            return error(
+                "first_layer",
+                format!("must be below num_layers ({num_layers}), not {}", self.first_layer),
+            );
+        }
+        if let Some(last) = self.last_layer
+            && (last >= num_layers || last < self.first_layer)
+        {
+            return error(
+                "last_layer",
+                format!(
+                    "must be between first_layer ({}) and num_layers - 1 ({}), not {last}",
+                    self.first_layer,
+                    num_layers - 1
+                ),
+            );
+        }
+        Ok(())
+    }
 }
 
 /// A configuration that can't be used.
@@ -212,6 +433,39 @@ impl T5Config {
         self.altup.as_ref().is_some_and(|altup| altup.widening != Widening::Sum)
     }
 
+    /// The same model as it computes outside of training, wherever it runs: without dropout and router
+    /// noise, and with the experts' capacity in evaluation.
+    pub fn for_evaluation(&self) -> Self {
+        let mut config = Self { dropout_rate: 0.0, ..self.clone() };
+        if let Some(moe) = &mut config.moe {
+            moe.router_jitter = 0.0;
+            moe.capacity_factor = moe.eval_capacity_factor.unwrap_or(f64::MAX);
+        }
+        config
+    }
+
+    /// The experts of a layer, where it has any.
+    pub(crate) fn encoder_moe(&self, layer: usize) -> Option<&MoeConfig> {
+        let has = |moe: &&MoeConfig| {
+            moe.encoder_layers.as_ref().is_none_or(|layers| layers.contains(&layer))
+        };
+        self.moe.as_ref().filter(has)
+    }
+
+    /// The experts of a layer, where it has any.
+    pub(crate) fn decoder_moe(&self, layer: usize) -> Option<&MoeConfig> {
+        let has = |moe: &&MoeConfig| {
+            moe.decoder_layers.as_ref().is_none_or(|layers| layers.contains(&layer))
+        };
+        self.moe.as_ref().filter(has)
+    }
+
+    /// How the encoder's layer number `layer` computes on fewer tokens, if it does.
+    pub(crate) fn encoder_sequence(&self, layer: usize) -> Option<&EncoderSequence> {
+        let sequence = self.altup.as_ref()?.encoder_sequence.as_ref()?;
+        sequence.layers(self.num_layers).contains(&layer).then_some(sequence)
+    }
+
     /// Width of the embedding table.
     pub fn table_width(&self) -> usize {
         self.widening().table_width(self.d_model, self.num_blocks())
@@ -302,8 +556,8 @@ impl T5Config {
         if self.pad_token_id != 0 {
             return error("pad_token_id", format!("must be 0, not {}", self.pad_token_id));
         }
-        if self.moe.is_some() {
-            return error("moe", "(mixture of experts) is not supported by this version".into());
+        if let Some(moe) = &self.moe {
+            moe.validate(self.num_layers, self.decoder_layers())?;
         }
         let Some(altup) = &self.altup else { return Ok(()) };
         if !(1..=1024).contains(&altup.num_blocks) {
@@ -312,11 +566,8 @@ impl T5Config {
                 format!("must be between 1 and 1024, not {}", altup.num_blocks),
             );
         }
-        if altup.encoder_sequence.is_some() {
-            return error(
-                "altup.encoder_sequence",
-                "(Sequence-AltUp) is not supported by this version".into(),
-            );
+        if let Some(sequence) = &altup.encoder_sequence {
+            sequence.validate(self.num_layers)?;
         }
         if self.tie_word_embeddings && altup.widening == Widening::Sum && altup.num_blocks > 1 {
             return error(
@@ -383,7 +634,44 @@ mod tests {
         );
         assert!(refused(r#"{"model_type": "umt5"}"#).contains("position bias in every layer"));
         assert!(refused(r#"{"d_kv": 0}"#).starts_with("d_kv must be between 1 and"));
-        assert!(refused(r#"{"moe": {}}"#).starts_with("moe "));
+        let moe = |fields: &str| {
+            format!(
+                r#"{{"num_layers": 4, "moe": {{"num_experts": 8, "expert_d_ff": 4, "mode": "switch",
+                    {fields}}}}}"#
+            )
+        };
+        for (fields, message) in [
+            ("\"top_k\": 9", "moe.top_k must be between 1 and num_experts (8), not 9"),
+            ("\"capacity_factor\": 0.0", "moe.capacity_factor must be a positive number, not 0"),
+            (
+                "\"decoder_layers\": [4]",
+                "moe.decoder_layers must be layers below 4, counted from 0, not 4",
+            ),
+            ("\"router_jitter\": 1.0", "moe.router_jitter must be at least 0 and below 1, not 1"),
+        ] {
+            assert_eq!(refused(&moe(fields)), message);
+        }
+        let sequence = |fields: &str| {
+            format!(
+                r#"{{"num_layers": 4, "altup": {{"num_blocks": 1, "encoder_sequence":
+                    {{"method": "altup", {fields}}}}}}}"#
+            )
+        };
+        for (fields, message) in [
+            ("\"stride\": 0", "stride must be between 1 and 65536, not 0"),
+            ("\"first_layer\": 4", "first_layer must be below num_layers (4), not 4"),
+            (
+                "\"first_layer\": 2, \"last_layer\": 1",
+                "last_layer must be between first_layer (2) and num_layers - 1 (3), not 1",
+            ),
+            (
+                "\"last_layer\": 4",
+                "last_layer must be between first_layer (1) and num_layers - 1 (3), not 4",
+            ),
+        ] {
+            let expected = format!("altup.encoder_sequence.{message}");
+            assert_eq!(refused(&sequence(fields)), expected);
+        }
         assert!(
             refused(r#"{"altup": {"num_blocks": 2, "widening": "sum"}}"#)
                 .starts_with("tie_word_embeddings")

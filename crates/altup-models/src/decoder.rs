@@ -1,14 +1,15 @@
 use altup_core::AltUp;
 use burn::module::{Initializer, Module};
 use burn::nn::{Dropout, RmsNorm};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use std::ops::Range;
 
 use crate::T5Config;
 use crate::attention::{AttentionLayer, KeyValue};
-use crate::encoder::{HIDDEN, padding_bias};
+use crate::encoder::{HIDDEN, Memory, padding_bias};
 use crate::feed_forward::FeedForwardLayer;
 use crate::initialization::{dropout, rms_norm};
+use crate::mixture_of_experts::{LayerRouting, RoutingContext};
 use crate::relative_position_bias::RelativePositionBias;
 use crate::widened::Widened;
 
@@ -26,11 +27,11 @@ pub struct DecoderBlock {
 }
 
 impl DecoderBlock {
-    fn new(config: &T5Config, device: &Device) -> Self {
+    fn new(config: &T5Config, layer: usize, device: &Device) -> Self {
         Self {
             self_attention: AttentionLayer::self_attention(config, device),
             cross_attention: AttentionLayer::cross_attention(config, device),
-            feed_forward: FeedForwardLayer::new(config, device),
+            feed_forward: FeedForwardLayer::new(config, config.decoder_moe(layer), device),
             altup: Widened::altup(config, device),
         }
     }
@@ -50,10 +51,11 @@ impl DecoderBlock {
         bias: Tensor<4>,
         memory_bias: Option<Tensor<4>>,
         cache: &mut BlockCache,
+        context: &mut RoutingContext<'_>,
     ) -> Tensor<3> {
         let x = self.self_attention.attend_to_self(x, bias, Some(&mut cache.past));
         let x = self.cross_attention.attend_to_memory(x, cache.memory.clone(), memory_bias);
-        self.feed_forward.forward(x)
+        self.feed_forward.forward(x, context)
     }
 }
 
@@ -125,7 +127,7 @@ impl Decoder {
     pub(crate) fn new(config: &T5Config, device: &Device) -> Self {
         Self {
             blocks: (0..config.decoder_layers())
-                .map(|_| DecoderBlock::new(config, device))
+                .map(|layer| DecoderBlock::new(config, layer, device))
                 .collect(),
             position_bias: RelativePositionBias::new(
                 Initializer::Zeros
@@ -140,19 +142,14 @@ impl Decoder {
     }
 
     /// An empty cache that attends to `memory`.
-    ///
-    /// # Shapes
-    ///
-    /// - memory: `[batch_size, memory_length, output_width]`, the encoder's output
-    /// - padding: `[batch_size, memory_length]`, true where an input token is padding
-    pub fn start(&self, memory: Tensor<3>, padding: Option<&Tensor<2, Bool>>) -> DecoderCache {
+    pub fn start(&self, memory: &Memory) -> DecoderCache {
         let project = |block: &DecoderBlock| BlockCache {
             past: None,
-            memory: block.cross_attention.attention.project_memory(memory.clone()),
+            memory: block.cross_attention.attention.project_memory(memory.hidden.clone()),
         };
         DecoderCache {
             blocks: self.blocks.iter().map(project).collect(),
-            memory_bias: padding.map(padding_bias),
+            memory_bias: memory.padding.as_ref().map(padding_bias),
             length: 0,
         }
     }
@@ -165,6 +162,18 @@ impl Decoder {
     /// - embedded: `[batch_size, seq_length, table_width]`
     /// - output: `[batch_size, seq_length, output_width]`, after the final norm
     pub fn forward(&self, embedded: Tensor<3>, cache: &mut DecoderCache) -> Tensor<3> {
+        self.forward_logged(embedded, cache, None, None)
+    }
+
+    /// As [`forward`](Self::forward), with experts for the positions that are `real`, all if none is
+    /// given; how they are routed goes to `log`.
+    pub(crate) fn forward_logged(
+        &self,
+        embedded: Tensor<3>,
+        cache: &mut DecoderCache,
+        real: Option<&[bool]>,
+        mut log: Option<&mut Vec<LayerRouting>>,
+    ) -> Tensor<3> {
         let [_, seq_length, _] = embedded.dims();
         let device = embedded.device();
         let queries = cache.length..cache.length + seq_length;
@@ -175,8 +184,10 @@ impl Decoder {
         let mut state = self.widened.widen(self.dropout.forward(embedded));
         for (layer, (block, block_cache)) in self.blocks.iter().zip(&mut cache.blocks).enumerate() {
             let memory_bias = cache.memory_bias.clone();
+            let log = log.as_deref_mut();
+            let mut context = RoutingContext { stack: "decoder", layer, real, log };
             state = self.widened.update(block.altup.as_ref(), state, layer, |x| {
-                block.forward(x, bias.clone(), memory_bias, block_cache)
+                block.forward(x, bias.clone(), memory_bias, block_cache, &mut context)
             });
         }
         cache.length = queries.end;

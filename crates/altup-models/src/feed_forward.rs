@@ -4,7 +4,8 @@ use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Device, Tensor};
 
 use crate::initialization::{dropout, projection, rms_norm};
-use crate::{Activation, T5Config};
+use crate::mixture_of_experts::{MixtureOfExperts, RoutingContext};
+use crate::{Activation, MoeConfig, MoeMode, T5Config};
 
 /// T5's feed-forward network, without biases.
 #[derive(Module, Debug)]
@@ -80,21 +81,27 @@ fn gelu_tanh(x: Tensor<3>) -> Tensor<3> {
     x * sigmoid(inner)
 }
 
-/// A feed-forward sub-layer: x + dropout(feed_forward(norm(x))).
+/// A feed-forward sub-layer: x + dropout(feed_forward(norm(x)) + moe(norm(x))), of which a mixture of
+/// experts may be the second term or the only one.
 #[derive(Module, Debug)]
 pub struct FeedForwardLayer {
     /// Normalises the input.
     pub norm: RmsNorm,
-    /// The network.
-    pub feed_forward: FeedForward,
+    /// The network, unless experts replace it.
+    pub feed_forward: Option<FeedForward>,
+    /// The experts, where the layer has any.
+    pub moe: Option<MixtureOfExperts>,
     dropout: Dropout,
 }
 
 impl FeedForwardLayer {
-    pub(crate) fn new(config: &T5Config, device: &Device) -> Self {
+    /// A layer with the experts of `moe`, where it has any.
+    pub(crate) fn new(config: &T5Config, moe: Option<&MoeConfig>, device: &Device) -> Self {
+        let replaced = moe.is_some_and(|moe| moe.mode == MoeMode::Switch);
         Self {
             norm: rms_norm(config.d_model, config, device),
-            feed_forward: FeedForward::new(config, device),
+            feed_forward: (!replaced).then(|| FeedForward::new(config, device)),
+            moe: moe.map(|moe| MixtureOfExperts::new(moe, config, device)),
             dropout: dropout(config),
         }
     }
@@ -105,8 +112,16 @@ impl FeedForwardLayer {
     ///
     /// - x: `[batch_size, seq_length, d_model]`
     /// - output: `[batch_size, seq_length, d_model]`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let hidden = self.feed_forward.forward(self.norm.forward(x.clone()), &self.dropout);
+    pub(crate) fn forward(&self, x: Tensor<3>, context: &mut RoutingContext<'_>) -> Tensor<3> {
+        let normed = self.norm.forward(x.clone());
+        let dense = self.feed_forward.as_ref();
+        let dense = dense.map(|dense| dense.forward(normed.clone(), &self.dropout));
+        let sparse = self.moe.as_ref().map(|moe| moe.forward(normed, context));
+        let hidden = match (dense, sparse) {
+            (Some(dense), Some(sparse)) => dense + sparse,
+            (Some(hidden), None) | (None, Some(hidden)) => hidden,
+            (None, None) => unreachable!("a layer has a network, experts, or both"),
+        };
         x + self.dropout.forward(hidden)
     }
 }

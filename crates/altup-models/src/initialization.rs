@@ -29,7 +29,7 @@ pub(crate) fn dropout(config: &T5Config) -> Dropout {
 ///
 /// Standard deviations, times `initializer_factor` (Hugging Face's `_init_weights`, after Mesh
 /// TensorFlow): embedding 1; query (d_model·d_kv)^−½; key, value, gate and hidden projections
-/// fan_in^−½; attention output (num_heads·d_kv)^−½; relative position bias d_model^−½. An untied
+/// fan_in^−½, and so experts and routers; attention output (num_heads·d_kv)^−½; relative position bias d_model^−½. An untied
 /// output layer gets fan_in^−½ as in Mesh TensorFlow, not Hugging Face's 1, from which the loss
 /// starts far above that of a uniform guess. Norms start at the factor itself, AltUp at p = I,
 /// g = 1.
@@ -61,7 +61,7 @@ impl Initialize<'_> {
         let config = self.config;
         let factor = config.initializer_factor;
         let inverse_sqrt = |width: usize| Start::Normal(factor * (width as f64).powf(-0.5));
-        if name.contains(".altup.") {
+        if name.contains("altup.") {
             Start::Unchanged
         } else if name.ends_with("layer_norm.weight") {
             Start::Constant(factor)
@@ -90,7 +90,7 @@ impl ModuleMapper for Initialize<'_> {
         let name = self.path.tensor_name();
         let shape = param.lazy_shape();
         let size = shape.num_elements();
-        let values = match self.start(&name, shape[0]) {
+        let values = match self.start(&name, fan_in(&shape)) {
             Start::Unchanged => return param,
             Start::Constant(value) => vec![value as f32; size],
             Start::Normal(std) => {
@@ -104,6 +104,11 @@ impl ModuleMapper for Initialize<'_> {
         initialized.id = param.id;
         initialized
     }
+}
+
+/// Inputs of a projection `[in, out]`, or of each of several `[…, in, out]`.
+fn fan_in(shape: &[usize]) -> usize {
+    shape[shape.len().saturating_sub(2)]
 }
 
 /// A seed of its own for each parameter name.

@@ -7,6 +7,7 @@ mod attention;
 mod decoder;
 mod encoder;
 mod feed_forward;
+mod mixture_of_experts;
 mod model;
 mod relative_position_bias;
 mod widened;
@@ -24,17 +25,21 @@ mod weight_files;
 mod widen;
 
 pub use attention::{Attention, AttentionLayer, KeyValue};
-pub use config::{Activation, AltUpModelConfig, ConfigError, T5Config};
+pub use config::{
+    Activation, AltUpModelConfig, ConfigError, EncoderSequence, MoeConfig, MoeMode, SequenceMethod,
+    T5Config,
+};
 pub use cost::{PartCost, forward_cost};
 pub use decoder::{Decoder, DecoderBlock, DecoderCache};
 pub use directory::{DirectoryError, ModelDirectory, SaveOptions};
-pub use encoder::{Encoder, EncoderBlock};
+pub use encoder::{Encoder, EncoderBlock, Memory};
 pub use feed_forward::{FeedForward, FeedForwardLayer, GatedGeluFeedForward, ReluFeedForward};
 pub use generation::{
     BeamSearch, EarlyStopping, Generated, GenerationConfig, Sampling, Strategy, TokenStream,
     generate, stream,
 };
 pub use loss::{correct_tokens, cross_entropy_sum};
+pub use mixture_of_experts::{Experts, LayerRouting, MixtureOfExperts};
 pub use model::T5;
 pub use parameters::{ParameterInfo, num_parameters, parameters};
 pub use relative_position_bias::{RelativePositionBias, relative_position_bucket};

@@ -4,7 +4,7 @@ use burn::tensor::module::linear;
 use burn::tensor::{Bool, Device, Int, Tensor};
 
 use crate::initialization::{initialize, projection};
-use crate::{Decoder, DecoderCache, Encoder, T5Config};
+use crate::{Decoder, DecoderCache, Encoder, LayerRouting, Memory, T5Config};
 
 /// A T5 encoder-decoder, dense or with AltUp, as its [`T5Config`] describes it.
 ///
@@ -71,7 +71,7 @@ impl T5 {
     /// - input_ids: `[batch_size, input_length]`
     /// - padding: `[batch_size, input_length]`, true where an input token is padding; none if
     ///   nothing is
-    /// - labels: `[batch_size, target_length]`, padded with 0
+    /// - labels: `[batch_size, target_length]`, padded with 0; experts leave padding alone
     /// - output: `[batch_size, target_length, vocab_size]`
     pub fn forward(
         &self,
@@ -79,9 +79,37 @@ impl T5 {
         padding: Option<Tensor<2, Bool>>,
         labels: Tensor<2, Int>,
     ) -> Tensor<3> {
-        let memory = self.encode(input_ids, padding.as_ref());
-        let mut cache = self.decoder.start(memory, padding.as_ref());
-        self.decode(self.shift_right(labels), &mut cache)
+        self.forward_logged(input_ids, padding, labels, None)
+    }
+
+    /// As [`forward`](Self::forward), with how each layer that has experts routed the tokens: the
+    /// encoder's layers first.
+    pub fn forward_with_routing(
+        &self,
+        input_ids: Tensor<2, Int>,
+        padding: Option<Tensor<2, Bool>>,
+        labels: Tensor<2, Int>,
+    ) -> (Tensor<3>, Vec<LayerRouting>) {
+        let mut log = Vec::new();
+        let logits = self.forward_logged(input_ids, padding, labels, Some(&mut log));
+        (logits, log)
+    }
+
+    fn forward_logged(
+        &self,
+        input_ids: Tensor<2, Int>,
+        padding: Option<Tensor<2, Bool>>,
+        labels: Tensor<2, Int>,
+        mut log: Option<&mut Vec<LayerRouting>>,
+    ) -> Tensor<3> {
+        let embedded = self.embedding.forward(input_ids);
+        let memory = self.encoder.forward_logged(embedded, padding.as_ref(), log.as_deref_mut());
+        let mut cache = self.decoder.start(&memory);
+        let routes = self.decoder.blocks.iter().any(|block| block.feed_forward.moe.is_some());
+        let real: Option<Vec<bool>> =
+            routes.then(|| labels.clone().not_equal_elem(0).into_data().iter::<bool>().collect());
+        let embedded = self.embedding.forward(self.shift_right(labels));
+        self.logits(self.decoder.forward_logged(embedded, &mut cache, real.as_deref(), log))
     }
 
     /// Encodes a batch of inputs.
@@ -90,12 +118,7 @@ impl T5 {
     ///
     /// - input_ids: `[batch_size, input_length]`
     /// - padding: `[batch_size, input_length]`, true where a token is padding
-    /// - output: `[batch_size, input_length, output_width]`
-    pub fn encode(
-        &self,
-        input_ids: Tensor<2, Int>,
-        padding: Option<&Tensor<2, Bool>>,
-    ) -> Tensor<3> {
+    pub fn encode(&self, input_ids: Tensor<2, Int>, padding: Option<&Tensor<2, Bool>>) -> Memory {
         self.encoder.forward(self.embedding.forward(input_ids), padding)
     }
 

@@ -144,6 +144,7 @@ impl ParameterPath {
         let name = self.tensor_name();
         name == "lm_head.weight"
             || name.contains(".DenseReluDense.")
+            || name.ends_with(".moe.router.weight")
             || (name.contains("Attention.") && !name.contains(".relative_attention_bias."))
     }
 
@@ -161,8 +162,8 @@ impl ParameterPath {
             [stack, "position_bias", "weight"] => {
                 format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
             }
-            [stack, "blocks", block, "altup", coefs] => {
-                format!("{stack}.block.{block}.altup.{coefs}")
+            [stack, "blocks", block, altup @ ("altup" | "sequence_altup"), coefs] => {
+                format!("{stack}.block.{block}.{altup}.{coefs}")
             }
             [stack, "blocks", block, sub_layer, rest @ ..] => {
                 let (index, module) = match (*sub_layer, *stack) {
@@ -173,6 +174,12 @@ impl ParameterPath {
                     _ => panic!("no T5 parameter lies at {}", path.join(".")),
                 };
                 let tensor = match rest {
+                    ["moe", "experts", projection] => {
+                        return format!(
+                            "{stack}.block.{block}.layer.{index}.moe.experts.{projection}"
+                        );
+                    }
+                    ["moe", "router", "weight"] => "moe.router".to_owned(),
                     ["norm", "gamma"] => "layer_norm".to_owned(),
                     [_, .., projection, "weight"] => {
                         format!("{module}.{}", hf_projection(projection))

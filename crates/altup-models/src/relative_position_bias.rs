@@ -23,13 +23,29 @@ impl RelativePositionBias {
     ///
     /// - output: `[1, num_heads, queries, keys]`
     pub fn forward(&self, queries: Range<usize>, keys: Range<usize>, device: &Device) -> Tensor<4> {
+        self.strided(queries, keys, 1, device)
+    }
+
+    /// The bias where only every `stride`-th position is there: those of `queries` and `keys`, times
+    /// `stride`.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1, num_heads, queries, keys]`
+    pub fn strided(
+        &self,
+        queries: Range<usize>,
+        keys: Range<usize>,
+        stride: usize,
+        device: &Device,
+    ) -> Tensor<4> {
         let [num_buckets, num_heads] = self.weight.dims();
         // A bucket depends on the distance alone: they are computed once a distance.
         let bucket_of: Vec<i32> = (keys.start as i64 + 1 - queries.end as i64
             ..keys.end as i64 - queries.start as i64)
             .map(|distance| {
                 relative_position_bucket(
-                    distance,
+                    distance * stride as i64,
                     self.bidirectional,
                     num_buckets,
                     self.max_distance,

@@ -10,7 +10,9 @@ use altup_models::{
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 use std::fs;
-use support::{DENSE_CASES, Inputs, assert_close, fixture, ids, read_json, values};
+use support::{
+    DENSE_CASES, Inputs, TOLERANCE, assert_close_within, fixture, ids, read_json, values,
+};
 
 fn outputs(model: &T5, inputs: &Inputs, device: &Device) -> Vec<f32> {
     let input_ids = ids(&inputs.input_ids, device);
@@ -36,7 +38,12 @@ fn a_widened_model_computes_what_the_dense_one_does() {
                     };
                     let (widened, model) = widen(&config, &dense, altup.clone(), &device);
                     let what = format!("{case}, {altup:?}");
-                    assert_close(&what, &outputs(&model, &inputs, &device), &expected);
+                    // The final norm divides the factor K of a sum away up to its ε, which one of the
+                    // cases has at 1e-2 in place of T5's 1e-6.
+                    let summed = widening == Widening::Recycled && num_blocks > 1;
+                    let epsilon = if summed { config.layer_norm_epsilon as f32 } else { 0.0 };
+                    let found = outputs(&model, &inputs, &device);
+                    assert_close_within(TOLERANCE + epsilon, &what, &found, &expected);
 
                     // Also after a way through the disk.
                     let folder = tempfile::tempdir().unwrap();

@@ -125,13 +125,13 @@ fn cached_decoding_chooses_the_tokens_of_decoding_without_a_cache() {
         let model = load(case, &device);
         let input = Tensor::<2, Int>::from_data([[5, 9, 13, 17, 21, 1]], &device);
         let memory = model.encode(input, None);
-        let mut cache = model.decoder.start(memory.clone(), None);
+        let mut cache = model.decoder.start(&memory);
         let mut tokens = vec![model.start_token() as i32];
         for _ in 0..STEPS {
             let length = tokens.len();
             let all = TensorData::new(tokens.clone(), [1, length]);
             let last = TensorData::new(vec![tokens[length - 1]], [1, 1]);
-            let mut fresh = model.decoder.start(memory.clone(), None);
+            let mut fresh = model.decoder.start(&memory);
             let without = model.decode(Tensor::from_data(all, &device), &mut fresh);
             let without = without.narrow(1, length - 1, 1);
             let with = model.decode(Tensor::from_data(last, &device), &mut cache);

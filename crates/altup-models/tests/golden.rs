@@ -21,7 +21,7 @@ fn run(model: &T5, inputs: &Inputs, device: &Device) -> (Tensor<3>, Tensor<3>, T
     let input_ids = ids(&inputs.input_ids, device);
     let labels = ids(&inputs.labels, device);
     let padding = input_ids.clone().equal_elem(0);
-    let encoder_output = model.encode(input_ids.clone(), Some(&padding));
+    let encoder_output = model.encode(input_ids.clone(), Some(&padding)).hidden;
     let logits = model.forward(input_ids, Some(padding), labels.clone());
     let targets = inputs.labels.iter().flatten().filter(|&&label| label != 0).count();
     let loss = cross_entropy_sum(logits.clone(), labels) / targets as f64;
@@ -33,8 +33,7 @@ fn outputs_loss_and_every_gradient_equal_the_reference() {
     for device in devices() {
         for case in CASES {
             let folder = fixture(case);
-            // Autodiff without dropout: what is compared is the model itself.
-            let (config, model) = load_without_dropout(&folder, &device.clone().autodiff());
+            let (config, model) = load_for_evaluation(&folder, &device.clone().autodiff());
             let expected = read_tensors(&folder.join("expected.safetensors"));
             let inputs: Inputs = read_json(&folder.join("inputs.json"));
             let (encoder_output, logits, loss) = run(&model, &inputs, &device.clone().autodiff());
@@ -58,11 +57,10 @@ fn outputs_loss_and_every_gradient_equal_the_reference() {
     }
 }
 
-/// The fixtures were made in evaluation mode; their configurations may carry a dropout rate.
-fn load_without_dropout(folder: &Path, device: &Device) -> (T5Config, T5) {
+/// The fixtures were made in evaluation mode.
+fn load_for_evaluation(folder: &Path, device: &Device) -> (T5Config, T5) {
     let directory = ModelDirectory::new(folder);
-    let config = T5Config { dropout_rate: 0.0, ..directory.config().unwrap() };
-    directory.load_as(config, device).unwrap()
+    directory.load_as(directory.config().unwrap().for_evaluation(), device).unwrap()
 }
 
 #[derive(Deserialize)]

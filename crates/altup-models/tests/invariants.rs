@@ -110,9 +110,9 @@ fn cached_decoding_equals_decoding_at_once() {
         let input_ids = random_ids([2, 6], &device);
         let memory = model.encode(input_ids, None);
         let tokens = random_ids([2, 9], &device);
-        let mut whole: DecoderCache = model.decoder.start(memory.clone(), None);
+        let mut whole: DecoderCache = model.decoder.start(&memory);
         let at_once = model.decode(tokens.clone(), &mut whole);
-        let mut cache = model.decoder.start(memory, None);
+        let mut cache = model.decoder.start(&memory);
         let steps = (0..9)
             .map(|position| model.decode(tokens.clone().narrow(1, position, 1), &mut cache))
             .collect();

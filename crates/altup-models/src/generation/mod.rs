@@ -219,7 +219,7 @@ pub fn generate(model: &T5, inputs: &[Vec<u32>], config: &GenerationConfig) -> V
 fn start(model: &T5, inputs: &[Vec<u32>], copies: usize) -> DecoderCache {
     let (input_ids, padding) = pad(model, inputs);
     let memory = model.encode(input_ids, padding.as_ref());
-    let mut cache = model.decoder.start(memory, padding.as_ref());
+    let mut cache = model.decoder.start(&memory);
     if copies > 1 {
         let rows = (0..inputs.len()).flat_map(|row| std::iter::repeat_n(row as i32, copies));
         cache.select_rows(&index(rows.collect(), model));

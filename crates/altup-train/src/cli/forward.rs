@@ -1,6 +1,5 @@
 use altup_models::{
-    FloatType, ModelDirectory, NamedTensor, T5Config, cross_entropy_sum, gradient_tensors,
-    write_tensors,
+    FloatType, ModelDirectory, NamedTensor, cross_entropy_sum, gradient_tensors, write_tensors,
 };
 use anyhow::Context;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -42,7 +41,7 @@ pub(super) fn run(args: ForwardArgs) -> anyhow::Result<()> {
     let device = args.backend.backend.open()?;
     let device = if args.gradients.is_some() { device.autodiff() } else { device };
     let directory = ModelDirectory::new(ModelSource::find(&args.model)?.directory);
-    let config = T5Config { dropout_rate: 0.0, ..directory.config()? };
+    let config = directory.config()?.for_evaluation();
     let inputs = Inputs::read(&args.inputs, config.vocab_size)
         .with_context(|| format!("cannot use {}", args.inputs.display()))?;
     let (_, model) = directory.load_as(config, &device)?;
@@ -51,9 +50,8 @@ pub(super) fn run(args: ForwardArgs) -> anyhow::Result<()> {
     let labels = padded(&inputs.labels, &device);
     let targets = inputs.labels.iter().flatten().filter(|&&label| label != 0).count();
     let padding = input_ids.clone().equal_elem(0);
-    let encoder_output = model.encode(input_ids, Some(&padding));
-    let mut cache = model.decoder.start(encoder_output.clone(), Some(&padding));
-    let logits = model.decode(model.shift_right(labels.clone()), &mut cache);
+    let encoder_output = model.encode(input_ids.clone(), Some(&padding)).hidden;
+    let logits = model.forward(input_ids, Some(padding), labels.clone());
     let loss = cross_entropy_sum(logits.clone(), labels) / targets as f64;
 
     let outputs = [

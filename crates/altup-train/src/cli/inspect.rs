@@ -144,8 +144,10 @@ fn parameter_table(parameters: &[ParameterInfo]) -> BTreeMap<&'static str, usize
             "embedding table"
         } else if name == "lm_head.weight" {
             "output table"
-        } else if name.contains(".altup.") {
+        } else if name.contains("altup.") {
             "AltUp coefficients"
+        } else if name.contains(".moe.") {
+            if name.ends_with(".router.weight") { "routers" } else { "experts" }
         } else if name.contains("layer_norm") {
             "norms"
         } else if name.contains("relative_attention_bias") {

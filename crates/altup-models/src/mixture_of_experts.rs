@@ -1,0 +1,377 @@
+use burn::module::{Initializer, Module, Param};
+use burn::nn::Linear;
+use burn::tensor::activation::{relu, softmax};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+
+use crate::initialization::projection;
+use crate::{MoeConfig, T5Config};
+
+/// Experts of a feed-forward layer, and the router that chooses among them (after
+/// [Switch Transformers](https://arxiv.org/abs/2101.03961)).
+///
+/// With router logits r = x W, each token gets the probabilities softmax(r) over the E experts. The
+/// `top_k` likeliest compute relu(x wi) wo, and the output is their sum, each times its probability.
+/// Tokens are gathered by expert, so the cost is that of the tokens routed, however many experts there
+/// are and however unevenly they are chosen.
+#[derive(Module, Debug)]
+pub struct MixtureOfExperts {
+    /// W, `[d_model, num_experts]`.
+    pub router: Linear,
+    /// The experts.
+    pub experts: Experts,
+    top_k: usize,
+    capacity_factor: f64,
+    eval_capacity_factor: Option<f64>,
+    jitter: f64,
+}
+
+/// The projections of all experts of a layer, without biases.
+#[derive(Module, Debug)]
+pub struct Experts {
+    /// `[num_experts, d_model, expert_d_ff]`
+    pub wi: Param<Tensor<3>>,
+    /// `[num_experts, expert_d_ff, d_model]`
+    pub wo: Param<Tensor<3>>,
+}
+
+/// How a layer routed the tokens of a batch; padding doesn't count.
+#[derive(Clone, Debug)]
+pub struct LayerRouting {
+    /// `encoder` or `decoder`.
+    pub stack: &'static str,
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// E Σₑ fₑ Pₑ with fₑ the share of choices that fall on expert e, before any is dropped, and Pₑ the
+    /// mean probability of e: 1 if both are even. `[1]`
+    pub load_balancing_loss: Tensor<1>,
+    /// The mean of (log Σₑ exp rₑ)², which keeps logits small. `[1]`
+    pub z_loss: Tensor<1>,
+    /// fₑ of every expert.
+    pub loads: Vec<f64>,
+    /// The mean entropy of a token's probabilities, in nats.
+    pub entropy: f64,
+    /// The share of choices that were dropped, as their expert was full.
+    pub dropped: f64,
+}
+
+/// What a layer is told of the tokens that it computes on, and where it leaves how it routed them.
+pub(crate) struct RoutingContext<'a> {
+    pub(crate) stack: &'static str,
+    pub(crate) layer: usize,
+    /// Whether each token is no padding, row by row; none if none is.
+    pub(crate) real: Option<&'a [bool]>,
+    /// None where nobody asks.
+    pub(crate) log: Option<&'a mut Vec<LayerRouting>>,
+}
+
+impl MixtureOfExperts {
+    pub(crate) fn new(moe: &MoeConfig, config: &T5Config, device: &Device) -> Self {
+        let (experts, width, hidden) = (moe.num_experts, config.d_model, moe.expert_d_ff);
+        Self {
+            router: projection(width, experts, device),
+            experts: Experts {
+                wi: Initializer::Zeros.init([experts, width, hidden], device),
+                wo: Initializer::Zeros.init([experts, hidden, width], device),
+            },
+            top_k: moe.top_k,
+            capacity_factor: moe.capacity_factor,
+            eval_capacity_factor: moe.eval_capacity_factor,
+            jitter: moe.router_jitter,
+        }
+    }
+
+    /// Applies the experts to each token; padding, and a token all of whose experts are full, get 0.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch_size, seq_length, d_model]`
+    /// - output: `[batch_size, seq_length, d_model]`
+    pub(crate) fn forward(&self, x: Tensor<3>, context: &mut RoutingContext<'_>) -> Tensor<3> {
+        let shape @ [batch_size, seq_length, width] = x.dims();
+        let tokens = batch_size * seq_length;
+        let x = x.reshape([tokens, width]);
+        let logits = self.router.forward(self.with_jitter(x.clone()));
+        let probabilities = softmax(logits.clone(), 1);
+
+        let on_host: Vec<f32> = probabilities.clone().into_data().iter::<f32>().collect();
+        let num_experts = on_host.len() / tokens;
+        let choices = Choices::new(&on_host, num_experts, self.top_k, context.real);
+        let capacity = self.capacity(choices.real_tokens(), num_experts, &x.device());
+        let dispatch = Dispatch::new(&choices, num_experts, capacity);
+        if let Some(log) = context.log.as_deref_mut() {
+            let real = context.real;
+            let mean = |values: Tensor<2>| choices.mean_over_real(values, real);
+            let loads = choices.loads(num_experts);
+            let f =
+                TensorData::new(loads.iter().map(|&load| load as f32).collect(), [1, num_experts]);
+            let f = Tensor::<2>::from_data(f, &x.device());
+            let balance = (mean(probabilities.clone()) * f).sum() * num_experts as f64;
+            let max = logits.clone().detach().max_dim(1);
+            let log_sum = (logits - max.clone()).exp().sum_dim(1).log() + max;
+            log.push(LayerRouting {
+                stack: context.stack,
+                layer: context.layer,
+                load_balancing_loss: balance,
+                z_loss: mean(log_sum.square()).sum(),
+                loads,
+                entropy: choices.entropy(&on_host, num_experts),
+                dropped: dispatch.dropped(&choices),
+            });
+        }
+        if dispatch.tile_experts.is_empty() {
+            return Tensor::zeros(shape, &x.device());
+        }
+
+        let gates = gates(probabilities, &choices, &dispatch, self.top_k);
+        let outputs = self.experts.forward(x.clone(), &dispatch);
+        let chosen = outputs.select(0, index(dispatch.slot_of_choice.clone(), &x.device()));
+        let weighted = chosen.reshape([tokens, self.top_k, width]) * gates.unsqueeze_dim::<3>(2);
+        weighted.sum_dim(1).reshape(shape)
+    }
+
+    /// Noise on what the router reads, in training: where gradients are recorded.
+    fn with_jitter(&self, x: Tensor<2>) -> Tensor<2> {
+        if self.jitter == 0.0 || !x.device().is_autodiff() {
+            return x;
+        }
+        let range = Distribution::Uniform(1.0 - self.jitter, 1.0 + self.jitter);
+        let noise = x.random_like(range);
+        x * noise
+    }
+
+    /// Choices that an expert takes at most.
+    fn capacity(&self, real_tokens: usize, num_experts: usize, device: &Device) -> usize {
+        let factor = match device.is_autodiff() {
+            true => self.capacity_factor,
+            false => self.eval_capacity_factor.unwrap_or(f64::MAX),
+        };
+        let even_share = (real_tokens * self.top_k) as f64 / num_experts as f64;
+        (factor * even_share).ceil() as usize
+    }
+}
+
+impl Experts {
+    /// The outputs of all slots of a dispatch: `[slots, d_model]`.
+    fn forward(&self, x: Tensor<2>, dispatch: &Dispatch) -> Tensor<2> {
+        let [_, width] = x.dims();
+        let device = x.device();
+        let tiles = dispatch.tile_experts.len();
+        let slots = dispatch.token_of_slot.len();
+        let experts = index(dispatch.tile_experts.clone(), &device);
+        let gathered = x.select(0, index(dispatch.token_of_slot.clone(), &device));
+        let gathered = gathered.reshape([tiles, slots / tiles, width]);
+        let hidden = relu(gathered.matmul(self.wi.val().select(0, experts.clone())));
+        hidden.matmul(self.wo.val().select(0, experts)).reshape([slots, width])
+    }
+}
+
+/// The probabilities of the chosen experts, 0 where a choice is dropped: `[tokens, top_k]`. Their
+/// gradients run through the whole softmax.
+fn gates(
+    probabilities: Tensor<2>,
+    choices: &Choices,
+    dispatch: &Dispatch,
+    top_k: usize,
+) -> Tensor<2> {
+    let device = probabilities.device();
+    let [tokens, _] = probabilities.dims();
+    let experts: Vec<i32> =
+        choices.experts.iter().map(|expert| expert.unwrap_or_default() as i32).collect();
+    let experts = Tensor::<2, Int>::from_data(TensorData::new(experts, [tokens, top_k]), &device);
+    let kept: Vec<f32> = dispatch.kept.iter().map(|&kept| f32::from(u8::from(kept))).collect();
+    let kept = Tensor::<2>::from_data(TensorData::new(kept, [tokens, top_k]), &device);
+    probabilities.gather(1, experts) * kept
+}
+
+fn index(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), device)
+}
+
+/// The experts that tokens choose: `top_k` for each, the likeliest first, the lowest of equal ones.
+struct Choices {
+    /// `[tokens, top_k]`, none for padding.
+    experts: Vec<Option<usize>>,
+    top_k: usize,
+}
+
+impl Choices {
+    fn new(probabilities: &[f32], num_experts: usize, top_k: usize, real: Option<&[bool]>) -> Self {
+        let mut experts = Vec::with_capacity(probabilities.len() / num_experts * top_k);
+        for (token, row) in probabilities.chunks(num_experts).enumerate() {
+            if real.is_some_and(|real| !real[token]) {
+                experts.extend(std::iter::repeat_n(None, top_k));
+                continue;
+            }
+            let first = experts.len();
+            for _ in 0..top_k {
+                let mut best: Option<usize> = None;
+                for (expert, probability) in row.iter().enumerate() {
+                    let taken = experts[first..].contains(&Some(expert));
+                    if !taken && best.is_none_or(|best| *probability > row[best]) {
+                        best = Some(expert);
+                    }
+                }
+                experts.push(best);
+            }
+        }
+        Self { experts, top_k }
+    }
+
+    fn real_tokens(&self) -> usize {
+        self.experts.iter().flatten().count() / self.top_k
+    }
+
+    fn loads(&self, num_experts: usize) -> Vec<f64> {
+        let mut loads = vec![0.0; num_experts];
+        let share = 1.0 / (self.real_tokens() * self.top_k).max(1) as f64;
+        for expert in self.experts.iter().flatten() {
+            loads[*expert] += share;
+        }
+        loads
+    }
+
+    fn entropy(&self, probabilities: &[f32], num_experts: usize) -> f64 {
+        let rows = probabilities.chunks(num_experts).zip(self.experts.chunks(self.top_k));
+        let of_row = |row: &[f32]| -> f64 {
+            let terms = row.iter().map(|&p| f64::from(p)).filter(|&p| p > 0.0);
+            -terms.map(|p| p * p.ln()).sum::<f64>()
+        };
+        let sum: f64 =
+            rows.filter(|(_, choices)| choices[0].is_some()).map(|(row, _)| of_row(row)).sum();
+        sum / self.real_tokens().max(1) as f64
+    }
+
+    /// The mean of each column over the rows of real tokens: `[1, columns]`.
+    fn mean_over_real(&self, values: Tensor<2>, real: Option<&[bool]>) -> Tensor<2> {
+        let [tokens, _] = values.dims();
+        let values = match real {
+            None => values,
+            Some(real) => {
+                let mask: Vec<f32> = real.iter().map(|&real| f32::from(u8::from(real))).collect();
+                let mask = TensorData::new(mask, [tokens, 1]);
+                values.clone() * Tensor::<2>::from_data(mask, &values.device())
+            }
+        };
+        values.sum_dim(0) / self.real_tokens().max(1) as f64
+    }
+}
+
+/// Where the choices are computed: in tiles of equally many slots, each tile of one expert. An expert
+/// with more choices than a tile has slots gets several, so that a crowded expert doesn't make the tiles
+/// of all others long.
+struct Dispatch {
+    tile_experts: Vec<i32>,
+    /// The token that each slot computes on; token 0 in slots that nobody reads.
+    token_of_slot: Vec<i32>,
+    /// The slot that each choice reads; slot 0 where it is dropped.
+    slot_of_choice: Vec<i32>,
+    kept: Vec<bool>,
+}
+
+impl Dispatch {
+    fn new(choices: &Choices, num_experts: usize, capacity: usize) -> Self {
+        let tokens = choices.experts.len() / choices.top_k;
+        let mut of_expert: Vec<Vec<usize>> = vec![Vec::new(); num_experts];
+        let mut kept = vec![false; choices.experts.len()];
+        // All first choices come before any second one, and earlier tokens before later ones.
+        for number in 0..choices.top_k {
+            for token in 0..tokens {
+                let choice = token * choices.top_k + number;
+                if let Some(expert) = choices.experts[choice]
+                    && of_expert[expert].len() < capacity
+                {
+                    of_expert[expert].push(choice);
+                    kept[choice] = true;
+                }
+            }
+        }
+        let active = of_expert.iter().filter(|choices| !choices.is_empty()).count();
+        let total: usize = of_expert.iter().map(Vec::len).sum();
+        // Half of an even share: at most half a share of each expert's slots stays empty.
+        let tile = total.div_ceil((2 * active).max(1)).max(1);
+
+        let mut dispatch = Self {
+            tile_experts: Vec::new(),
+            token_of_slot: Vec::new(),
+            slot_of_choice: vec![0; choices.experts.len()],
+            kept,
+        };
+        for (expert, of_expert) in of_expert.iter().enumerate() {
+            for chunk in of_expert.chunks(tile) {
+                dispatch.tile_experts.push(expert as i32);
+                for &choice in chunk {
+                    dispatch.slot_of_choice[choice] = dispatch.token_of_slot.len() as i32;
+                    dispatch.token_of_slot.push((choice / choices.top_k) as i32);
+                }
+                dispatch.token_of_slot.extend(std::iter::repeat_n(0, tile - chunk.len()));
+            }
+        }
+        dispatch
+    }
+
+    /// The share of choices that were dropped.
+    fn dropped(&self, choices: &Choices) -> f64 {
+        let chosen = choices.experts.iter().flatten().count();
+        let kept = self.kept.iter().filter(|&&kept| kept).count();
+        (chosen - kept) as f64 / chosen.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three tokens, two experts: tokens 0 and 1 choose expert 0, token 2 chooses expert 1.
+    const PROBABILITIES: [f32; 6] = [0.9, 0.1, 0.6, 0.4, 0.3, 0.7];
+
+    #[test]
+    fn a_full_expert_drops_later_tokens() {
+        let choices = Choices::new(&PROBABILITIES, 2, 1, None);
+        assert_eq!(choices.experts, [Some(0), Some(0), Some(1)]);
+        let dispatch = Dispatch::new(&choices, 2, 1);
+        assert_eq!(dispatch.kept, [true, false, true]);
+        assert_eq!(dispatch.dropped(&choices), 1.0 / 3.0);
+        let loads = choices.loads(2);
+        assert!((loads[0] - 2.0 / 3.0).abs() < 1e-12 && (loads[1] - 1.0 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn first_choices_come_before_second_ones() {
+        // With two choices each, expert 0 has room for two: the first choices of tokens 0 and 1, and
+        // not the second choice of token 2.
+        let choices = Choices::new(&PROBABILITIES, 2, 2, None);
+        assert_eq!(choices.experts, [0, 1, 0, 1, 1, 0].map(Some));
+        let dispatch = Dispatch::new(&choices, 2, 2);
+        assert_eq!(dispatch.kept, [true, true, true, false, true, false]);
+    }
+
+    #[test]
+    fn ties_go_to_the_lowest_expert_and_padding_chooses_none() {
+        let choices = Choices::new(&[0.5, 0.5, 0.5, 0.5], 2, 1, Some(&[true, false]));
+        assert_eq!(choices.experts, [Some(0), None]);
+        assert_eq!(choices.real_tokens(), 1);
+        assert!((choices.entropy(&[0.5, 0.5, 1.0, 0.0], 2) - 2f64.ln()).abs() < 1e-7);
+    }
+
+    /// Tiles hold every kept choice once, and their number follows the choices, not the experts.
+    #[test]
+    fn tiles_follow_the_choices() {
+        for crowded in [false, true] {
+            let tokens = 64;
+            let probabilities: Vec<f32> = (0..tokens)
+                .flat_map(|token| {
+                    let chosen = if crowded { 3 } else { token % 16 };
+                    (0..16).map(move |expert| f32::from(u8::from(expert == chosen)))
+                })
+                .collect();
+            let choices = Choices::new(&probabilities, 16, 1, None);
+            let dispatch = Dispatch::new(&choices, 16, usize::MAX);
+            assert!(dispatch.token_of_slot.len() <= 2 * tokens);
+            assert_eq!(dispatch.tile_experts.len(), if crowded { 2 } else { 32 });
+            for (choice, &slot) in dispatch.slot_of_choice.iter().enumerate() {
+                assert_eq!(dispatch.token_of_slot[slot as usize], choice as i32);
+            }
+        }
+    }
+}
