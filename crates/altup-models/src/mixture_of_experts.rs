@@ -224,11 +224,11 @@ impl Choices {
 
     fn loads(&self, num_experts: usize) -> Vec<f64> {
         let mut loads = vec![0.0; num_experts];
-        let share = 1.0 / (self.real_tokens() * self.top_k).max(1) as f64;
         for expert in self.experts.iter().flatten() {
-            loads[*expert] += share;
+            loads[*expert] += 1.0;
         }
-        loads
+        let choices = (self.real_tokens() * self.top_k).max(1) as f64;
+        loads.into_iter().map(|load: f64| load / choices).collect()
     }
 
     fn entropy(&self, probabilities: &[f32], num_experts: usize) -> f64 {

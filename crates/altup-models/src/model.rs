@@ -23,6 +23,8 @@ pub struct T5 {
     output_scale: f64,
     decoder_start_token: usize,
     eos_token: usize,
+    load_balancing_coef: f64,
+    router_z_coef: f64,
 }
 
 impl T5Config {
@@ -59,6 +61,8 @@ impl T5Config {
             },
             decoder_start_token: self.decoder_start_token_id,
             eos_token: self.eos_token_id,
+            load_balancing_coef: self.moe.as_ref().map_or(0.0, |moe| moe.load_balancing_coef),
+            router_z_coef: self.moe.as_ref().map_or(0.0, |moe| moe.router_z_coef),
         }
     }
 }
@@ -93,6 +97,20 @@ impl T5 {
         let mut log = Vec::new();
         let logits = self.forward_logged(input_ids, padding, labels, Some(&mut log));
         (logits, log)
+    }
+
+    /// What the routers' losses add to the training loss: their sums over the layers, each times its
+    /// coefficient. None for a model without experts.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1]`
+    pub fn auxiliary_loss(&self, routing: &[LayerRouting]) -> Option<Tensor<1>> {
+        let of_layer = |layer: &LayerRouting| {
+            layer.load_balancing_loss.clone() * self.load_balancing_coef
+                + layer.z_loss.clone() * self.router_z_coef
+        };
+        routing.iter().map(of_layer).reduce(|sum, layer| sum + layer)
     }
 
     fn forward_logged(

@@ -2,8 +2,9 @@
 
 use altup_core::{BlockSelection, Widening};
 use altup_models::{
-    AltUpModelConfig, BeamSearch, DecoderCache, Generated, GenerationConfig, Sampling, Strategy,
-    T5, T5Config, generate, parameter_tensors, relative_position_bucket, size,
+    Activation, AltUpModelConfig, BeamSearch, DecoderCache, EncoderSequence, Experts, FeedForward,
+    FeedForwardLayer, Generated, GenerationConfig, MoeConfig, MoeMode, Sampling, SequenceMethod,
+    Strategy, T5, T5Config, generate, parameter_tensors, relative_position_bucket, size,
 };
 use burn::module::Param;
 use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData};
@@ -28,6 +29,18 @@ fn altup(num_blocks: usize, selection: BlockSelection, widening: Widening) -> T5
     T5Config { altup: Some(altup), ..tiny() }
 }
 
+fn moe(mode: MoeMode, top_k: usize) -> MoeConfig {
+    MoeConfig { top_k, ..MoeConfig::new(5, 7, mode) }
+}
+
+/// The sequence reduced in the last two of three encoder layers.
+fn sequence(num_blocks: usize, widening: Widening, method: SequenceMethod) -> T5Config {
+    let sequence = EncoderSequence { method, stride: 3, first_layer: 1, last_layer: Some(2) };
+    let mut config = altup(num_blocks, BlockSelection::Alternating, widening);
+    config.altup.as_mut().unwrap().encoder_sequence = Some(sequence);
+    config
+}
+
 fn variants() -> Vec<T5Config> {
     use BlockSelection::{Alternating, Same};
     use Widening::{Embedding, Recycled, Sum};
@@ -38,6 +51,16 @@ fn variants() -> Vec<T5Config> {
         altup(3, Same, Embedding),
         altup(2, Alternating, Recycled),
         altup(2, Alternating, Sum),
+        T5Config { moe: Some(moe(MoeMode::Partial, 1)), ..tiny() },
+        T5Config { moe: Some(moe(MoeMode::Switch, 2)), ..altup(2, Alternating, Recycled) },
+        sequence(1, Sum, SequenceMethod::Altup),
+        sequence(2, Embedding, SequenceMethod::Altup),
+        sequence(2, Recycled, SequenceMethod::StrideAndSkip),
+        sequence(2, Embedding, SequenceMethod::AveragePool),
+        T5Config {
+            moe: Some(moe(MoeMode::Partial, 1)),
+            ..sequence(2, Embedding, SequenceMethod::Altup)
+        },
     ]
 }
 
@@ -52,6 +75,11 @@ fn model(config: &T5Config, device: &Device) -> T5 {
         let (p, g) = (altup.prediction_coefs.val(), altup.correction_coefs.val());
         altup.prediction_coefs = Param::from_tensor(p.clone() + p.random_like(spread));
         altup.correction_coefs = Param::from_tensor(g.clone() + g.random_like(spread));
+    }
+    for sequence in model.encoder.blocks.iter_mut().filter_map(|b| b.sequence_altup.as_mut()) {
+        let (a, b) = (sequence.prediction_coefs.val(), sequence.correction_coef.val());
+        sequence.prediction_coefs = Param::from_tensor(a.clone() + a.random_like(spread));
+        sequence.correction_coef = Param::from_tensor(b.clone() + b.random_like(spread));
     }
     model
 }
@@ -179,6 +207,111 @@ fn one_embedding_block_at_the_start_is_the_dense_model() {
         parameter_tensors(model).into_iter().filter(|t| !t.name.contains(".altup.")).collect()
     };
     assert_eq!(shared(&dense), shared(&one));
+}
+
+/// One expert takes every token with probability 1: it is a dense ReLU network.
+#[test]
+fn a_single_expert_is_a_dense_network() {
+    let device = Device::flex();
+    let relu = T5Config { feed_forward_proj: Activation::Relu, ..tiny() };
+    let moe = MoeConfig::new(1, relu.d_ff, MoeMode::Switch);
+    let switch = T5Config { moe: Some(moe), ..relu.clone() };
+    let dense = relu.init(3, &device);
+    let mut sparse = switch.init(3, &device);
+    let experts = |layer: &FeedForwardLayer| {
+        let Some(FeedForward::Relu(network)) = &layer.feed_forward else { panic!("not ReLU") };
+        let one = |weight: &Param<Tensor<2>>| Param::from_tensor(weight.val().unsqueeze_dim(0));
+        Experts { wi: one(&network.wi.weight), wo: one(&network.wo.weight) }
+    };
+    for (from, to) in dense.encoder.blocks.iter().zip(&mut sparse.encoder.blocks) {
+        to.feed_forward.moe.as_mut().unwrap().experts = experts(&from.feed_forward);
+    }
+    for (from, to) in dense.decoder.blocks.iter().zip(&mut sparse.decoder.blocks) {
+        to.feed_forward.moe.as_mut().unwrap().experts = experts(&from.feed_forward);
+    }
+    let (input_ids, labels) = (random_ids([2, 7], &device), random_ids([2, 5], &device));
+    let expected = dense.forward(input_ids.clone(), None, labels.clone());
+    let found = sparse.forward(input_ids.clone(), None, labels.clone());
+    assert!(difference(expected, found) < 1e-5);
+    let (_, routing) = sparse.forward_with_routing(input_ids, None, labels);
+    assert_eq!(routing.len(), 5);
+    for layer in routing {
+        assert_eq!(layer.load_balancing_loss.into_scalar::<f64>(), 1.0);
+        assert_eq!((layer.loads, layer.dropped), (vec![1.0], 0.0));
+    }
+}
+
+#[test]
+fn the_order_of_experts_changes_nothing() {
+    let device = Device::flex();
+    let config = T5Config { moe: Some(moe(MoeMode::Partial, 2)), ..tiny() };
+    let model = config.init(4, &device);
+    let (input_ids, labels) = (random_ids([2, 7], &device), random_ids([2, 5], &device));
+    let expected = model.forward(input_ids.clone(), None, labels.clone());
+    let mut permuted = model.clone();
+    let order = Tensor::<1, Int>::from_data([3, 0, 4, 2, 1], &device);
+    let encoder = permuted.encoder.blocks.iter_mut().map(|block| &mut block.feed_forward);
+    let decoder = permuted.decoder.blocks.iter_mut().map(|block| &mut block.feed_forward);
+    for layer in encoder.chain(decoder) {
+        let moe = layer.moe.as_mut().unwrap();
+        let router = moe.router.weight.val().select(1, order.clone());
+        moe.router.weight = Param::from_tensor(router);
+        moe.experts.wi = Param::from_tensor(moe.experts.wi.val().select(0, order.clone()));
+        moe.experts.wo = Param::from_tensor(moe.experts.wo.val().select(0, order.clone()));
+    }
+    let found = permuted.forward(input_ids, None, labels);
+    assert!(difference(expected, found) < 1e-5);
+}
+
+/// With room for a sliver of a token, each expert takes one: the others pass through the residual.
+#[test]
+fn dropped_tokens_pass_through_the_residual() {
+    let device = Device::flex();
+    let with_capacity = |factor| {
+        let moe = MoeConfig {
+            eval_capacity_factor: Some(factor),
+            encoder_layers: Some(vec![]),
+            decoder_layers: Some(vec![0]),
+            ..MoeConfig::new(1, 6, MoeMode::Switch)
+        };
+        T5Config { moe: Some(moe), num_layers: 1, num_decoder_layers: Some(1), ..tiny() }
+    };
+    let full = with_capacity(1e-6).init(5, &device);
+    let roomy = with_capacity(1.0).init(5, &device);
+    let (input_ids, labels) = (random_ids([1, 6], &device), random_ids([1, 4], &device));
+    let (found, routing) = full.forward_with_routing(input_ids.clone(), None, labels.clone());
+    assert_eq!(routing[0].dropped, 0.75);
+    let kept = roomy.forward(input_ids.clone(), None, labels.clone());
+    let first = |logits: &Tensor<3>| logits.clone().narrow(1, 0, 1);
+    let rest = |logits: &Tensor<3>| logits.clone().narrow(1, 1, 3);
+    assert!(difference(first(&found), first(&kept)) < 1e-6);
+    assert!(difference(rest(&found), rest(&kept)) > 1e-3);
+
+    // An expert that gives nothing leaves the residual alone too.
+    let mut silent = roomy;
+    let experts = &mut silent.decoder.blocks[0].feed_forward.moe.as_mut().unwrap().experts;
+    experts.wo = Param::from_tensor(experts.wo.val() * 0.0);
+    let passed = silent.forward(input_ids, None, labels);
+    assert!(difference(rest(&found), rest(&passed)) < 1e-6);
+}
+
+/// Stride 1 computes on every token, and the coefficients start where the layer's output is kept.
+#[test]
+fn a_sequence_of_stride_one_at_the_start_is_the_plain_encoder() {
+    let device = Device::flex();
+    let plain = tiny().init(6, &device);
+    let (input_ids, labels) = (random_ids([2, 7], &device), random_ids([2, 5], &device));
+    let expected = plain.forward(input_ids.clone(), None, labels.clone());
+    let methods =
+        [SequenceMethod::Altup, SequenceMethod::StrideAndSkip, SequenceMethod::AveragePool];
+    for method in methods {
+        let mut config = sequence(1, Widening::Sum, method);
+        config.altup.as_mut().unwrap().encoder_sequence.as_mut().unwrap().stride = 1;
+        let model = config.init(6, &device);
+        let off =
+            difference(expected.clone(), model.forward(input_ids.clone(), None, labels.clone()));
+        assert!(off < 1e-5, "{method:?}: {off}");
+    }
 }
 
 #[derive(Deserialize)]

@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::learner::Learner;
+use crate::metrics::RoutingRow;
 
 const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
@@ -55,6 +56,37 @@ pub struct Window {
     pub steps: u64,
     /// Seconds.
     pub seconds: f64,
+    /// Batches.
+    #[serde(default)]
+    pub batches: u64,
+    /// Summed over the batches, how the layers with experts routed them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routing: Vec<RoutingRow>,
+}
+
+impl Window {
+    /// Adds how the layers routed a batch.
+    pub(crate) fn add_routing(&mut self, routing: Vec<RoutingRow>) {
+        self.batches += 1;
+        if self.routing.is_empty() {
+            self.routing = routing;
+            return;
+        }
+        for (sums, layer) in self.routing.iter_mut().zip(routing) {
+            let mut layer = layer;
+            for (sum, value) in sums.values_mut().zip(layer.values_mut()) {
+                *sum += *value;
+            }
+        }
+    }
+
+    /// The means over the batches.
+    pub(crate) fn mean_routing(mut routing: Vec<RoutingRow>, batches: u64) -> Vec<RoutingRow> {
+        for layer in &mut routing {
+            layer.values_mut().for_each(|value| *value /= batches as f64);
+        }
+        routing
+    }
 }
 
 /// Why a checkpoint can't be written or read.

@@ -1,7 +1,9 @@
 //! What describes a run: defaults, below a TOML file, below the command line.
 
 use altup_core::{BlockSelection, Widening};
-use altup_models::{Activation, AltUpModelConfig, T5Config, size, size_names};
+use altup_models::{
+    Activation, AltUpModelConfig, MoeConfig, MoeMode, SequenceMethod, T5Config, size, size_names,
+};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -67,6 +69,9 @@ pub struct ModelConfig {
     /// AltUp. Default: none, a dense T5
     #[serde(skip_serializing_if = "Option::is_none")]
     pub altup: Option<AltUpModelConfig>,
+    /// Mixture of experts. Default: none
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moe: Option<MoeConfig>,
 }
 
 /// The corpus of a run.
@@ -174,6 +179,7 @@ impl Default for ModelConfig {
             tie_word_embeddings: false,
             dropout_rate: 0.0,
             altup: None,
+            moe: None,
         }
     }
 }
@@ -433,6 +439,7 @@ impl RunConfig {
             tie_word_embeddings: model.tie_word_embeddings,
             dropout_rate: model.dropout_rate,
             altup: model.altup.clone(),
+            moe: model.moe.clone(),
             ..base
         };
         config.validate().map_err(|problem| error(&problem.field, problem.problem.clone()))?;
@@ -453,16 +460,40 @@ impl RunConfig {
         format!("{}-{}", self.model.size, self.variant())
     }
 
-    /// The model's variant in a word: `dense`, `altup2`, `sameup2`, `recycled2`, `sum2`.
+    /// The model's variant: `dense`, `altup2`, `sameup2`, `recycled2`, `sum2`, and joined to it how the
+    /// sequence is reduced (`seq4`, `skip4`, `pool4`) and what experts there are (`moe128`, `switch8`).
     pub fn variant(&self) -> String {
-        let Some(altup) = &self.model.altup else { return "dense".into() };
-        let word = match (altup.widening, altup.selection) {
-            (Widening::Recycled, _) => "recycled",
-            (Widening::Sum, _) => "sum",
-            (Widening::Embedding, BlockSelection::Same) => "sameup",
-            (Widening::Embedding, BlockSelection::Alternating) => "altup",
-        };
-        format!("{word}{}", altup.num_blocks)
+        let mut words = Vec::new();
+        let altup = self.model.altup.as_ref();
+        // A single block is there for the sequence's sake.
+        if let Some(altup) = altup.filter(|a| a.num_blocks > 1 || a.encoder_sequence.is_none()) {
+            let word = match (altup.widening, altup.selection) {
+                (Widening::Recycled, _) => "recycled",
+                (Widening::Sum, _) => "sum",
+                (Widening::Embedding, BlockSelection::Same) => "sameup",
+                (Widening::Embedding, BlockSelection::Alternating) => "altup",
+            };
+            words.push(format!("{word}{}", altup.num_blocks));
+        }
+        if let Some(sequence) = altup.and_then(|altup| altup.encoder_sequence.as_ref()) {
+            let word = match sequence.method {
+                SequenceMethod::Altup => "seq",
+                SequenceMethod::StrideAndSkip => "skip",
+                SequenceMethod::AveragePool => "pool",
+            };
+            words.push(format!("{word}{}", sequence.stride));
+        }
+        if let Some(moe) = &self.model.moe {
+            let word = match moe.mode {
+                MoeMode::Partial => "moe",
+                MoeMode::Switch => "switch",
+            };
+            words.push(format!("{word}{}", moe.num_experts));
+        }
+        if words.is_empty() {
+            words.push("dense".into());
+        }
+        words.join("-")
     }
 
     /// A line that says how the model is trained, for reports.

@@ -4,7 +4,7 @@
 //! burn-dataset's [`Dataset`] and [`LearnerBatcher`] Burn's [`Batcher`], so that the model and data of
 //! this crate also run under Burn's own `SupervisedTraining`. The [trainer](crate::trainer) calls the same steps.
 
-use altup_models::{T5, correct_tokens, cross_entropy_sum};
+use altup_models::{LayerRouting, T5, correct_tokens, cross_entropy_sum};
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::module::Module;
@@ -30,6 +30,8 @@ pub struct DeviceBatch {
     pub padding: Option<Tensor<2, Bool>>,
     /// `[batch_size, target_length]`, padded with 0.
     pub labels: Tensor<2, Int>,
+    /// The number of labels that are not padding.
+    pub targets: u64,
     /// The number of labels that the loss is divided by: those of this batch that are not padding,
     /// or of all batches whose gradients are added up.
     pub loss_targets: u64,
@@ -44,6 +46,8 @@ pub struct BatchLoss {
     pub loss_targets: u64,
     /// How many of them the model gets right, `[1]`; counted in evaluation only.
     pub correct: Option<Tensor<1, Int>>,
+    /// How each layer with experts routed the tokens; in training only.
+    pub routing: Vec<LayerRouting>,
 }
 
 impl ItemLazy for BatchLoss {
@@ -90,7 +94,7 @@ impl Batch {
         let input_ids: Tensor<2, Int> = ids(&self.input_ids, self.input_length);
         let padding = self.input_ids.contains(&0).then(|| input_ids.clone().equal_elem(0));
         let labels = ids(&self.labels, self.target_length);
-        DeviceBatch { input_ids, padding, labels, loss_targets }
+        DeviceBatch { input_ids, padding, labels, targets: self.num_targets(), loss_targets }
     }
 }
 
@@ -116,13 +120,23 @@ impl TrainStep for Learner {
 
     fn step(&self, batch: DeviceBatch) -> TrainOutput<BatchLoss> {
         let loss_targets = batch.loss_targets;
-        let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
+        let (logits, mut routing) =
+            self.model.forward_with_routing(batch.input_ids, batch.padding, batch.labels.clone());
         let sum = cross_entropy_sum(logits, batch.labels);
-        let gradients = (sum.clone() / loss_targets as f64).backward();
+        let mut loss = sum.clone() / loss_targets as f64;
+        if let Some(auxiliary) = self.model.auxiliary_loss(&routing) {
+            // A mean over the batch, of which it has the batch's share.
+            loss = loss + auxiliary * (batch.targets as f64 / loss_targets as f64);
+        }
+        let gradients = loss.backward();
+        for layer in &mut routing {
+            layer.load_balancing_loss = layer.load_balancing_loss.clone().inner();
+            layer.z_loss = layer.z_loss.clone().inner();
+        }
         TrainOutput::new(
             self,
             gradients,
-            BatchLoss { sum: sum.inner(), loss_targets, correct: None },
+            BatchLoss { sum: sum.inner(), loss_targets, correct: None, routing },
         )
     }
 }
@@ -135,6 +149,11 @@ impl InferenceStep for Learner {
         let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
         let correct = correct_tokens(logits.clone(), batch.labels.clone());
         let sum = cross_entropy_sum(logits, batch.labels);
-        BatchLoss { sum, loss_targets: batch.loss_targets, correct: Some(correct) }
+        BatchLoss {
+            sum,
+            loss_targets: batch.loss_targets,
+            correct: Some(correct),
+            routing: Vec::new(),
+        }
     }
 }

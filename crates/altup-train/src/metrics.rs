@@ -37,6 +37,47 @@ pub struct TrainRow {
     pub tokens_per_second: f64,
     /// Wall time of the run so far, in seconds.
     pub elapsed_seconds: f64,
+    /// How the layers with experts routed the row's tokens, the encoder's first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routing: Vec<RoutingRow>,
+}
+
+/// How a layer routed tokens to its experts: means over the batches of a row.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct RoutingRow {
+    /// `encoder` or `decoder`.
+    pub stack: String,
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// The load-balancing loss, before its coefficient; 1 where the load is even.
+    pub load_balancing_loss: f64,
+    /// The router's z-loss, before its coefficient.
+    pub router_z_loss: f64,
+    /// The mean entropy of a token's probabilities, in nats.
+    pub entropy: f64,
+    /// The share of choices that were dropped, as their expert was full.
+    pub dropped: f64,
+    /// The share of choices that fell on each expert.
+    pub loads: Vec<f64>,
+}
+
+impl RoutingRow {
+    /// How many times its even share the most chosen expert gets.
+    pub fn peak_load(&self) -> f64 {
+        self.loads.iter().copied().fold(0.0, f64::max) * self.loads.len() as f64
+    }
+
+    /// Every number.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut f64> {
+        [
+            &mut self.load_balancing_loss,
+            &mut self.router_z_loss,
+            &mut self.entropy,
+            &mut self.dropped,
+        ]
+        .into_iter()
+        .chain(&mut self.loads)
+    }
 }
 
 /// The score of one pass over the validation data.
@@ -225,6 +266,15 @@ mod tests {
             tokens: 626 * step,
             tokens_per_second: 1234.5678901234567,
             elapsed_seconds: 5e-324,
+            routing: vec![RoutingRow {
+                stack: "decoder".into(),
+                layer: 2,
+                load_balancing_loss: 1.0 / 3.0,
+                router_z_loss: 0.1,
+                entropy: 0.7,
+                dropped: 0.0,
+                loads: vec![0.25, 0.75],
+            }],
         })
     }
 

@@ -232,6 +232,7 @@ mod tests {
             tokens: 12_345,
             tokens_per_second: 5210.4,
             elapsed_seconds: 20.0,
+            routing: Vec::new(),
         }
     }
 

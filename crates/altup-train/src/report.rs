@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::chart::{ChartError, LineChart, Series, Stroke};
-use crate::metrics::{MetricsRow, TrainRow, ValidRow, replace_file};
+use crate::metrics::{MetricsRow, RoutingRow, TrainRow, ValidRow, replace_file};
 use crate::progress::{format_count, format_duration};
 
 /// Everything a report shows.
@@ -136,6 +136,7 @@ impl Report {
             comparison = self.comparison_html(),
             charts = section("Curves", &format!("<div class=\"charts\">\n{figures}</div>\n")),
             validation = section("Validation", &self.validation_html()),
+            experts = section("Experts", &self.experts_html()),
             examples = section("What the model writes", &self.examples_html()),
             configuration = self.configuration_html(),
         )
@@ -165,7 +166,7 @@ impl Report {
             train_rows(rows).map(|row| (row.step as f64, row.tokens_per_second)).collect()
         });
         let gradient_norm = chart("Gradient norm", "before clipping", gradient_norm);
-        vec![
+        let mut charts = vec![
             ("loss.svg", LineChart { size: LineChart::WIDE, ..loss }),
             (
                 "accuracy.svg",
@@ -174,7 +175,46 @@ impl Report {
             ("learning_rate.svg", chart("Learning rate", "of the last step", learning_rate)),
             ("gradient_norm.svg", LineChart { log_y: true, ..gradient_norm }),
             ("tokens_per_second.svg", chart("Speed", "input and target tokens per second", speed)),
-        ]
+        ];
+        let routed = self.runs.iter().flat_map(|run| train_rows(&run.rows));
+        if routed.into_iter().any(|row| !row.routing.is_empty()) {
+            let peak = self.routing_series(|layer| layer.peak_load());
+            let entropy = self.routing_series(|layer| layer.entropy);
+            let dropped = self.routing_series(|layer| 100.0 * layer.dropped);
+            charts.extend([
+                ("expert_load.svg", chart("Most chosen expert", "times its even share", peak)),
+                ("router_entropy.svg", chart("Router entropy", "nats a token", entropy)),
+                ("dropped.svg", chart("Dropped by full experts", "% of choices", dropped)),
+            ]);
+        }
+        charts
+    }
+
+    /// Of one run a curve for each layer that has experts; of several the mean over a run's layers.
+    fn routing_series(&self, value: impl Fn(&RoutingRow) -> f64) -> Vec<Series> {
+        let [run] = &self.runs[..] else {
+            return self.series(Stroke::Smoothed, |rows| {
+                let routed = train_rows(rows).filter(|row| !row.routing.is_empty());
+                let mean = |row: &TrainRow| {
+                    row.routing.iter().map(&value).sum::<f64>() / row.routing.len() as f64
+                };
+                routed.map(|row| (row.step as f64, mean(row))).collect()
+            });
+        };
+        let layers = train_rows(&run.rows).map(|row| row.routing.len()).max().unwrap_or(0);
+        let of_layer = |number: usize| {
+            let rows = train_rows(&run.rows);
+            let rows = rows.filter_map(|row| Some((row.step, row.routing.get(number)?)));
+            let rows: Vec<(u64, &RoutingRow)> = rows.collect();
+            let name = rows.first().map(|(_, layer)| format!("{} {}", layer.stack, layer.layer));
+            Series {
+                name: name.unwrap_or_default(),
+                points: rows.iter().map(|(step, layer)| (*step as f64, value(layer))).collect(),
+                color: number,
+                stroke: Stroke::Line,
+            }
+        };
+        (0..layers).map(of_layer).collect()
     }
 
     /// One curve a run.
@@ -307,6 +347,44 @@ impl Report {
                 let header = ["Step", "Loss", "Perplexity", "Accuracy", "Target tokens"];
                 html.push_str(&table(&header, rows));
             }
+        }
+        html
+    }
+
+    /// How the layers with experts routed the last row's tokens.
+    fn experts_html(&self) -> String {
+        let mut html = String::new();
+        for run in &self.runs {
+            let Some(last) = train_rows(&run.rows).last().filter(|row| !row.routing.is_empty())
+            else {
+                continue;
+            };
+            if self.runs.len() > 1 {
+                html.push_str(&format!("<h3>{}</h3>\n", escape(&run.name)));
+            }
+            let rows = last.routing.iter().map(|layer| {
+                let idle = layer.loads.iter().filter(|&&load| load == 0.0).count();
+                let cells = vec![
+                    format!("{} {}", layer.stack, layer.layer),
+                    format!("{:.2}", layer.peak_load()),
+                    format!("{idle} of {}", layer.loads.len()),
+                    format!("{:.3}", layer.entropy),
+                    percent(layer.dropped),
+                    format!("{:.3}", layer.load_balancing_loss),
+                    format!("{:.3}", layer.router_z_loss),
+                ];
+                (cells, false)
+            });
+            let header = [
+                "Layer",
+                "Most chosen, × even",
+                "Never chosen",
+                "Entropy, nats",
+                "Dropped",
+                "Load balancing",
+                "z-loss",
+            ];
+            html.push_str(&table(&header, rows));
         }
         html
     }
@@ -525,6 +603,7 @@ mod tests {
                 tokens: 626 * step,
                 tokens_per_second: 5000.0,
                 elapsed_seconds: 36.0 * step as f64,
+                routing: Vec::new(),
             }));
             if step % 25 == 0 {
                 rows.push(MetricsRow::Valid(ValidRow {

@@ -4,6 +4,7 @@
 //! is a number of steps, and all that step n depends on is the model, the optimizer and n. Each step
 //! is burn-train's [`TrainStep`].
 
+use altup_models::LayerRouting;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Device;
@@ -17,7 +18,7 @@ use crate::config::RunConfig;
 use crate::data::{Batch, DataError, Prefetcher, PretrainingData};
 use crate::evaluation::evaluate;
 use crate::learner::Learner;
-use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TrainRow, ValidRow};
+use crate::metrics::{MetricsError, MetricsLog, MetricsRow, RoutingRow, TrainRow, ValidRow};
 use crate::optimizer::{global_norm, make_contiguous, scale_gradients};
 use crate::progress::Progress;
 
@@ -184,12 +185,13 @@ impl Trainer {
     }
 
     /// The summed loss of the batches, and the gradients of its mean over their `targets`.
-    fn gradients(&self, batches: &[Batch], targets: u64) -> (f64, GradientsParams) {
+    fn gradients(&mut self, batches: &[Batch], targets: u64) -> (f64, GradientsParams) {
         let mut accumulator = GradientsAccumulator::new();
         let mut loss = 0.0;
         for batch in batches {
             let output = self.learner.step(batch.to_device(targets, &self.device));
             loss += output.item.sum.into_scalar::<f64>();
+            self.state.window.add_routing(routing_rows(output.item.routing));
             if batches.len() == 1 {
                 return (loss, output.grads);
             }
@@ -205,7 +207,7 @@ impl Trainer {
 
     fn log_window(&mut self) -> Result<(), TrainError> {
         let window = std::mem::take(&mut self.state.window);
-        let Window { loss, targets, tokens, grad_norm, steps, seconds } = window;
+        let Window { loss, targets, tokens, grad_norm, steps, seconds, batches, routing } = window;
         let row = TrainRow {
             step: self.state.step,
             loss: loss / targets as f64,
@@ -214,6 +216,7 @@ impl Trainer {
             tokens: self.state.tokens,
             tokens_per_second: tokens as f64 / seconds,
             elapsed_seconds: self.state.elapsed_seconds,
+            routing: Window::mean_routing(routing, batches),
         };
         self.progress.train(&row);
         self.record(MetricsRow::Train(row))
@@ -245,6 +248,19 @@ impl Trainer {
     fn record(&mut self, row: MetricsRow) -> Result<(), TrainError> {
         Ok(self.metrics.append(&row)?)
     }
+}
+
+fn routing_rows(routing: Vec<LayerRouting>) -> Vec<RoutingRow> {
+    let row = |layer: LayerRouting| RoutingRow {
+        stack: layer.stack.to_owned(),
+        layer: layer.layer,
+        load_balancing_loss: layer.load_balancing_loss.into_scalar::<f64>(),
+        router_z_loss: layer.z_loss.into_scalar::<f64>(),
+        entropy: layer.entropy,
+        dropped: layer.dropped,
+        loads: layer.loads,
+    };
+    routing.into_iter().map(row).collect()
 }
 
 /// The seed of a step's dropout: a function of the run's seed and the step, so that a resumed run

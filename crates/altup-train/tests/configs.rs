@@ -25,7 +25,22 @@ fn every_configuration_loads_and_describes_a_model() {
         .filter_map(|name| Some(name.strip_suffix(".toml")?.to_owned()))
         .collect();
     names.sort();
-    assert_eq!(names, ["altup-b-c4", "altup-s-c4", "altup-s-dense-c4", "tiny-altup", "tiny-dense"]);
+    assert_eq!(
+        names,
+        [
+            "altup-b-c4",
+            "altup-b-moe-c4",
+            "altup-b-sequence-c4",
+            "altup-s-c4",
+            "altup-s-dense-c4",
+            "altup-s-moe-c4",
+            "altup-s-sequence-c4",
+            "tiny-altup",
+            "tiny-dense",
+            "tiny-moe",
+            "tiny-sequence",
+        ]
+    );
     for name in &names {
         let config = load(name);
         config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -51,8 +66,8 @@ fn a_dense_baseline_differs_from_its_altup_in_nothing_else() {
 
 #[test]
 fn configurations_on_c4_take_128_examples_a_step() {
-    for name in ["altup-s-c4", "altup-b-c4", "altup-s-dense-c4"] {
-        let training = load(name).training;
+    for name in ["s", "s-dense", "s-moe", "s-sequence", "b", "b-moe", "b-sequence"] {
+        let training = load(&format!("altup-{name}-c4")).training;
         assert_eq!(training.batch_size * training.gradient_accumulation, 128, "{name}");
     }
 }
@@ -62,7 +77,7 @@ fn tiny_configurations_score_a_batch() {
     const BATCH_SIZE: usize = 2;
     const TARGET_LENGTH: usize = 24;
     let device = Device::flex();
-    for name in ["tiny-altup", "tiny-dense"] {
+    for name in ["tiny-altup", "tiny-dense", "tiny-moe", "tiny-sequence"] {
         let config = load(name);
         let (vocabulary, input_length) = (config.data.vocab_size, config.data.input_length);
         let ids = |length: usize| -> Vec<i32> {
