@@ -34,7 +34,8 @@ fn main() -> anyhow::Result<()> {
     let greedy = GenerationConfig::greedy(32);
     let mut decode = tokenizer.stream_decoder();
     print!("target   ");
-    for token in stream(&model, &inputs, &greedy).filter_map(|step| step[0]) {
+    let tokens = stream(&model, &inputs, &greedy).filter_map(|step| step[0]);
+    for token in tokens.filter(|&token| token != tokenizer.eos_id()) {
         if let Some(piece) = decode(token)? {
             print!("{piece}");
         }
@@ -46,7 +47,8 @@ fn main() -> anyhow::Result<()> {
     for (name, strategy) in [("beam", beams), ("sample", samples)] {
         let settings = GenerationConfig { num_return_sequences: 3, strategy, ..greedy.clone() };
         for target in &generate(&model, &inputs, &settings)[0] {
-            let filled = fill_blanks(&inputs[0], &target.tokens, tokenizer.sentinels());
+            let mut filled = fill_blanks(&inputs[0], &target.tokens, tokenizer.sentinels());
+            filled.retain(|&token| token != tokenizer.eos_id());
             let score = target.score.map_or_else(String::new, |score| format!("  ({score:.2})"));
             println!("{name:<8} {}{score}", tokenizer.decode(&filled, false)?);
         }

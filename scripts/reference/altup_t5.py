@@ -2,6 +2,7 @@
 
 It favours being obviously right over being fast: no cache, no dropout, no fused step. Module names
 are those of Hugging Face's T5, so a state dict carries exactly the tensor names of a model directory.
+Mixture of experts and Sequence-AltUp are in `extensions.py`.
 
 Shapes: B batch, T tokens (S source tokens), K blocks, d = d_model, H heads, V vocabulary.
 The state of a stack is a Python list of K blocks, each [B, T, d].
@@ -12,6 +13,8 @@ import functools
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from extensions import EncoderSequence, MixtureOfExperts, SequenceAltUp, average_pool, layer_moe, stride_and_skip
 
 PAD = 0
 
@@ -92,11 +95,11 @@ class Attention(nn.Module):
         if bidirectional is not None:  # only the first layer of a stack owns the position bias
             self.relative_attention_bias = nn.Embedding(self.num_buckets, config.num_heads)
 
-    def position_bias(self, length):
+    def position_bias(self, positions):
         bucket = lambda offset: relative_position_bucket(
             offset, self.bidirectional, self.num_buckets, self.max_distance
         )
-        buckets = [[bucket(key - query) for key in range(length)] for query in range(length)]
+        buckets = [[bucket(key - query) for key in positions] for query in positions]
         return self.relative_attention_bias(torch.tensor(buckets)).permute(2, 0, 1)  # [H, T, T]
 
     def forward(self, x, memory, bias):
@@ -137,23 +140,47 @@ class SubLayer(nn.Module):
         return x + getattr(self, self.name)(self.layer_norm(x), *args)
 
 
+class ExpertSubLayer(nn.Module):
+    """The feed-forward sub-layer with experts, n = norm(x).
+
+    `partial`: x + DenseReluDense(n) + moe(n); `switch`: x + moe(n).
+    """
+
+    def __init__(self, config, moe):
+        super().__init__()
+        self.partial = {"partial": True, "switch": False}[moe["mode"]]
+        if self.partial:
+            self.DenseReluDense = FeedForward(config)
+        self.moe = MixtureOfExperts(config.d_model, moe)
+        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+
+    def forward(self, x, real):
+        n = self.layer_norm(x)
+        output = self.moe(n, real)
+        return x + (self.DenseReluDense(n) + output if self.partial else output)
+
+
 class Block(nn.Module):
     """The layer L that AltUp wraps: self-attention, in the decoder cross-attention, feed-forward."""
 
-    def __init__(self, config, memory_width, is_decoder, is_first):
+    def __init__(self, config, memory_width, is_decoder, index):
         super().__init__()
-        bidirectional = not is_decoder if is_first else None
+        bidirectional = not is_decoder if index == 0 else None
         attention = SelfAttention(config, config.d_model, bidirectional)
         self.layer = nn.ModuleList([SubLayer("SelfAttention", attention, config)])
         if is_decoder:
             self.layer.append(SubLayer("EncDecAttention", Attention(config, memory_width), config))
-        self.layer.append(SubLayer("DenseReluDense", FeedForward(config), config))
+        moe = layer_moe(config, index, is_decoder)
+        self.has_experts = moe is not None
+        self.layer.append(
+            ExpertSubLayer(config, moe) if moe else SubLayer("DenseReluDense", FeedForward(config), config)
+        )
 
-    def forward(self, x, bias, memory, memory_bias):
+    def forward(self, x, bias, real, memory, memory_bias):
         x = self.layer[0](x, bias)
         if memory is not None:
             x = self.layer[1](x, memory, memory_bias)
-        return self.layer[-1](x)
+        return self.layer[-1](x, real) if self.has_experts else self.layer[-1](x)
 
 
 class Widening:
@@ -185,37 +212,67 @@ class Widening:
         return layer % self.num_blocks if self.alternating else 0
 
 
+def additive(allowed):
+    return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+
+
 class Stack(nn.Module):
     def __init__(self, config, widening, num_layers, is_decoder):
         super().__init__()
-        self.widening = widening
+        self.widening, self.is_decoder = widening, is_decoder
+        self.sequence = None if is_decoder else EncoderSequence(config)
         self.block = nn.ModuleList(
-            Block(config, widening.output_width, is_decoder, layer == 0) for layer in range(num_layers)
+            Block(config, widening.output_width, is_decoder, layer) for layer in range(num_layers)
         )
-        if widening.has_altup:
-            for block in self.block:
+        for layer, block in enumerate(self.block):
+            if widening.has_altup:
                 block.altup = AltUp(widening.num_blocks)
+            if self.sequence and self.sequence.has_altup(layer):
+                block.sequence_altup = SequenceAltUp()
         self.final_layer_norm = RMSNorm(widening.output_width, config.layer_norm_epsilon)
 
-    def forward(self, blocks, mask, memory=None, memory_mask=None):
-        """mask: True where a query may look, broadcastable to [B, H, T, T]; memory: [B, S, output_width]"""
-        length = blocks[0].shape[1]
-        additive = lambda allowed: torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
-        bias = self.block[0].layer[0].SelfAttention.position_bias(length) + additive(mask)
-        memory_bias = None if memory is None else additive(memory_mask)
+    def attention_bias(self, positions, real):
+        """[B, H, T, T] or [H, T, T]: the encoder masks padding, the decoder the future alone."""
+        length = len(positions)
+        mask = torch.ones(length, length, dtype=torch.bool).tril() if self.is_decoder else real[:, None, None, :]
+        return self.block[0].layer[0].SelfAttention.position_bias(positions) + additive(mask)
+
+    def forward(self, blocks, real, memory=None, memory_real=None):
+        """real: [B, T], True for tokens that are not padding; memory: [B, S, output_width] with its own `real`"""
+        positions = range(blocks[0].shape[1])
+        bias = self.attention_bias(positions, real)
+        memory_bias = None if memory is None else additive(memory_real[:, None, None, :])
 
         for layer, block in enumerate(self.block):
+            if self.sequence and self.sequence.pools_before(layer):
+                stride = self.sequence.stride
+                blocks = [average_pool(x, real, stride) for x in blocks]
+                positions, real = positions[::stride], self.sequence.memory_real(real)
+                bias = self.attention_bias(positions, real)
             selected = self.widening.selected(layer)
-            computed = block(blocks[selected], bias, memory, memory_bias)
+            x = blocks[selected]
+            if self.sequence and self.sequence.strides(layer):
+                computed = self.strided(block, x, bias, real)
+            else:
+                computed = block(x, bias, real, memory, memory_bias)
             if self.widening.has_altup:
                 blocks = block.altup.correct(block.altup.predict(blocks), computed, selected)
             else:
                 blocks = [computed]
         return self.final_layer_norm(self.widening.merge(blocks))
 
+    def strided(self, block, x, bias, real):
+        """An encoder layer on the tokens 0, k, 2k, ..., which see each other as they do in the whole sequence."""
+        stride = self.sequence.stride
+        computed = block(x[:, ::stride], bias[..., ::stride, ::stride], real[:, ::stride], None, None)
+        if self.sequence.method == "stride_and_skip":
+            return stride_and_skip(x, computed, stride)
+        predicted = block.sequence_altup.predict(x, stride)
+        return block.sequence_altup.correct(predicted, computed, stride)
+
 
 class AltUpT5(nn.Module):
-    """T5 for conditional generation: dense without an `altup` object in the config, else with AltUp."""
+    """T5 for conditional generation: with AltUp if the config has an `altup` object, with experts if `moe`."""
 
     def __init__(self, config, tied, scale_output):
         super().__init__()
@@ -230,17 +287,15 @@ class AltUpT5(nn.Module):
         self.output_scale = config.d_model**-0.5 if scale_output else 1.0
 
     def encode(self, input_ids):
-        mask = (input_ids != PAD)[:, None, None, :]
-        return self.encoder(self.widening.split(self.shared(input_ids)), mask)
+        return self.encoder(self.widening.split(self.shared(input_ids)), input_ids != PAD)
 
-    def decode(self, input_ids, encoder_output, decoder_input_ids):
-        length = decoder_input_ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
+    def decode(self, input_ids, encoder_output, decoder_input_ids, decoder_real=None):
+        """Without `decoder_real`, as in generation, no decoder token is padding."""
         hidden = self.decoder(
             self.widening.split(self.shared(decoder_input_ids)),
-            causal,
+            torch.ones_like(decoder_input_ids, dtype=torch.bool) if decoder_real is None else decoder_real,
             encoder_output,
-            (input_ids != PAD)[:, None, None, :],
+            self.encoder.sequence.memory_real(input_ids != PAD),
         )
         output_table = self.shared.weight if self.tied else self.lm_head.weight
         return F.linear(hidden * self.output_scale, output_table)
@@ -251,9 +306,21 @@ class AltUpT5(nn.Module):
     def forward(self, input_ids, labels):
         """(logits [B, T, V], encoder output [B, S, output_width], mean loss over labels that are not padding)"""
         encoder_output = self.encode(input_ids)
-        logits = self.decode(input_ids, encoder_output, self.shift_right(labels))
+        logits = self.decode(input_ids, encoder_output, self.shift_right(labels), labels != PAD)
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=PAD)
         return logits, encoder_output, loss
+
+    def routings(self):
+        """Of the last pass through each layer with experts, the encoder's first."""
+        blocks = [*self.encoder.block, *self.decoder.block]
+        return [block.layer[-1].moe.routing for block in blocks if block.has_experts]
+
+    def auxiliary(self, loss):
+        """Statistics of the pass that gave `loss`, a row per layer with experts, and the `total_loss` of training."""
+        rows, moe = [routing.statistics() for routing in self.routings()], self.config.moe
+        found = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+        total = loss + moe["load_balancing_coef"] * found["load_balancing"].sum()
+        return found | {"total_loss": (total + moe["router_z_coef"] * found["router_z"].sum()).reshape(1)}
 
     @torch.no_grad()
     def generate(self, input_ids, max_new_tokens):

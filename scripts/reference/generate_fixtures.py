@@ -7,7 +7,7 @@ The second makes and checks these model directories alone. Files are made in a t
 places when every check has passed: a failure leaves the fixtures as they were.
 
 Everything is seeded and runs on one CPU thread in float32, so a second run writes the same bytes.
-Dense models are Hugging Face's `T5ForConditionalGeneration` itself; AltUp models are `altup_t5.py`,
+Dense models are Hugging Face's `T5ForConditionalGeneration` itself; the others are `altup_t5.py`,
 which the checks printed at the end tie back to Hugging Face and to finite differences.
 """
 
@@ -29,8 +29,10 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.optimization import Adafactor
 from transformers.utils import logging
 
+import extension_checks
 from altup_t5 import PAD, AltUp, AltUpT5, relative_position_bucket
 from decoding import LONG, SETTINGS, decoding_cases, sampling_cases, until_end
+from extensions import SequenceAltUp, average_pool, pool_real, stride_and_skip
 
 MAX_NEW_TOKENS = 16
 CRATES = Path(__file__).resolve().parents[2] / "crates"
@@ -38,8 +40,18 @@ CRATES = Path(__file__).resolve().parents[2] / "crates"
 CORE, MODELS, TRAIN = (Path(crate, "tests/fixtures") for crate in ("altup-core", "altup-models", "altup-train"))
 
 
-def altup(num_blocks, widening, selection="alternating"):
-    return {"num_blocks": num_blocks, "selection": selection, "widening": widening, "encoder_sequence": None}
+def altup(num_blocks, widening, selection="alternating", sequence=None):
+    return {"num_blocks": num_blocks, "selection": selection, "widening": widening, "encoder_sequence": sequence}
+
+
+def sequence(method, stride, first_layer, last_layer):
+    return {"method": method, "stride": stride, "first_layer": first_layer, "last_layer": last_layer}
+
+
+def moe(mode, num_experts, expert_d_ff, top_k=1, **layers):
+    """`layers`: `encoder_layers` and `decoder_layers`; all layers where it is left out."""
+    shape = {"num_experts": num_experts, "expert_d_ff": expert_d_ff, "mode": mode, "top_k": top_k}
+    return {**shape, **layers, "capacity_factor": 1.25, "load_balancing_coef": 0.01, "router_z_coef": 0.001}
 
 
 # A case is a set of T5Config fields, and apart from them:
@@ -52,6 +64,7 @@ def altup(num_blocks, widening, selection="alternating"):
 #            `tie_word_embeddings` true and keeps the truth in `scale_decoder_outputs` and in whether
 #            lm_head.weight is there; a fresh T5 v1.1 model of it is even tied AND unscaled.
 SHORT = ([11, 7, 12], [9, 5, 8])
+ODD = ([13, 7, 11], [9, 5, 8])  # no input is a multiple of 2, 3 or 4; one has a window of 4 that is all padding
 GATED = {"feed_forward_proj": "gated-gelu", "tied": False}
 RELU = {"feed_forward_proj": "relu", "tied": False}
 TIED = {"feed_forward_proj": "relu", "tied": True}
@@ -99,7 +112,80 @@ CASES = {
     "altup-recycled-k2": {"seed": 34, **GATED, "num_layers": 3, "altup": altup(2, "recycled")},
     "altup-recycled-k1": {"seed": 25, **TIED, "altup": altup(1, "recycled")},
     "sum-k2": {"seed": 27, **GATED, "altup": altup(2, "sum")},
+    "moe-partial": {"seed": 124, **GATED, "moe": moe("partial", 6, 5)},
+    "moe-switch": {"seed": 60, **RELU, "moe": moe("switch", 4, 12, encoder_layers=[1], decoder_layers=[0])},
+    "moe-top2": {
+        "seed": 34,
+        **GATED,
+        "num_layers": 3,
+        "moe": moe("partial", 6, 5, top_k=2, encoder_layers=[0, 2], decoder_layers=[1]),
+    },
+    "moe-altup-k2": {
+        "seed": 123,
+        **GATED,
+        "num_layers": 3,
+        "altup": altup(2, "embedding"),
+        "moe": moe("partial", 6, 5),
+    },
+    "moe-altup-recycled-k2": {
+        "seed": 47,
+        **GATED,
+        "num_layers": 3,
+        "altup": altup(2, "recycled"),
+        "moe": moe("switch", 4, 12, encoder_layers=[0, 2]),
+    },
+    "sequence-altup-k1": {
+        "seed": 30,
+        **GATED,
+        "num_layers": 3,
+        "lengths": ODD,
+        "altup": altup(1, "sum", sequence=sequence("altup", 4, 1, 2)),
+    },
+    "sequence-altup-k2": {
+        "seed": 30,
+        **GATED,
+        "num_layers": 4,
+        "lengths": ODD,
+        "altup": altup(2, "embedding", sequence=sequence("altup", 4, 1, 2)),
+    },
+    "sequence-skip-k2": {
+        "seed": 120,
+        **RELU,
+        "num_layers": 4,
+        "lengths": ODD,
+        "altup": altup(2, "recycled", sequence=sequence("stride_and_skip", 2, 1, 2)),
+    },
+    "sequence-pool-k1": {
+        "seed": 500,
+        **GATED,
+        "num_layers": 3,
+        "lengths": ODD,
+        "altup": altup(1, "recycled", sequence=sequence("average_pool", 4, 1, 2)),
+    },
+    "sequence-pool-k2": {
+        "seed": 52,
+        **GATED,
+        "num_layers": 4,
+        "lengths": ODD,
+        "altup": altup(2, "embedding", sequence=sequence("average_pool", 3, 2, 2)),  # goes on after last_layer
+    },
+    "sequence-moe-k2": {
+        "seed": 121,
+        **GATED,
+        "num_layers": 4,
+        "lengths": ODD,
+        "altup": altup(2, "embedding", sequence=sequence("altup", 4, 1, 2)),
+        "moe": moe("partial", 6, 5),
+    },
+    "sequence-stride-3": {
+        "seed": 28,
+        **RELU,
+        "num_layers": 3,
+        "lengths": ODD,
+        "altup": altup(2, "embedding", "same", sequence("altup", 3, 0, 1)),
+    },
 }
+EXTENDED = [name for name in CASES if name.startswith(("moe", "sequence"))]
 
 
 # --- models --------------------------------------------------------------------------------------
@@ -107,6 +193,10 @@ CASES = {
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
+
+
+def is_dense(case):
+    return "altup" not in case and "moe" not in case
 
 
 def build(case):
@@ -122,7 +212,7 @@ def build(case):
         num_heads=2,
         d_ff=24,
         tie_word_embeddings=tied and style == "hf4",  # all that transformers 5 takes from it is the scaling
-        architectures=None if "altup" in case else ["T5ForConditionalGeneration"],
+        architectures=["T5ForConditionalGeneration"] if is_dense(case) else None,
         **fields,
     )
     return config, AltUpT5(config, tied, config.scale_decoder_outputs)
@@ -133,9 +223,11 @@ def randomise(model, random):
     output_table = "shared.weight" if model.tied else "lm_head.weight"
     for name, weight in sorted(model.named_parameters()):
         noise = torch.randn(weight.shape, generator=random)
-        if name.endswith("prediction_coefs"):
+        if name.endswith("sequence_altup.prediction_coefs"):
+            value = torch.tensor([1.0, 0.0]) + 0.3 * noise
+        elif name.endswith("prediction_coefs"):
             value = torch.eye(len(weight)) + 0.25 * noise
-        elif name.endswith("correction_coefs"):
+        elif name.endswith(("correction_coefs", "correction_coef")):
             value = 1 + 0.3 * noise
         elif name.endswith("layer_norm.weight"):
             value = 1 + 0.2 * noise
@@ -143,8 +235,10 @@ def randomise(model, random):
             value = noise
         elif name == "lm_head.weight":
             value = 2 * noise / math.sqrt(weight.shape[1]) / model.output_scale
+        elif "experts" in name:  # [E, in, out]
+            value = (3 if name.endswith("wo") else 1) * noise / math.sqrt(weight.shape[1])
         else:
-            gain = {"q": 0.5, "o": 3, "wo": 3}.get(name.split(".")[-2], 1)  # tokens should not only repeat
+            gain = {"q": 0.5, "o": 3, "wo": 3, "router": 2}.get(name.split(".")[-2], 1)  # tokens should not only repeat
             value = gain * noise / math.sqrt(weight.shape[1])
         if name == output_table:
             value[model.config.eos_token_id] *= 2  # so that some of the generated sequences end
@@ -196,7 +290,7 @@ def hugging_face_forward(model, input_ids, labels):
 
 def gradients(model, loss):
     names, parameters = zip(*model.named_parameters())  # a tied weight comes once
-    return dict(zip(names, torch.autograd.grad(loss, parameters)))
+    return dict(zip(names, torch.autograd.grad(loss, parameters, retain_graph=True)))
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -243,9 +337,12 @@ def write_case(name, case):
     input_ids, labels = (batch(n, config.vocab_size, random, eos) for n in case.get("lengths", SHORT))
     write_model(directory, config, reference, case)
 
-    if "altup" in case:
+    if not is_dense(case):
         model, (logits, encoder_output, loss) = reference, reference(input_ids, labels)
-        tokens = reference.generate(input_ids, MAX_NEW_TOKENS)
+        auxiliary = reference.auxiliary(loss) if "moe" in case else None
+        clear = routing_margin(reference)
+        tokens = torch.cat([reference.generate(unpadded(ids), MAX_NEW_TOKENS) for ids in input_ids])
+        assert torch.equal(tokens, reference.generate(input_ids, MAX_NEW_TOKENS))  # padding has no part in it
     else:
         model = load_hugging_face(directory)
         logits, encoder_output, loss = hugging_face_forward(model, input_ids, labels)
@@ -267,29 +364,48 @@ def write_case(name, case):
     write_tensors(directory / "expected.safetensors", expected)
     grads = gradients(model, loss)
     write_tensors(directory / "gradients.safetensors", grads)
+    if "moe" in case:
+        write_tensors(directory / "auxiliary.safetensors", auxiliary)
+        write_tensors(directory / "total_gradients.safetensors", gradients(model, auxiliary["total_loss"]))
 
     ended = sum(row[-1] == eos for row in sequences)
     idle = [key for key, grad in grads.items() if grad.abs().max() < 1e-6]
+    lead, clear_when_generating = margins(reference, input_ids, sequences)
     print(
         f"  {name:24} loss {loss:6.3f}  logits up to {logits.abs().max():5.2f}  generated "
-        f"{[len(row) for row in sequences]}, {ended} ended, margin {margin(reference, input_ids, sequences):.1e}"
+        f"{[len(row) for row in sequences]}, {ended} ended, margin {lead:.1e}"
         + (f"  gradient ~0: {idle}" if idle else "")
     )
     assert not any(PAD in row for row in sequences)
+    if "moe" in case:
+        used, clear = (auxiliary["loads"] > 0).sum(1).tolist(), min(clear, clear_when_generating)
+        print(f"  {name:24} experts chosen in each layer {used}, margin {clear:.1e}")
+        assert clear >= 1e-3 and min(used) >= 3
 
 
 @torch.no_grad()
-def margin(model, input_ids, sequences):
-    """Smallest lead of a generated token over the runner-up: greedy decoding is only golden if it is clear."""
-    smallest = math.inf
+def margins(model, input_ids, sequences):
+    """Smallest leads over the runner-up, of a generated token and of a chosen expert.
+
+    Greedy decoding is only golden if it is clear.
+    """
+    smallest, routing = math.inf, math.inf
     for ids, row in zip(input_ids, sequences):
-        ids = ids[None]
+        ids = unpadded(ids)
         logits = model.decode(ids, model.encode(ids), torch.tensor([[model.config.decoder_start_token_id, *row[:-1]]]))
         best, second = logits[0].topk(2).values.T
         assert logits[0].argmax(-1).tolist() == row
-        smallest = min(smallest, (best - second).min().item())
+        smallest, routing = min(smallest, (best - second).min().item()), min(routing, routing_margin(model))
     assert smallest > 5e-3
-    return smallest
+    return smallest, routing
+
+
+def unpadded(ids):
+    return ids[ids != PAD][None]
+
+
+def routing_margin(model):
+    return min((routing.margin() for routing in model.routings()), default=math.inf)
 
 
 def write_decoding(directory, lengths, model, reference):
@@ -333,6 +449,44 @@ def write_altup_op():
         tensors |= {f"k{num_blocks}.{key}": value for key, value in (inputs | results).items()}
     CORE.mkdir(parents=True)
     write_tensors(CORE / "altup.safetensors", tensors)
+
+
+def write_sequence_op():
+    """Sequence-AltUp, stride-and-skip and average pooling by themselves; L(x) = tanh(x W)."""
+    random, batch_size, length, d, tensors = seeded(6), 2, 7, 5, {}
+    noise = lambda *shape: torch.randn(*shape, generator=random)
+    for stride in range(1, 5):
+        step = SequenceAltUp()
+        step.prediction_coefs.data = torch.tensor([1.0, 0.0]) + 0.5 * noise(2)
+        step.correction_coef.data = 1 + 0.5 * noise(1)
+        x = noise(batch_size, length, d).requires_grad_()
+        weight = (noise(d, d) / math.sqrt(d)).requires_grad_()
+
+        predicted = step.predict(x, stride)
+        output = step.correct(predicted, torch.tanh(x[:, ::stride] @ weight), stride)
+        output_grad = noise(*output.shape)
+
+        inputs = {
+            "x": x,
+            "weight": weight,
+            "prediction_coefs": step.prediction_coefs,
+            "correction_coef": step.correction_coef,
+        }
+        grads = torch.autograd.grad(output, list(inputs.values()), output_grad)
+        results = {"predicted": predicted, "output": output, "output_grad": output_grad}
+        results |= {f"grad.{key}": grad for key, grad in zip(inputs, grads)}
+        tensors |= {f"s{stride}.{key}": value for key, value in (inputs | results).items()}
+    for stride in (2, 3):
+        x, weight = noise(batch_size, length, d), noise(d, d) / math.sqrt(d)
+        output = stride_and_skip(x, torch.tanh(x[:, ::stride] @ weight), stride)
+        values = {"x": x, "weight": weight, "output": output}
+        tensors |= {f"skip{stride}.{key}": value for key, value in values.items()}
+        x = noise(batch_size, length, d)
+        padding = torch.tensor([[0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1]]) == 1  # windows full, in part and not
+        values = {"x": x, "padding": padding.float(), "output": average_pool(x, ~padding, stride)}
+        values["output_padding"] = (~pool_real(~padding, stride)).float()
+        tensors |= {f"pool{stride}.{key}": value for key, value in values.items()}
+    write_tensors(CORE / "sequence.safetensors", tensors)
 
 
 def write_buckets():
@@ -437,29 +591,47 @@ def check_sum():
     report("sum-k2 against Hugging Face with the summed table", largest(pairs), 5e-5)
 
 
+def load_model(case, tensors):
+    _, model = build(case)
+    model.load_state_dict(tensors)
+    return model.double()
+
+
 def check_gradients(name, samples=2, epsilon=1e-6):
     """Gradients in float64 against central differences, at a few elements of every parameter."""
-    _, model = build(CASES[name])
-    model.load_state_dict(load_file(MODELS / name / "model.safetensors"))
-    model.double()
-    inputs, random = load_inputs(name), seeded(3)
-    grads = gradients(model, model(*inputs)[2])
-    stored = load_file(MODELS / name / "gradients.safetensors")
-    worst = 0.0
-    with torch.no_grad():
-        for key, weight in model.named_parameters():
-            for index in torch.randint(weight.numel(), (samples,), generator=random).tolist():
-                values = weight.view(-1)
-                start, losses = values[index].item(), []
-                for step in (epsilon, -epsilon):
-                    values[index] = start + step
-                    losses.append(model(*inputs)[2].item())
-                values[index] = start
-                difference = (losses[0] - losses[1]) / (2 * epsilon)
-                worst = max(worst, abs(difference - grads[key].view(-1)[index].item()))
-    report(f"{name}: float64 gradients against finite differences", worst, 1e-8)
-    scaled = [(grads[key] / grads[key].abs().max(), stored[key] / grads[key].abs().max()) for key in stored]
-    report(f"{name}: stored gradients against float64, relative", largest(scaled), 5e-5)
+    model = load_model(CASES[name], load_file(MODELS / name / "model.safetensors"))
+    inputs = load_inputs(name)
+
+    def objectives():
+        """What the files of gradients are the gradients of."""
+        loss = model(*inputs)[2]
+        total = {"total_gradients": model.auxiliary(loss)["total_loss"]} if model.routings() else {}
+        return {"gradients": loss, **total}
+
+    found = {file: gradients(model, objective) for file, objective in objectives().items()}
+    for file, grads in found.items():
+        random, worst = seeded(3), 0.0
+        stored = load_file(MODELS / name / f"{file}.safetensors")
+        with torch.no_grad():
+            for key, weight in model.named_parameters():
+                for index in torch.randint(weight.numel(), (samples,), generator=random).tolist():
+                    values = weight.view(-1)
+                    start, losses = values[index].item(), []
+                    for step in (epsilon, -epsilon):
+                        values[index] = start + step
+                        losses.append(objectives()[file].item())
+                    values[index] = start
+                    difference = (losses[0] - losses[1]) / (2 * epsilon)
+                    worst = max(worst, abs(difference - grads[key].view(-1)[index].item()))
+        report(f"{name}: float64 {file} against finite differences", worst, 1e-8)
+        scaled = [(grads[key] / grads[key].abs().max(), stored[key] / grads[key].abs().max()) for key in stored]
+        report(f"{name}: stored {file} against float64, relative", largest(scaled), 5e-5)
+
+
+def check_extended(name):
+    tensors = load_file(MODELS / name / "model.safetensors")
+    load = lambda case, change: load_model(case, change(dict(tensors)))
+    extension_checks.check_case(name, CASES[name], load, load_inputs(name), report)
 
 
 def check_unusual():
@@ -509,14 +681,20 @@ def generate(names):
     if "sum-k2" in names:
         check_sum()
     for name in names:
-        if name.startswith("altup") or name == "sum-k2":
+        if name in EXTENDED:
+            check_extended(name)
+        if not is_dense(CASES[name]):
             check_gradients(name)
 
 
 def generate_others():
     write_altup_op()
+    write_sequence_op()
     write_adafactor()
     write_json(MODELS / "sampling.json", sampling_cases())
+    extension_checks.check_routing(report)
+    extension_checks.check_experts(report)
+    extension_checks.check_sequence(report)
     differences = write_buckets()
     print(f"Relative positions where Hugging Face's float bucket is not the exact one: {len(differences)}")
     for setting, position, bucket, exact in differences:

@@ -1,6 +1,4 @@
-use altup_core::Widening;
-
-use crate::{Activation, T5Config};
+use crate::{Activation, MoeConfig, MoeMode, SequenceMethod, T5Config};
 
 /// What one part of a model costs in a forward pass over one example, by arithmetic.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +23,6 @@ pub fn forward_cost(config: &T5Config, input_length: u64, target_length: u64) ->
     let memory_width = config.output_width() as u64;
     let vocabulary = config.vocab_size as u64;
     let blocks = config.num_blocks() as u64;
-    let (encoder, decoder) = (config.num_layers as u64, config.decoder_layers() as u64);
     let (inputs, targets) = (input_length, target_length);
 
     // Each tensor's elements: norm, projections, scores before and after the softmax, sum, output.
@@ -45,19 +42,33 @@ pub fn forward_cost(config: &T5Config, input_length: u64, target_length: u64) ->
         flops: 2 * tokens * matrices * d * d_ff,
         activation_bytes: 4 * tokens * (2 * d + hidden * d_ff),
     };
-    let cross_attention = PartCost {
+    let cross_attention = |memory: u64| PartCost {
         part: "",
         flops: 2 * targets * 2 * d * inner
-            + 2 * inputs * 2 * memory_width * inner
-            + scores(targets, inputs),
+            + 2 * memory * 2 * memory_width * inner
+            + scores(targets, memory),
         activation_bytes: 4
-            * (targets * (2 * d + 2 * inner + 2 * heads * inputs) + inputs * 2 * inner),
+            * (targets * (2 * d + 2 * inner + 2 * heads * memory) + memory * 2 * inner),
     };
-    let tokens = encoder * inputs + decoder * targets;
-    let altup = PartCost {
-        part: "AltUp update",
+    // The router, and of the experts those that compute on a token.
+    let experts = |moe: &MoeConfig, tokens: u64| {
+        let (count, hidden) = (moe.num_experts as u64, moe.expert_d_ff as u64);
+        let computed = tokens * moe.top_k as u64;
+        PartCost {
+            part: "",
+            flops: 2 * tokens * d * count + 2 * computed * 2 * d * hidden,
+            activation_bytes: 4 * (tokens * 2 * count + computed * (2 * d + 2 * hidden)),
+        }
+    };
+    let altup = |tokens: u64| PartCost {
+        part: "",
         flops: 2 * tokens * blocks * (blocks + 1) * d,
         activation_bytes: 4 * tokens * blocks * d,
+    };
+    let sequence_altup = |tokens: u64| PartCost {
+        part: "",
+        flops: 2 * tokens * 3 * d,
+        activation_bytes: 4 * tokens * 2 * d,
     };
     let output = PartCost {
         part: "output layer",
@@ -65,20 +76,51 @@ pub fn forward_cost(config: &T5Config, input_length: u64, target_length: u64) ->
         activation_bytes: 4 * targets * (memory_width + vocabulary),
     };
 
-    let layers = |part: &'static str, layers: u64, cost: PartCost| PartCost {
-        part,
-        flops: layers * cost.flops,
-        activation_bytes: layers * cost.activation_bytes,
+    let mut parts: Vec<PartCost> = Vec::new();
+    let mut add = |part: &'static str, cost: PartCost| match parts
+        .iter_mut()
+        .find(|known| known.part == part)
+    {
+        Some(known) => {
+            known.flops += cost.flops;
+            known.activation_bytes += cost.activation_bytes;
+        }
+        None => parts.push(PartCost { part, ..cost }),
     };
-    let mut parts = vec![
-        layers("encoder self-attention", encoder, self_attention(inputs)),
-        layers("encoder feed-forward", encoder, feed_forward(inputs)),
-        layers("decoder self-attention", decoder, self_attention(targets)),
-        layers("decoder cross-attention", decoder, cross_attention),
-        layers("decoder feed-forward", decoder, feed_forward(targets)),
-    ];
-    if config.altup.as_ref().is_some_and(|altup| altup.widening != Widening::Sum) {
-        parts.push(altup);
+    let mut length = inputs;
+    for layer in 0..config.num_layers {
+        let sequence = config.encoder_sequence(layer);
+        let computed = sequence.map_or(length, |s| inputs.div_ceil(s.stride as u64));
+        match sequence.map(|sequence| sequence.method) {
+            Some(SequenceMethod::AveragePool) => length = computed,
+            Some(SequenceMethod::Altup) => add("Sequence-AltUp update", sequence_altup(length)),
+            _ => {}
+        }
+        let moe = config.encoder_moe(layer);
+        add("encoder self-attention", self_attention(computed));
+        if moe.is_none_or(|moe| moe.mode == MoeMode::Partial) {
+            add("encoder feed-forward", feed_forward(computed));
+        }
+        if let Some(moe) = moe {
+            add("encoder experts", experts(moe, computed));
+        }
+        if config.updates_blocks() {
+            add("AltUp update", altup(length));
+        }
+    }
+    for layer in 0..config.decoder_layers() {
+        let moe = config.decoder_moe(layer);
+        add("decoder self-attention", self_attention(targets));
+        add("decoder cross-attention", cross_attention(length));
+        if moe.is_none_or(|moe| moe.mode == MoeMode::Partial) {
+            add("decoder feed-forward", feed_forward(targets));
+        }
+        if let Some(moe) = moe {
+            add("decoder experts", experts(moe, targets));
+        }
+        if config.updates_blocks() {
+            add("AltUp update", altup(targets));
+        }
     }
     parts.push(output);
     parts
@@ -88,7 +130,7 @@ pub fn forward_cost(config: &T5Config, input_length: u64, target_length: u64) ->
 mod tests {
     use super::*;
     use crate::{AltUpModelConfig, size};
-    use altup_core::BlockSelection;
+    use altup_core::{BlockSelection, Widening};
 
     fn with_altup(name: &str, widening: Widening) -> T5Config {
         T5Config {
@@ -131,6 +173,37 @@ mod tests {
                 4 * 2 * 2 * 11,
             ]
         );
+    }
+
+    /// Four layers of which two take every fourth token: half of the layers at a quarter of the tokens,
+    /// and of the two experts that replace each network one computes.
+    #[test]
+    fn fewer_tokens_and_sparse_experts_cost_less() {
+        let config = size("tiny").unwrap();
+        let part = |config: &T5Config, name: &str| {
+            let parts = forward_cost(config, 128, 32);
+            parts.iter().find(|part| part.part == name).map_or(0, |part| part.flops)
+        };
+        let whole = part(&config, "encoder feed-forward");
+        let sequence = T5Config {
+            altup: Some(AltUpModelConfig {
+                num_blocks: 1,
+                selection: BlockSelection::Alternating,
+                widening: Widening::Sum,
+                encoder_sequence: Some(crate::EncoderSequence {
+                    method: SequenceMethod::Altup,
+                    stride: 4,
+                    first_layer: 1,
+                    last_layer: None,
+                }),
+            }),
+            ..config.clone()
+        };
+        assert_eq!(part(&sequence, "encoder feed-forward"), whole / 4 * 2 + whole / 16 * 2);
+        let moe = MoeConfig::new(2, 64, MoeMode::Switch);
+        let switch = T5Config { moe: Some(moe), ..config };
+        assert_eq!(part(&switch, "encoder feed-forward"), 0);
+        assert_eq!(part(&switch, "encoder experts"), 4 * 128 * (2 * 128 * 2 + 2 * 2 * 128 * 64));
     }
 
     /// AltUp's extra arithmetic is the wider output layer and cross-attention, and almost nothing

@@ -66,6 +66,7 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
             "config": config,
             "parameters": table,
             "total_parameters": table.values().sum::<usize>(),
+            "active_parameters": active_parameters(&config, &table),
             "input_length": args.input_length,
             "target_length": args.target_length,
             "forward": costs.iter().map(part).collect::<Vec<_>>(),
@@ -79,6 +80,11 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
     }
     let total: usize = table.values().sum();
     output::line(&format!("  {:<26} {total:>13}  {:>7}", "total", format_count(total as u64)))?;
+    let active = active_parameters(&config, &table);
+    if active != total {
+        let count = format_count(active as u64);
+        output::line(&format!("  {:<26} {active:>13}  {count:>7}", "active for a token"))?;
+    }
 
     output::line(&format!(
         "\nforward pass of one example ({} input and {} target tokens), per token\n  \
@@ -116,13 +122,30 @@ fn named(name: &str, blocks: Option<usize>) -> anyhow::Result<T5Config> {
 }
 
 pub(super) fn headline(config: &T5Config) -> String {
-    let altup = match &config.altup {
-        None => "dense".to_owned(),
-        Some(altup) => format!(
+    let mut parts = Vec::new();
+    if let Some(altup) = &config.altup {
+        parts.push(format!(
             "AltUp with {} blocks ({:?} selection, {:?} widening)",
             altup.num_blocks, altup.selection, altup.widening
-        ),
-    };
+        ));
+        if let Some(sequence) = &altup.encoder_sequence {
+            let layers = sequence.layers(config.num_layers);
+            parts.push(format!(
+                "{:?} of stride {} in encoder layers {} to {}",
+                sequence.method,
+                sequence.stride,
+                layers.start(),
+                layers.end()
+            ));
+        }
+    }
+    if let Some(moe) = &config.moe {
+        parts.push(format!(
+            "{} experts of width {} ({:?})",
+            moe.num_experts, moe.expert_d_ff, moe.mode
+        ));
+    }
+    let altup = if parts.is_empty() { "dense".to_owned() } else { parts.join(", ") };
     format!(
         "T5, {altup}: {}+{} layers, d_model {}, {} heads of {}, d_ff {}, vocabulary {}",
         config.num_layers,
@@ -133,6 +156,14 @@ pub(super) fn headline(config: &T5Config) -> String {
         config.d_ff,
         config.vocab_size
     )
+}
+
+/// The parameters that compute on a token: of the experts only those that it is routed to.
+fn active_parameters(config: &T5Config, table: &BTreeMap<&'static str, usize>) -> usize {
+    let total: usize = table.values().sum();
+    let Some(moe) = &config.moe else { return total };
+    let experts = table.get("experts").copied().unwrap_or_default();
+    total - experts + experts / moe.num_experts * moe.top_k
 }
 
 fn parameter_table(parameters: &[ParameterInfo]) -> BTreeMap<&'static str, usize> {
