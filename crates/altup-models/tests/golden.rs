@@ -6,8 +6,8 @@
 mod support;
 
 use altup_models::{
-    GenerationConfig, ModelDirectory, NamedTensor, T5, T5Config, cross_entropy_sum, generate,
-    gradient_tensors, parameter_tensors,
+    GenerationConfig, LayerRouting, ModelDirectory, NamedTensor, T5, T5Config, cross_entropy_sum,
+    generate, gradient_tensors, parameter_tensors,
 };
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
@@ -53,6 +53,48 @@ fn outputs_loss_and_every_gradient_equal_the_reference() {
                 assert_close(&format!("{case}: {name}"), values, expected);
             }
             assert_eq!(config.vocab_size, model.embedding.weight.dims()[0]);
+        }
+    }
+}
+
+#[test]
+fn the_routers_losses_and_their_gradients_equal_the_reference() {
+    let cases: Vec<&&str> = CASES.iter().filter(|case| case.contains("moe")).collect();
+    assert_eq!(cases.len(), 6);
+    for device in devices() {
+        for case in &cases {
+            let folder = fixture(case);
+            let device = device.clone().autodiff();
+            let (_, model) = load_for_evaluation(&folder, &device);
+            let expected = read_tensors(&folder.join("auxiliary.safetensors"));
+            let close = |name: &str, found: &[f32]| {
+                assert_close(&format!("{case}: {name}"), found, &expected[name].1);
+            };
+            let inputs: Inputs = read_json(&folder.join("inputs.json"));
+            let input_ids = ids(&inputs.input_ids, &device);
+            let labels = ids(&inputs.labels, &device);
+            let padding = input_ids.clone().equal_elem(0);
+            let (logits, routing) =
+                model.forward_with_routing(input_ids, Some(padding), labels.clone());
+            let of_layers = |value: &dyn Fn(&LayerRouting) -> f64| -> Vec<f32> {
+                routing.iter().map(|layer| value(layer) as f32).collect()
+            };
+            let scalar = |tensor: &Tensor<1>| tensor.clone().into_scalar::<f64>();
+            close("load_balancing", &of_layers(&|layer| scalar(&layer.load_balancing_loss)));
+            close("router_z", &of_layers(&|layer| scalar(&layer.z_loss)));
+            close("entropy", &of_layers(&|layer| layer.entropy));
+            let loads = routing.iter().flat_map(|layer| &layer.loads).map(|&load| load as f32);
+            close("loads", &loads.collect::<Vec<f32>>());
+            assert!(routing.iter().all(|layer| layer.dropped == 0.0), "{case}");
+
+            let targets = inputs.labels.iter().flatten().filter(|&&label| label != 0).count();
+            let auxiliary = model.auxiliary_loss(&routing).unwrap();
+            let total = cross_entropy_sum(logits, labels) / targets as f64 + auxiliary;
+            close("total_loss", &values(total.clone()));
+            let expected = read_tensors(&folder.join("total_gradients.safetensors"));
+            for NamedTensor { name, values, .. } in &gradient_tensors(&model, &total.backward()) {
+                assert_close(&format!("{case}: {name}"), values, &expected[name].1);
+            }
         }
     }
 }

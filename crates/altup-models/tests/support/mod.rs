@@ -27,6 +27,18 @@ pub(crate) const CASES: &[&str] = &[
     "altup-recycled-k1",
     "altup-recycled-k2",
     "sum-k2",
+    "moe-partial",
+    "moe-switch",
+    "moe-top2",
+    "moe-altup-k2",
+    "moe-altup-recycled-k2",
+    "sequence-altup-k1",
+    "sequence-altup-k2",
+    "sequence-skip-k2",
+    "sequence-pool-k1",
+    "sequence-pool-k2",
+    "sequence-moe-k2",
+    "sequence-stride-3",
 ];
 
 /// The cases among them that Hugging Face's T5 made.
