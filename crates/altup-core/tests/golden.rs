@@ -2,7 +2,7 @@
 //!
 //! Regenerate the fixture with `python scripts/reference/generate_fixtures.py`.
 
-use altup_core::{AltUp, AltUpConfig};
+use altup_core::{AltUp, AltUpConfig, SequenceAltUpConfig, average_pool, stride_and_skip};
 use burn::module::Param;
 use burn::tensor::{Device, Distribution, Tensor, TensorData, Tolerance};
 use safetensors::SafeTensors;
@@ -18,10 +18,9 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn read() -> Self {
+    fn read(name: &str) -> Self {
         // Cargo runs tests in the folder of their package.
-        let path = "tests/fixtures/altup.safetensors";
-        Self { bytes: std::fs::read(path).unwrap() }
+        Self { bytes: std::fs::read(format!("tests/fixtures/{name}.safetensors")).unwrap() }
     }
 
     fn data(&self, name: &str) -> TensorData {
@@ -39,7 +38,7 @@ fn altup(p: Tensor<2>, g: Tensor<1>) -> AltUp {
 
 #[test]
 fn values_and_gradients_equal_pytorch() {
-    let fixture = Fixture::read();
+    let fixture = Fixture::read("altup");
     for device in devices() {
         let device = device.autodiff();
         for num_blocks in 1..=4 {
@@ -71,6 +70,64 @@ fn values_and_gradients_equal_pytorch() {
             close(p.into_data(), "grad.prediction_coefs");
             let g = altup.correction_coefs.val().grad(&gradients).unwrap();
             close(g.into_data(), "grad.correction_coefs");
+        }
+    }
+}
+
+#[test]
+fn the_sequence_and_its_gradients_equal_pytorch() {
+    let fixture = Fixture::read("sequence");
+    for device in devices() {
+        let device = device.autodiff();
+        for stride in 1..=4 {
+            let data = |name: &str| fixture.data(&format!("s{stride}.{name}"));
+            let close = |tensor: TensorData, name: &str| {
+                tensor.assert_approx_eq::<f32>(&data(name), Tolerance::rel_abs(1e-5, 1e-5));
+            };
+            let mut sequence = SequenceAltUpConfig::new(stride).init(&device);
+            sequence.prediction_coefs =
+                Param::from_tensor(Tensor::from_data(data("prediction_coefs"), &device));
+            sequence.correction_coef =
+                Param::from_tensor(Tensor::from_data(data("correction_coef"), &device));
+            let x = Tensor::<3>::from_data(data("x"), &device).require_grad();
+            let weight = Tensor::<2>::from_data(data("weight"), &device).require_grad();
+            let layer = |x: Tensor<3>| x.matmul(weight.clone().unsqueeze()).tanh();
+
+            close(sequence.predict(x.clone()).into_data(), "predicted");
+            let output = sequence.forward(x.clone(), layer);
+            close(output.clone().into_data(), "output");
+            let output_grad = Tensor::<3>::from_data(data("output_grad"), &device);
+            let gradients = (output * output_grad).sum().backward();
+            close(x.grad(&gradients).unwrap().into_data(), "grad.x");
+            close(weight.grad(&gradients).unwrap().into_data(), "grad.weight");
+            let a = sequence.prediction_coefs.val().grad(&gradients).unwrap();
+            close(a.into_data(), "grad.prediction_coefs");
+            let b = sequence.correction_coef.val().grad(&gradients).unwrap();
+            close(b.into_data(), "grad.correction_coef");
+        }
+        for stride in [2, 3] {
+            let tensor = |name: String| Tensor::<3>::from_data(fixture.data(&name), &device);
+            let weight = fixture.data(&format!("skip{stride}.weight"));
+            let weight = Tensor::<2>::from_data(weight, &device).unsqueeze::<3>();
+            let layer = |x: Tensor<3>| x.matmul(weight.clone()).tanh();
+            let skipped = stride_and_skip(tensor(format!("skip{stride}.x")), stride, layer);
+            skipped.into_data().assert_approx_eq::<f32>(
+                &fixture.data(&format!("skip{stride}.output")),
+                Tolerance::rel_abs(1e-5, 1e-5),
+            );
+
+            let padding = fixture.data(&format!("pool{stride}.padding"));
+            let padding = Tensor::<2>::from_data(padding, &device).equal_elem(1.0);
+            let x = tensor(format!("pool{stride}.x"));
+            let (pooled, padding) = average_pool(x, Some(padding), stride);
+            pooled.into_data().assert_approx_eq::<f32>(
+                &fixture.data(&format!("pool{stride}.output")),
+                Tolerance::rel_abs(1e-5, 1e-5),
+            );
+            padding.unwrap().float().into_data().assert_approx_eq::<f32>(
+                &fixture.data(&format!("pool{stride}.output_padding")),
+                Tolerance::rel_abs(1e-5, 1e-5),
+            );
         }
     }
 }

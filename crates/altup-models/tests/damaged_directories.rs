@@ -23,6 +23,8 @@ const SOME_WEIGHTS: &str = ".safetensors";
 
 const DENSE: &str = "dense-gated";
 const ALTUP: &str = "altup-embedding-k2";
+const EXPERTS: &str = "moe-partial";
+const SEQUENCE: &str = "sequence-altup-k2";
 /// Its tables don't grow with the number of blocks.
 const RECYCLED: &str = "altup-recycled-k2";
 
@@ -420,6 +422,19 @@ fn a_wrong_shape_or_type_is_named() {
         ),
         (ALTUP, "decoder.block.1.altup.prediction_coefs", |t| t.shape = vec![4], "[4]"),
         (ALTUP, "encoder.block.2.altup.correction_coefs", |t| t.shape = vec![1, 2], "[1, 2]"),
+        (
+            EXPERTS,
+            "encoder.block.0.layer.1.moe.experts.wi",
+            |t| t.shape = vec![6, 5, 16],
+            "[6, 5, 16]",
+        ),
+        (EXPERTS, "decoder.block.0.layer.2.moe.router.weight", |t| t.shape.reverse(), "[16, 6]"),
+        (
+            SEQUENCE,
+            "encoder.block.1.sequence_altup.prediction_coefs",
+            |t| t.shape = vec![2, 1],
+            "[2, 1]",
+        ),
         (DENSE, "encoder.final_layer_norm.weight", |t| t.dtype = "I32".into(), "I32"),
         (
             DENSE,
@@ -456,6 +471,8 @@ fn a_missing_tensor_is_named() {
         (DENSE, "lm_head.weight"),
         (DENSE, "decoder.block.1.layer.1.EncDecAttention.k.weight"),
         (ALTUP, "encoder.block.0.altup.prediction_coefs"),
+        (EXPERTS, "encoder.block.1.layer.1.moe.experts.wo"),
+        (SEQUENCE, "encoder.block.2.sequence_altup.correction_coef"),
     ];
     none(cases.into_iter().filter_map(|(case, name)| {
         let mut tensors = stored(case);

@@ -119,11 +119,20 @@ fn a_bad_configuration_is_named_by_its_key() {
         ("training.steps=many", &["many", "training.steps"]),
         ("optimizer.kind=sgd", &["sgd", "adafactor", "optimizer.kind"]),
         ("schedule.final_share=2.0", &["schedule.final_share", "not 2"]),
+        ("model.moe.num_experts=4", &["model.moe", "expert_d_ff"]),
+        ("model.altup.encoder_sequence.method=skip", &["skip", "stride_and_skip"]),
     ] {
         refuses_flags(&ws, &["--set", assignment], words);
     }
     refuses_flags(&ws, &["--set", "training.steps"], &["training.steps", "KEY=VALUE"]);
     refuses_flags(&ws, &["--blocks", "0"], &["model.altup.num_blocks", "not 0"]);
+    let moe = ["num_experts=4", "expert_d_ff=8", "mode=partial", "top_k=5"];
+    let moe = moe.map(|field| format!("model.moe.{field}"));
+    let moe: Vec<&str> = moe.iter().map(String::as_str).collect();
+    refuses_flags(&ws, &set(&moe), &["model.moe.top_k", "num_experts (4), not 5"]);
+    let method = "model.altup.encoder_sequence.method=altup";
+    let flags = set(&[method, "model.altup.encoder_sequence.stride=0"]);
+    refuses_flags(&ws, &flags, &["model.altup.encoder_sequence.stride", "not 0"]);
     refuses_flags(&ws, &["--size", "huge"], &["model.size", "altup-s", "huge"]);
     refuses_flags(&ws, &["--steps", "0"], &["training.steps"]);
     #[cfg(not(feature = "cuda"))]

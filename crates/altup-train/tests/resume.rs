@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
-use support::{Workspace, assert_same, fails, losses, names_in, succeeds};
+use support::{Workspace, assert_same, fails, losses, names_in, set, succeeds};
 
 /// Backends whose results are the same bits from run to run.
 const BACKENDS: [&str; 2] = ["flex", "ndarray"];
@@ -157,6 +157,34 @@ fn a_run_that_is_killed_again_after_each_resume_ends_as_one_that_was_not() {
         }
         resume_to_the_end(&workspace, "killed", backend);
         assert_same(&workspace, "killed", "whole", backend);
+    }
+}
+
+/// Router noise, crowded experts and a reduced sequence: all state that there is beside a dense model's.
+#[test]
+fn a_killed_run_with_experts_and_a_reduced_sequence_ends_as_one_that_was_not() {
+    let extensions = set(&[
+        "model.moe.num_experts=4",
+        "model.moe.expert_d_ff=8",
+        "model.moe.mode=partial",
+        "model.moe.router_jitter=0.1",
+        "model.altup.encoder_sequence.method=altup",
+        "model.altup.encoder_sequence.last_layer=1",
+    ]);
+    for backend in BACKENDS {
+        let workspace = Workspace::new();
+        succeeds(long(&workspace, "whole", backend).args(&extensions).output().unwrap());
+        let run = workspace.path("killed");
+        let mut command = long(&workspace, "killed", backend);
+        command.args(&extensions);
+        kill_behind(spawn(command), &run, 21);
+        resume_to_the_end(&workspace, "killed", backend);
+        assert_same(&workspace, "killed", "whole", backend);
+        let last = losses(&run).into_iter().rfind(|row| row["kind"] == "train").unwrap();
+        let routing = last["routing"].as_array().unwrap();
+        assert_eq!(routing.len(), 4, "two layers in each stack");
+        assert_eq!(routing[0]["loads"].as_array().unwrap().len(), 4);
+        assert!(routing.iter().any(|layer| layer["dropped"].as_f64().unwrap() > 0.0));
     }
 }
 

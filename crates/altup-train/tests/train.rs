@@ -143,6 +143,50 @@ fn the_loss_of_every_variant_falls() {
 }
 
 #[test]
+fn experts_and_reduced_sequences_train_report_and_generate() {
+    let workspace = Workspace::new();
+    let experts = ["model.moe.num_experts=4", "model.moe.expert_d_ff=8", "model.moe.mode=switch"];
+    let top_2 = [&experts[..], &["model.moe.top_k=2"]].concat();
+    let reduced = |method: &'static str| {
+        [
+            method,
+            "model.altup.encoder_sequence.stride=4",
+            "model.altup.encoder_sequence.first_layer=0",
+        ]
+    };
+    let pooled = reduced("model.altup.encoder_sequence.method=average_pool");
+    let skipped = reduced("model.altup.encoder_sequence.method=stride_and_skip");
+    let predicted = reduced("model.altup.encoder_sequence.method=altup");
+    let both = [&predicted[..], &["model.altup.encoder_sequence.last_layer=1"], &experts].concat();
+    for (name, model, assignments) in [
+        ("experts", "tiny-altup2-switch4", &experts[..]),
+        ("top-2", "tiny-altup2-switch4", &top_2),
+        ("pooled", "tiny-altup2-pool4", &pooled),
+        ("skipped", "tiny-altup2-skip4", &skipped),
+        ("both", "tiny-altup2-seq4-switch4", &both),
+    ] {
+        let steps = ["--steps", "60", "--set", "training.eval_every=30", "--json"];
+        let output = succeeds(workspace.train(name, &[&steps[..], &set(assignments)].concat()));
+        assert_eq!(printed_json(&output)["model"], model);
+        let run = workspace.path(name);
+        let losses = train_losses(&run);
+        assert!(losses[0] > losses[29], "{name}: {losses:?}");
+        let has_experts = assignments.contains(&experts[0]);
+        assert_eq!(run.join("charts/expert_load.svg").exists(), has_experts, "{name}");
+        let report = fs::read_to_string(run.join("report.html")).unwrap();
+        assert_eq!(report.contains("Never chosen"), has_experts, "{name}");
+
+        succeeds(
+            workspace.altup(&["generate", "--model", name, "The <extra_id_0>."]).output().unwrap(),
+        );
+        let inspect = workspace.altup(&["inspect", "--model", name, "--json"]).output().unwrap();
+        let inspected = printed_json(&succeeds(inspect));
+        let count = |field: &str| inspected[field].as_u64().unwrap();
+        assert_eq!(count("active_parameters") < count("total_parameters"), has_experts, "{name}");
+    }
+}
+
+#[test]
 fn dropout_and_adamw_under_a_cosine_with_clipping_train_to_the_end() {
     let workspace = Workspace::new();
     succeeds(workspace.train("plain", &[]));
