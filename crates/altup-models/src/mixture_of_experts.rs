@@ -326,6 +326,39 @@ mod tests {
     /// Three tokens, two experts: tokens 0 and 1 choose expert 0, token 2 chooses expert 1.
     const PROBABILITIES: [f32; 6] = [0.9, 0.1, 0.6, 0.4, 0.3, 0.7];
 
+    /// Two experts. Token (1, 0) has the logits (ln 3, 0), so p = (3/4, 1/4) and log Σ exp = ln 4; token
+    /// (0, 1) has (0, 0), so p = (1/2, 1/2), log Σ exp = ln 2, and the tie goes to expert 0. All choices
+    /// fall on expert 0: balance 2 (1 · (3/4 + 1/2)/2 + 0), z (ln² 4 + ln² 2)/2. A third token is padding.
+    #[test]
+    fn the_losses_by_hand() {
+        let device = Device::flex();
+        let config = T5Config { d_model: 2, ..T5Config::default() };
+        let settings = MoeConfig::new(2, 1, crate::MoeMode::Switch);
+        let mut moe = MixtureOfExperts::new(&settings, &config, &device);
+        let weight = TensorData::from([[3f32.ln(), 0.0], [0.0, 0.0]]);
+        moe.router.weight = Param::from_tensor(Tensor::from_data(weight, &device));
+        let x = TensorData::from([[[1f32, 0.0], [0.0, 1.0], [5.0, 5.0]]]);
+        let mut log = Vec::new();
+        let mut context = RoutingContext {
+            stack: "encoder",
+            layer: 0,
+            real: Some(&[true, true, false]),
+            log: Some(&mut log),
+        };
+        let output = moe.forward(Tensor::from_data(x, &device), &mut context);
+        assert_eq!(output.dims(), [1, 3, 2]);
+        let [routing] = &log[..] else { panic!("one layer") };
+        let close = |found: f64, expected: f64| {
+            assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+        };
+        close(routing.load_balancing_loss.clone().into_scalar::<f64>(), 1.25);
+        let z = (4f64.ln().powi(2) + 2f64.ln().powi(2)) / 2.0;
+        close(routing.z_loss.clone().into_scalar::<f64>(), z);
+        let entropy_of_first = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
+        close(routing.entropy, (entropy_of_first + 2f64.ln()) / 2.0);
+        assert_eq!((routing.loads.as_slice(), routing.dropped), (&[1.0, 0.0][..], 0.0));
+    }
+
     #[test]
     fn a_full_expert_drops_later_tokens() {
         let choices = Choices::new(&PROBABILITIES, 2, 1, None);

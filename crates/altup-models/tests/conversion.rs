@@ -11,7 +11,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 use std::fs;
 use support::{
-    DENSE_CASES, Inputs, TOLERANCE, assert_close_within, fixture, ids, read_json, values,
+    Inputs, TOLERANCE, assert_close_within, dense_cases, fixture, ids, read_json, values,
 };
 
 fn outputs(model: &T5, inputs: &Inputs, device: &Device) -> Vec<f32> {
@@ -23,7 +23,7 @@ fn outputs(model: &T5, inputs: &Inputs, device: &Device) -> Vec<f32> {
 #[test]
 fn a_widened_model_computes_what_the_dense_one_does() {
     let device = Device::flex();
-    for case in DENSE_CASES {
+    for case in dense_cases() {
         let (config, dense) = ModelDirectory::new(fixture(case)).load(&device).unwrap();
         let inputs: Inputs = read_json(&fixture(case).join("inputs.json"));
         let expected = outputs(&dense, &inputs, &device);

@@ -8,7 +8,7 @@ use altup_models::{
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Deserialize;
-use support::{CASES, DENSE_CASES, assert_close, devices, fixture, read_json, values};
+use support::{CASES, assert_close, dense_cases, devices, fixture, read_json, values};
 
 /// What Hugging Face generates from some inputs under several settings.
 #[derive(Deserialize)]
@@ -94,7 +94,7 @@ fn load(case: &str, device: &Device) -> T5 {
 #[test]
 fn greedy_beam_and_n_best_tokens_equal_hugging_face() {
     for device in devices() {
-        for case in DENSE_CASES {
+        for case in dense_cases() {
             let model = load(case, &device);
             let decoding: Decoding = read_json(&fixture(case).join("decoding.json"));
             assert!(decoding.cases.iter().any(|case| case.scores.is_some()), "{case}");
