@@ -183,6 +183,8 @@ fn experts_and_reduced_sequences_train_report_and_generate() {
         let inspected = printed_json(&succeeds(inspect));
         let count = |field: &str| inspected[field].as_u64().unwrap();
         assert_eq!(count("active_parameters") < count("total_parameters"), has_experts, "{name}");
+        let along_the_sequence = inspected["sequence_altup"].as_array().unwrap().len();
+        assert_eq!(along_the_sequence, if name == "both" { 2 } else { 0 }, "{name}");
     }
 }
 

@@ -3,6 +3,7 @@ use altup_models::{
 };
 use altup_train::progress::format_count;
 use anyhow::Context;
+use burn::tensor::Tensor;
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use super::model_source::ModelSource;
 use super::{BackendArgs, output};
 
 /// Show what a model is made of: parameters, FLOPs and activation bytes by part, and the
-/// coefficients p and g of its AltUp
+/// coefficients of its AltUp
 #[derive(Args)]
 pub(super) struct InspectArgs {
     /// A model directory, or the folder of a run
@@ -53,7 +54,10 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
     let table = parameter_table(&parameters(&model));
     let tokens = args.input_length + args.target_length;
     let costs = forward_cost(&config, args.input_length, args.target_length);
-    let coefficients = if trained { coefficients(&model) } else { Vec::new() };
+    let (coefficients, sequence) = match trained {
+        true => (coefficients(&model), sequence_coefficients(&model)),
+        false => (Vec::new(), Vec::new()),
+    };
     if args.json {
         let part = |cost: &altup_models::PartCost| {
             json!({
@@ -71,6 +75,7 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
             "target_length": args.target_length,
             "forward": costs.iter().map(part).collect::<Vec<_>>(),
             "altup": coefficients,
+            "sequence_altup": sequence,
         }))?);
     }
     output::line(&headline(&config))?;
@@ -101,7 +106,8 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
     }
     let sum = |value: fn(&altup_models::PartCost) -> u64| costs.iter().map(value).sum();
     row("total", sum(|cost| cost.flops), sum(|cost| cost.activation_bytes))?;
-    print_coefficients(&coefficients)
+    print_coefficients(&coefficients)?;
+    print_sequence_coefficients(&sequence)
 }
 
 fn named(name: &str, blocks: Option<usize>) -> anyhow::Result<T5Config> {
@@ -198,7 +204,20 @@ fn parameter_table(parameters: &[ParameterInfo]) -> BTreeMap<&'static str, usize
     table
 }
 
-/// The coefficients of each layer that has any.
+/// The coefficients (a₁, a₂) and b of each encoder layer that has any.
+fn sequence_coefficients(model: &T5) -> Vec<Value> {
+    let numbers = |param: Tensor<1>| param.into_data().iter::<f32>().collect::<Vec<_>>();
+    let layers = model.encoder.blocks.iter().enumerate();
+    layers
+        .filter_map(|(layer, block)| {
+            let sequence = block.sequence_altup.as_ref()?;
+            let (a, b) = (sequence.prediction_coefs.val(), sequence.correction_coef.val());
+            Some(json!({ "layer": layer, "a": numbers(a), "b": numbers(b) }))
+        })
+        .collect()
+}
+
+/// The coefficients p and g of each layer that has any.
 fn coefficients(model: &T5) -> Vec<Value> {
     let values = |altup: &altup_core::AltUp| {
         let p: Vec<f32> = altup.prediction_coefs.val().into_data().iter::<f32>().collect();
@@ -216,15 +235,29 @@ fn coefficients(model: &T5) -> Vec<Value> {
         .collect()
 }
 
+fn numbers(row: &Value) -> String {
+    let row = row.as_array().into_iter().flatten();
+    row.map(|value| format!("{:>8.3}", value.as_f64().unwrap_or(f64::NAN))).collect()
+}
+
+fn print_sequence_coefficients(layers: &[Value]) -> anyhow::Result<()> {
+    if layers.is_empty() {
+        return Ok(());
+    }
+    output::line("\nSequence-AltUp coefficients: a, then b")?;
+    for layer in layers {
+        let name = format!("encoder {}", layer["layer"]);
+        let (a, b) = (numbers(&layer["a"]), numbers(&layer["b"]));
+        output::line(&format!("  {name:<11} [{a} ]  [{b} ]"))?;
+    }
+    Ok(())
+}
+
 fn print_coefficients(layers: &[Value]) -> anyhow::Result<()> {
     if layers.is_empty() {
         return Ok(());
     }
     output::line("\nAltUp coefficients: rows of p, then g")?;
-    let numbers = |row: &Value| -> String {
-        let row = row.as_array().into_iter().flatten();
-        row.map(|value| format!("{:>8.3}", value.as_f64().unwrap_or(f64::NAN))).collect()
-    };
     for layer in layers {
         let name = format!("{} {}", layer["stack"].as_str().unwrap_or_default(), layer["layer"]);
         let rows: Vec<String> = layer["p"].as_array().into_iter().flatten().map(numbers).collect();
