@@ -4,9 +4,12 @@
 //! cargo run --release -p altup-benches --bin extensions
 //! ```
 //!
-//! At the size `altup-s`, backend flex. Every round measures each side once, one after the other, so
+//! At the size `altup-s`, on each CPU backend. Every round measures each side once, one after the other, so
 //! that what else the machine does falls on all of them; a figure is the median of the rounds. The floor
 //! is the ratio of the operations (`forward_cost`): what a side would take if time followed them alone.
+
+// Burn marks ndarray, which it will drop, as deprecated; while it ships it is compared here.
+#![allow(deprecated)]
 
 use altup_core::{BlockSelection, Widening};
 use altup_models::{
@@ -30,8 +33,10 @@ struct Side {
 }
 
 fn main() {
-    encoders();
-    experts();
+    for (backend, device) in [("flex", Device::flex()), ("ndarray", Device::ndarray())] {
+        encoders(backend, device.clone());
+        experts(backend, device.autodiff());
+    }
 }
 
 fn base() -> T5Config {
@@ -39,8 +44,7 @@ fn base() -> T5Config {
 }
 
 /// The encoder's forward pass: whole, and with its inner layers on every fourth token.
-fn encoders() {
-    let device = Device::flex();
+fn encoders(backend: &str, device: Device) {
     let whole = base();
     let reduced = |method| {
         let sequence = EncoderSequence { method, stride: 4, first_layer: 1, last_layer: None };
@@ -74,14 +78,15 @@ fn encoders() {
         side("average pooling", reduced(SequenceMethod::AveragePool)),
     ];
     compare(
-        &format!("encoder forward, [{BATCH_SIZE}, {INPUT_LENGTH}], stride 4, layers 1 to 2"),
+        &format!(
+            "{backend}: encoder forward, [{BATCH_SIZE}, {INPUT_LENGTH}], stride 4, layers 1 to 2"
+        ),
         sides,
     );
 }
 
 /// The forward and backward pass of the whole model, with experts of width 16 beside every network.
-fn experts() {
-    let device = Device::flex().autodiff();
+fn experts(backend: &str, device: Device) {
     let dense = base();
     let flops = |config: &T5Config| -> f64 {
         let parts = forward_cost(config, INPUT_LENGTH as u64, TARGET_LENGTH as u64);
@@ -104,7 +109,7 @@ fn experts() {
         sides.push(side(format!("{num_experts} experts of width 16"), config));
     }
     let shape = format!("[{BATCH_SIZE}, {INPUT_LENGTH}] and [{BATCH_SIZE}, {TARGET_LENGTH}]");
-    compare(&format!("forward and backward, {shape}"), sides);
+    compare(&format!("{backend}: forward and backward, {shape}"), sides);
 }
 
 fn step(model: &T5, inputs: Tensor<2, Int>, labels: Tensor<2, Int>) {
