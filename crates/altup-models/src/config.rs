@@ -373,15 +373,7 @@ impl T5Config {
         }
         let config: Self = serde_path_to_error::deserialize(&json).map_err(|error| {
             let problem = format!("can't be read: {}", error.inner());
-            let escaped = |text: String| -> String {
-                // What a file says is repeated, but not its control characters.
-                let escape = |c: char| match c.is_control() {
-                    true => c.escape_default().to_string(),
-                    false => c.to_string(),
-                };
-                text.chars().map(escape).collect()
-            };
-            ConfigError { field: escaped(error.path().to_string()), problem: escaped(problem) }
+            ConfigError { field: escaped(&error.path().to_string()), problem: escaped(&problem) }
         })?;
         let (is_gated, activation) = match config.feed_forward_proj {
             Activation::Relu => (false, "relu"),
@@ -400,7 +392,7 @@ impl T5Config {
                 Some(found) if *found == value => {}
                 Some(found) => {
                     let problem = format!("must be {value} for this model, not {found}");
-                    return Err(ConfigError { field: field.into(), problem });
+                    return Err(ConfigError { field: field.into(), problem: escaped(&problem) });
                 }
             }
         }
@@ -580,6 +572,15 @@ impl T5Config {
     }
 }
 
+/// What a file says is repeated in messages, but not its control characters.
+fn escaped(text: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
 /// Where Hugging Face's `MT5Config` differs from its `T5Config`. mT5 never scales the decoder's
 /// output.
 fn mt5_defaults() -> [(&'static str, Value); 6] {
@@ -692,6 +693,10 @@ mod tests {
             (r#"{"feed_forward_proj": "gated-silu"}"#, "feed_forward_proj can't be read: unknown"),
             (r#"[]"#, "config.json must be an object"),
             (r#"{"is_gated_act": true}"#, "is_gated_act must be false for this model, not true"),
+            (
+                "{\"dense_act_fn\": \"\u{7f}\"}",
+                "dense_act_fn must be \"relu\" for this model, not \"\\u{7f}",
+            ),
             (r#"{"dense_act_fn": "gelu"}"#, "dense_act_fn must be \"relu\""),
             (r#"{"is_encoder_decoder": false}"#, "is_encoder_decoder must be true"),
         ] {
