@@ -193,8 +193,7 @@ fn default_router_z() -> f64 {
 }
 
 impl MoeConfig {
-    /// The settings of `num_experts` experts of width `expert_d_ff` that are not Switch's alone to say:
-    /// all layers, one expert a token, capacity 1.25 in training.
+    /// `num_experts` experts of width `expert_d_ff` in every layer, with the defaults of all else.
     pub fn new(num_experts: usize, expert_d_ff: usize, mode: MoeMode) -> Self {
         Self {
             num_experts,
@@ -290,9 +289,9 @@ impl EncoderSequence {
                 format!("must be below num_layers ({num_layers}), not {}", self.first_layer),
             );
         }
-        if let Some(last) = self.last_layer
-            && (last >= num_layers || last < self.first_layer)
-        {
+        let layers = self.layers(num_layers);
+        let last = *layers.end();
+        if layers.is_empty() || last >= num_layers {
             return error(
                 "last_layer",
                 format!(
@@ -664,6 +663,11 @@ mod tests {
             (
                 "\"first_layer\": 2, \"last_layer\": 1",
                 "last_layer must be between first_layer (2) and num_layers - 1 (3), not 1",
+            ),
+            (
+                // Without one, the last but one.
+                "\"first_layer\": 3",
+                "last_layer must be between first_layer (3) and num_layers - 1 (3), not 2",
             ),
             (
                 "\"last_layer\": 4",

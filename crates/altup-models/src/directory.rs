@@ -198,7 +198,7 @@ impl ModelDirectory {
         check_depth(&config, &files)?;
         let model = config.build(device);
         check_names(&model, &config, &files)?;
-        let model = fill(model, device, |name, shape| files.read(name, shape))?;
+        let model = fill(model, device, |name, shape| files.read(name, shape).map(Some))?;
         Ok((config, model))
     }
 

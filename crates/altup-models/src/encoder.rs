@@ -129,7 +129,8 @@ impl Encoder {
         let [_, seq_length, _] = embedded.dims();
         let mut padding = padding.cloned();
         let mut whole = self.positions(seq_length, padding.as_ref(), 1, &embedded.device());
-        let anchors = self.sequence.as_ref().map(|sequence| {
+        let strided = self.sequence.as_ref().filter(|sequence| sequence.method != AveragePool);
+        let anchors = strided.map(|sequence| {
             let stride = sequence.stride;
             let length = seq_length.div_ceil(stride);
             let padding = padding.clone().map(|padding| anchor_padding(padding, stride));

@@ -122,7 +122,26 @@ impl T5 {
     ) -> Tensor<3> {
         let embedded = self.embedding.forward(input_ids);
         let memory = self.encoder.forward_logged(embedded, padding.as_ref(), log.as_deref_mut());
-        let mut cache = self.decoder.start(&memory);
+        self.decode_labels(&memory, labels, log)
+    }
+
+    /// The logits of every label, given those before it and an encoded input.
+    ///
+    /// # Shapes
+    ///
+    /// - labels: `[batch_size, target_length]`, padded with 0; experts leave padding alone
+    /// - output: `[batch_size, target_length, vocab_size]`
+    pub fn forward_decoder(&self, memory: &Memory, labels: Tensor<2, Int>) -> Tensor<3> {
+        self.decode_labels(memory, labels, None)
+    }
+
+    fn decode_labels(
+        &self,
+        memory: &Memory,
+        labels: Tensor<2, Int>,
+        log: Option<&mut Vec<LayerRouting>>,
+    ) -> Tensor<3> {
+        let mut cache = self.decoder.start(memory);
         let routes = self.decoder.blocks.iter().any(|block| block.feed_forward.moe.is_some());
         let real: Option<Vec<bool>> =
             routes.then(|| labels.clone().not_equal_elem(0).into_data().iter::<bool>().collect());

@@ -51,11 +51,11 @@ pub fn parameters(model: &T5) -> Vec<ParameterInfo> {
 }
 
 /// Fills a model's parameters, each with what `values` gives for its name and its shape as stored in
-/// a file. Stops at the first error.
+/// a file; one that it gives nothing for stays as it was built. Stops at the first error.
 pub(crate) fn fill<E>(
     model: T5,
     device: &Device,
-    values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+    values: impl FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>, E>,
 ) -> Result<T5, E> {
     struct Fill<'a, V, E> {
         values: V,
@@ -63,7 +63,7 @@ pub(crate) fn fill<E>(
         path: ParameterPath,
         error: Option<E>,
     }
-    impl<V: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>, E> ModuleMapper for Fill<'_, V, E> {
+    impl<V: FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>, E>, E> ModuleMapper for Fill<'_, V, E> {
         fn enter_module(&mut self, name: &str, _container_type: &str) {
             self.path.enter(name);
         }
@@ -80,7 +80,8 @@ pub(crate) fn fill<E>(
                 stored.reverse();
             }
             let values = match (self.values)(&self.path.tensor_name(), &stored) {
-                Ok(values) => values,
+                Ok(Some(values)) => values,
+                Ok(None) => return param,
                 Err(error) => {
                     self.error = Some(error);
                     return param;

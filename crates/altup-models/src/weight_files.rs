@@ -183,7 +183,7 @@ pub(crate) fn regular_file(path: &Path) -> io::Result<File> {
     if fs::metadata(path)?.is_file() {
         File::open(path)
     } else {
-        Err(io::ErrorKind::IsADirectory.into())
+        Err(io::Error::other("not a regular file"))
     }
 }
 

@@ -51,24 +51,19 @@ pub fn widen(
     }
 }
 
-/// The values of the widened model's tensor `name`.
+/// The values of the widened model's tensor `name`; none where it stays as it was built.
 fn value(
     name: &str,
     shape: &[usize],
     dense: &HashMap<String, NamedTensor>,
     widening: Widening,
-) -> Vec<f32> {
-    if name.ends_with(".altup.prediction_coefs") {
-        let num_blocks = shape[0];
-        return (0..num_blocks * num_blocks)
-            .map(|index| f32::from(index % (num_blocks + 1) == 0))
-            .collect();
-    }
-    if name.ends_with(".altup.correction_coefs") {
-        return vec![1.0; shape[0]];
-    }
-    // An output table that was tied is the embedding table.
-    let source = dense.get(name).unwrap_or_else(|| &dense["shared.weight"]);
+) -> Option<Vec<f32>> {
+    let source = match name {
+        // One that was tied is the embedding table.
+        "lm_head.weight" => dense.get(name).or_else(|| dense.get("shared.weight"))?,
+        // Coefficients, which a dense model hasn't, start where they should.
+        _ => dense.get(name)?,
+    };
     let (narrow, wide) = (row_width(&source.shape), row_width(shape));
     let copies = name.ends_with("final_layer_norm.weight")
         || (name == "shared.weight" && widening == Widening::Embedding);
@@ -82,7 +77,7 @@ fn value(
             }
         }
     }
-    values
+    Some(values)
 }
 
 fn row_width(shape: &[usize]) -> usize {

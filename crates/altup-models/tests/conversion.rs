@@ -4,8 +4,8 @@ mod support;
 
 use altup_core::{BlockSelection, Widening};
 use altup_models::{
-    AltUpModelConfig, DirectoryError, FloatType, ModelDirectory, SaveOptions, T5, T5Config,
-    parameter_tensors, widen,
+    AltUpModelConfig, DirectoryError, EncoderSequence, FloatType, ModelDirectory, SaveOptions,
+    SequenceMethod, T5, T5Config, parameter_tensors, widen,
 };
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
@@ -56,6 +56,29 @@ fn a_widened_model_computes_what_the_dense_one_does() {
             }
         }
     }
+}
+
+/// What a dense model has no coefficients for starts as a fresh model's does.
+#[test]
+fn coefficients_along_the_sequence_start_at_their_start() {
+    let device = Device::flex();
+    let (config, dense) = load("dense-gated");
+    let sequence = EncoderSequence {
+        method: SequenceMethod::Altup,
+        stride: 2,
+        first_layer: 1,
+        last_layer: Some(1),
+    };
+    let altup = AltUpModelConfig {
+        num_blocks: 2,
+        selection: BlockSelection::Alternating,
+        widening: Widening::Embedding,
+        encoder_sequence: Some(sequence),
+    };
+    let (_, model) = widen(&config, &dense, altup, &device);
+    let sequence = model.encoder.blocks[1].sequence_altup.as_ref().unwrap();
+    assert_eq!(values(sequence.prediction_coefs.val()), [1.0, 0.0]);
+    assert_eq!(values(sequence.correction_coef.val()), [1.0]);
 }
 
 fn load(case: &str) -> (T5Config, T5) {

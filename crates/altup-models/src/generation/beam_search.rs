@@ -19,13 +19,12 @@ pub(super) fn search(
     let mut next = model.start_tokens(inputs.len() * num_beams);
     let mut searches: Vec<Search> = inputs.iter().map(|_| Search::new(num_beams)).collect();
     for length in 1..=config.max_new_tokens {
-        let rows = to_rows(model.decode(next, &mut cache));
+        let mut rows = to_rows(model.decode(next, &mut cache)).into_iter();
         let parents: Vec<i32> = searches
             .iter_mut()
-            .zip(rows.chunks(num_beams))
             .enumerate()
-            .flat_map(|(input, (search, rows))| {
-                let candidates = search.candidates(rows, &processors);
+            .flat_map(|(input, search)| {
+                let candidates = search.candidates(rows.by_ref().take(num_beams), &processors);
                 let ends = |token| token == model.eos_token() || length == config.max_new_tokens;
                 search.advance(candidates, ends, length, settings, config.max_new_tokens);
                 let first = input * num_beams;
@@ -99,21 +98,24 @@ impl Search {
 
     /// The 2·num_beams likeliest continuations, likeliest first; of equal ones that of the lower beam
     /// and token.
-    fn candidates(&self, rows: &[Vec<f64>], processors: &Processors) -> Vec<Candidate> {
+    fn candidates(
+        &self,
+        rows: impl Iterator<Item = Vec<f64>>,
+        processors: &Processors,
+    ) -> Vec<Candidate> {
         let wanted = 2 * self.num_beams;
         let mut best: Vec<Candidate> = Vec::with_capacity(wanted + 1);
-        for (beam, (running, logits)) in self.running.iter().zip(rows).enumerate() {
+        for (beam, (running, mut scores)) in self.running.iter().zip(rows).enumerate() {
             assert!(
-                logits.len() >= wanted,
+                scores.len() >= wanted,
                 "Beam search needs a vocabulary of twice as many tokens as beams. Got {} tokens \
                  and {} beams",
-                logits.len(),
+                scores.len(),
                 self.num_beams
             );
             if running.sum == f64::NEG_INFINITY {
                 continue;
             }
-            let mut scores = logits.clone();
             log_softmax(&mut scores);
             processors.apply(&mut scores, &running.tokens);
             for (token, score) in scores.into_iter().enumerate() {

@@ -97,12 +97,11 @@ fn check_output(path: &Path, overwrite: bool) -> anyhow::Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    let path = path.display();
-    anyhow::ensure!(overwrite, "{path} exists already: name another --output, or --overwrite it");
-    let config = Path::new(&path.to_string()).join("config.json");
+    let name = path.display();
+    anyhow::ensure!(overwrite, "{name} exists already: name another --output, or --overwrite it");
     anyhow::ensure!(
-        config.exists(),
-        "{path} is no model directory (it has no config.json), so it is not replaced"
+        path.join("config.json").exists(),
+        "{name} is no model directory (it has no config.json), so it is not replaced"
     );
     Ok(())
 }
@@ -173,8 +172,10 @@ fn save(
                 .with_context(|| format!("cannot copy {}", file.display()))?;
         }
     }
+    // The old one goes when the new one has its place.
+    let old = tempfile::tempdir_in(parent).with_context(error)?;
     if path.exists() {
-        fs::remove_dir_all(path).with_context(error)?;
+        fs::rename(path, old.path().join("replaced")).with_context(error)?;
     }
     fs::rename(partial.keep(), path).with_context(error)
 }

@@ -50,13 +50,13 @@ pub(super) fn run(args: ForwardArgs) -> anyhow::Result<()> {
     let labels = padded(&inputs.labels, &device);
     let targets = inputs.labels.iter().flatten().filter(|&&label| label != 0).count();
     let padding = input_ids.clone().equal_elem(0);
-    let encoder_output = model.encode(input_ids.clone(), Some(&padding)).hidden;
-    let logits = model.forward(input_ids, Some(padding), labels.clone());
+    let memory = model.encode(input_ids, Some(&padding));
+    let logits = model.forward_decoder(&memory, labels.clone());
     let loss = cross_entropy_sum(logits.clone(), labels) / targets as f64;
 
     let outputs = [
         named("logits", logits),
-        named("encoder_output", encoder_output),
+        named("encoder_output", memory.hidden),
         named("loss", loss.clone()),
     ];
     write(&args.output, &outputs)?;
