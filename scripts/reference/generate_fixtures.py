@@ -327,6 +327,17 @@ def write_model(directory, config, model, case):
     write_tensors(directory / "model.safetensors", model.state_dict())
 
 
+def write_adafactor_step(directory):
+    """The parameters after one step from the saved ones with the saved gradients, each tensor one parameter."""
+    weights, grads = (load_file(directory / f"{file}.safetensors") for file in ("model", "gradients"))
+    parameters = {name: torch.nn.Parameter(weights[name]) for name in grads}
+    for name, parameter in parameters.items():
+        parameter.grad = grads[name]  # of the same shape, or torch refuses it
+    setting = {"relative_step": False, "scale_parameter": True, "warmup_init": False, "weight_decay": 0}
+    Adafactor(parameters.values(), lr=1e-2, **setting).step()
+    write_tensors(directory / "adafactor_step.safetensors", parameters)
+
+
 def write_case(name, case):
     directory = MODELS / name
     directory.mkdir(parents=True)
@@ -364,6 +375,7 @@ def write_case(name, case):
     write_tensors(directory / "expected.safetensors", expected)
     grads = gradients(model, loss)
     write_tensors(directory / "gradients.safetensors", grads)
+    write_adafactor_step(directory)
     if "moe" in case:
         write_tensors(directory / "auxiliary.safetensors", auxiliary)
         write_tensors(directory / "total_gradients.safetensors", gradients(model, auxiliary["total_loss"]))

@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::nn::{Dropout, Linear, RmsNorm};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::T5Config;
 use crate::initialization::{dropout, projection, rms_norm};
@@ -66,12 +66,14 @@ impl Attention {
     pub fn forward(&self, x: Tensor<3>, memory: KeyValue, bias: Option<Tensor<4>>) -> Tensor<3> {
         let [batch_size, queries, _] = x.dims();
         let query = self.split_heads(self.query.forward(x));
-        let scores = query.matmul(memory.key.swap_dims(2, 3));
+        let dtype = query.dtype();
+        // Biases are f32, and so is the softmax, whatever the weights are.
+        let scores = query.matmul(memory.key.swap_dims(2, 3)).cast(DType::F32);
         let scores = match bias {
             Some(bias) => scores + bias,
             None => scores,
         };
-        let weights = self.dropout.forward(softmax(scores, 3));
+        let weights = self.dropout.forward(softmax(scores, 3).cast(dtype));
         let attended = weights.matmul(memory.value).swap_dims(1, 2);
         self.output.forward(attended.reshape([batch_size, queries, self.inner_width()]))
     }

@@ -1,8 +1,8 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 /// The summed cross-entropy, in nats, of the labels that are not padding (0).
 ///
-/// A sum, so that batches, micro-batches and devices add up before one division by the number of
+/// In f32, whatever the logits are. A sum, so that batches, micro-batches and devices add up before one division by the number of
 /// target tokens.
 ///
 /// # Shapes
@@ -13,7 +13,7 @@ use burn::tensor::{Int, Tensor};
 pub fn cross_entropy_sum(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<1> {
     let [batch_size, target_length, vocab_size] = logits.dims();
     let tokens = batch_size * target_length;
-    let logits = logits.reshape([tokens, vocab_size]);
+    let logits = logits.reshape([tokens, vocab_size]).cast(DType::F32);
     let labels = labels.reshape([tokens, 1]);
     // The maximum only keeps exp in range: it cancels, so no gradient passes through it.
     let max = logits.clone().detach().max_dim(1);

@@ -1,7 +1,7 @@
 use burn::module::{Initializer, Module, Param};
 use burn::nn::Linear;
 use burn::tensor::activation::{relu, softmax};
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 
 use crate::initialization::projection;
 use crate::{MoeConfig, T5Config};
@@ -90,7 +90,7 @@ impl MixtureOfExperts {
         let shape @ [batch_size, seq_length, width] = x.dims();
         let tokens = batch_size * seq_length;
         let x = x.reshape([tokens, width]);
-        let logits = self.router.forward(self.with_jitter(x.clone()));
+        let logits = self.router.forward(self.with_jitter(x.clone())).cast(DType::F32);
         let probabilities = softmax(logits.clone(), 1);
 
         let on_host: Vec<f32> = probabilities.clone().into_data().iter::<f32>().collect();
@@ -119,10 +119,10 @@ impl MixtureOfExperts {
             });
         }
         if dispatch.tile_experts.is_empty() {
-            return Tensor::zeros(shape, &x.device());
+            return x.zeros_like().reshape(shape);
         }
 
-        let gates = gates(probabilities, &choices, &dispatch, self.top_k);
+        let gates = gates(probabilities, &choices, &dispatch, self.top_k).cast(x.dtype());
         let outputs = self.experts.forward(x.clone(), &dispatch);
         let chosen = outputs.select(0, index(dispatch.slot_of_choice.clone(), &x.device()));
         let weighted = chosen.reshape([tokens, self.top_k, width]) * gates.unsqueeze_dim::<3>(2);

@@ -1,5 +1,5 @@
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use std::ops::Range;
 
 /// T5's relative position bias: a learned number per head and bucket of distances, added to the
@@ -17,7 +17,7 @@ impl RelativePositionBias {
         Self { weight, bidirectional, max_distance }
     }
 
-    /// The bias of each query position on each key position.
+    /// The bias of each query position on each key position, in f32.
     ///
     /// # Shapes
     ///
@@ -65,6 +65,7 @@ impl RelativePositionBias {
             .select(0, buckets)
             .reshape([1, queries.len(), keys.len(), num_heads])
             .permute([0, 3, 1, 2])
+            .cast(DType::F32)
     }
 }
 

@@ -11,7 +11,8 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 use std::fs;
 use support::{
-    Inputs, TOLERANCE, assert_close_within, dense_cases, fixture, ids, read_json, values,
+    CASES, Inputs, TOLERANCE, assert_close_within, dense_cases, fixture, ids, read_json,
+    read_tensors, values,
 };
 
 fn outputs(model: &T5, inputs: &Inputs, device: &Device) -> Vec<f32> {
@@ -142,4 +143,20 @@ fn a_value_too_large_for_its_type_is_refused_by_name() {
     assert!(message.contains("encoder.final_layer_norm.weight"), "{message}");
     assert!(message.contains("100000") && message.contains("float16"), "{message}");
     assert!(!folder.path().join("model.safetensors").exists());
+}
+
+#[test]
+fn a_saved_directory_holds_the_same_tensors() {
+    for case in CASES {
+        let folder = fixture(case);
+        let (config, model) = load(case);
+        let saved = tempfile::tempdir().unwrap();
+        ModelDirectory::new(saved.path()).save(&config, &model).unwrap();
+        let original = read_tensors(&folder.join("model.safetensors"));
+        assert_eq!(read_tensors(&saved.path().join("model.safetensors")), original, "{case}");
+        let (config_again, model_again) =
+            ModelDirectory::new(saved.path()).load(&Device::flex()).unwrap();
+        assert_eq!(config_again, config, "{case}");
+        assert_eq!(parameter_tensors(&model_again), parameter_tensors(&model), "{case}");
+    }
 }

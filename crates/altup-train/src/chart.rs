@@ -62,7 +62,7 @@ type Point = (f64, f64);
 
 /// Okabe and Ito's colours, told apart with every kind of colour vision, without their yellow and
 /// black (too faint on white, and the colour of the text).
-const PALETTE: [RGBColor; 6] = [
+pub(crate) const PALETTE: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),

@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 use crate::data::SpanCorruption;
 use crate::optimizer::{OptimizerConfig, OptimizerKind};
+use crate::precision::Precision;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 
 /// The configuration of a run, as `config.toml` holds it.
@@ -112,6 +113,8 @@ pub struct TrainingConfig {
     /// Whether activations that are cheap to compute again are not kept for the backward pass.
     /// Default: false
     pub gradient_checkpointing: bool,
+    /// The type that passes compute in: f32, or bf16 from weights that stay f32. Default: f32
+    pub precision: Precision,
     /// Steps from one line of metrics to the next. Default: 50
     pub log_every: u64,
     /// Steps from one validation to the next. Default: 500
@@ -207,6 +210,7 @@ impl Default for TrainingConfig {
             batch_size: 16,
             gradient_accumulation: 1,
             gradient_checkpointing: false,
+            precision: Precision::F32,
             log_every: 50,
             eval_every: 500,
             eval_examples: 512,

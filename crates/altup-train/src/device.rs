@@ -4,30 +4,34 @@
 // them they are supported here.
 #![allow(deprecated)]
 
-use burn::tensor::Device;
+use burn::tensor::{Device, DeviceType};
 use std::fmt;
 use std::str::FromStr;
 
-/// Which device to run on: `flex`, `ndarray`, `wgpu`, `vulkan`, `tch` or `cuda`, for the last four
-/// with an index where there are several devices (`cuda:1`).
+/// Which device to run on: `flex`, `ndarray`, `wgpu`, `vulkan`, `tch` or `cuda`, for all but the first
+/// two with an index where there are several devices (`cuda:1`; `tch:0` is libtorch's first GPU).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceName {
     backend: Backend,
     index: Option<usize>,
 }
 
+/// A backend of Burn that this crate can be built with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Backend {
+pub enum Backend {
+    /// Burn's own CPU backend: SIMD and threads, no other library.
     Flex,
+    /// The CPU through the crate ndarray.
     NdArray,
+    /// A GPU through WebGPU's shading language, by the graphics interface that wgpu picks.
     Wgpu,
+    /// A GPU through Vulkan's SPIR-V.
     Vulkan,
+    /// PyTorch's C++ library, on the CPU or on NVIDIA GPUs.
     Tch,
+    /// NVIDIA GPUs through CUDA.
     Cuda,
 }
-
-const BACKENDS: [Backend; 6] =
-    [Backend::Flex, Backend::NdArray, Backend::Wgpu, Backend::Vulkan, Backend::Tch, Backend::Cuda];
 
 /// A device that can't be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,20 +49,29 @@ pub enum DeviceError {
     SingleDevice(&'static str),
     /// The backend is not compiled in.
     #[error(
-        "the backend {backend} is not compiled in; build with `--features {feature}`, as in \
-         `cargo run --release --features {feature} -- …`"
+        "the backend {0} is not compiled in; build with `--features {0}`, as in \
+         `cargo run --release --features {0} -- …`"
     )]
-    NotCompiled {
-        /// The backend.
-        backend: &'static str,
-        /// The cargo feature that has it.
-        feature: &'static str,
+    NotCompiled(&'static str),
+    /// The machine has no such device.
+    #[error("there is no device {name}: {found}. {needs}")]
+    NotFound {
+        /// The device asked for.
+        name: String,
+        /// What there is instead.
+        found: String,
+        /// What the backend needs.
+        needs: &'static str,
     },
 }
 
 impl Backend {
+    /// All of them, the CPU's first.
+    pub const ALL: [Self; 6] =
+        [Self::Flex, Self::NdArray, Self::Tch, Self::Wgpu, Self::Vulkan, Self::Cuda];
+
     /// Its name, which is also that of its cargo feature.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Flex => "flex",
             Self::NdArray => "ndarray",
@@ -69,8 +82,75 @@ impl Backend {
         }
     }
 
+    /// Whether this build has it.
+    pub fn is_compiled(self) -> bool {
+        match self {
+            Self::Flex => cfg!(feature = "flex"),
+            Self::NdArray => cfg!(feature = "ndarray"),
+            Self::Wgpu => cfg!(feature = "wgpu"),
+            Self::Vulkan => cfg!(feature = "vulkan"),
+            Self::Tch => cfg!(feature = "tch"),
+            Self::Cuda => cfg!(feature = "cuda"),
+        }
+    }
+
+    /// What a machine must have to run it.
+    pub fn needs(self) -> &'static str {
+        match self {
+            Self::Flex | Self::NdArray => "It needs nothing but the CPU",
+            Self::Wgpu => {
+                "It needs a GPU driver with Vulkan, Metal or Direct3D 12 (Debian without a GPU: \
+                 `apt-get install mesa-vulkan-drivers`, in software and slow)"
+            }
+            Self::Vulkan => {
+                "It needs a GPU whose vendor's Vulkan driver is installed (Debian, AMD and Intel: \
+                 `apt-get install mesa-vulkan-drivers`); Mesa's software driver can't run it: use wgpu"
+            }
+            Self::Tch => {
+                "It needs libtorch 2.9.0: `scripts/libtorch install`, then \
+                 `scripts/libtorch cargo run --release --features tch -- …`; with an index, an NVIDIA \
+                 driver too"
+            }
+            Self::Cuda => {
+                "It needs an NVIDIA GPU with its driver and the CUDA 12 toolkit (`CUDA_PATH` where it \
+                 is not in /usr/local/cuda)"
+            }
+        }
+    }
+
+    /// Whether finding its devices runs code of a driver, which may crash the process.
+    pub fn has_driver(self) -> bool {
+        matches!(self, Self::Wgpu | Self::Vulkan | Self::Cuda)
+    }
+
     fn has_one_device(self) -> bool {
         matches!(self, Self::Flex | Self::NdArray)
+    }
+
+    /// The names of its devices on this machine; none if it is not compiled in.
+    pub fn devices(self) -> Vec<DeviceName> {
+        let name = |index| DeviceName { backend: self, index };
+        if self.has_one_device() && self.is_compiled() {
+            return vec![name(None)];
+        }
+        let indexed = (0..self.indexed_devices().len()).map(|index| name(Some(index)));
+        // Libtorch's indices are GPUs; its CPU is always there.
+        let cpu = (self == Self::Tch && self.is_compiled()).then(|| name(None));
+        cpu.into_iter().chain(indexed).collect()
+    }
+
+    fn indexed_devices(self) -> Vec<Device> {
+        match self {
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => Device::enumerate(DeviceType::Wgpu).into_vec(),
+            #[cfg(feature = "vulkan")]
+            Self::Vulkan => Device::enumerate(DeviceType::Vulkan).into_vec(),
+            #[cfg(feature = "tch")]
+            Self::Tch => Device::enumerate(DeviceType::LibTorch).into_vec(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Device::enumerate(DeviceType::Cuda).into_vec(),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -91,7 +171,7 @@ impl FromStr for DeviceName {
                 (name, Some(index))
             }
         };
-        let backend = BACKENDS
+        let backend = Backend::ALL
             .into_iter()
             .find(|backend| backend.name() == name)
             .ok_or_else(|| DeviceError::Unknown(name.to_owned()))?;
@@ -113,40 +193,68 @@ impl fmt::Display for DeviceName {
 }
 
 impl DeviceName {
-    /// The device.
+    /// The backend.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The device: without an index libtorch's CPU, and the GPU that wgpu prefers.
+    ///
+    /// A driver that crashes takes the process with it: the command line tries a device in a process
+    /// of its own first.
     ///
     /// # Errors
     ///
-    /// If its backend is not compiled in.
+    /// If the backend is not compiled in, or if the machine has no such device. There is no fallback
+    /// to another one.
     pub fn open(&self) -> Result<Device, DeviceError> {
-        match self.backend {
-            #[cfg(feature = "flex")]
-            Backend::Flex => Ok(Device::flex()),
-            #[cfg(feature = "ndarray")]
-            Backend::NdArray => Ok(Device::ndarray()),
-            #[cfg(feature = "wgpu")]
-            Backend::Wgpu => Ok(Device::wgpu(gpu_kind(self.index))),
-            #[cfg(feature = "vulkan")]
-            Backend::Vulkan => Ok(Device::vulkan(gpu_kind(self.index))),
-            #[cfg(feature = "tch")]
-            Backend::Tch => Ok(match self.index {
-                Some(index) => Device::libtorch_cuda(index),
-                None => Device::libtorch(),
-            }),
-            #[cfg(feature = "cuda")]
-            Backend::Cuda => Ok(Device::cuda(self.index.unwrap_or(0))),
-            #[allow(unreachable_patterns)] // with every backend compiled in
-            backend => {
-                Err(DeviceError::NotCompiled { backend: backend.name(), feature: backend.name() })
-            }
+        let backend = self.backend;
+        if !backend.is_compiled() {
+            return Err(DeviceError::NotCompiled(backend.name()));
         }
+        match backend {
+            #[cfg(feature = "flex")]
+            Backend::Flex => return Ok(Device::flex()),
+            #[cfg(feature = "ndarray")]
+            Backend::NdArray => return Ok(Device::ndarray()),
+            #[cfg(feature = "tch")]
+            Backend::Tch if self.index.is_none() => return Ok(Device::libtorch()),
+            _ => {}
+        }
+        let devices = backend.indexed_devices();
+        let count = devices.len();
+        let device = match self.index {
+            #[cfg(feature = "wgpu")]
+            None if count > 0 && backend == Backend::Wgpu => {
+                Some(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))
+            }
+            #[cfg(feature = "vulkan")]
+            None if count > 0 && backend == Backend::Vulkan => {
+                Some(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice))
+            }
+            index => devices.into_iter().nth(index.unwrap_or(0)),
+        };
+        device.ok_or_else(|| DeviceError::NotFound {
+            name: self.to_string(),
+            found: match count {
+                0 => format!("{} finds none on this machine", backend.name()),
+                1 => format!("{} finds one, {}:0", backend.name(), backend.name()),
+                _ => format!("{0} finds {count}, {0}:0 to {0}:{1}", backend.name(), count - 1),
+            },
+            needs: backend.needs(),
+        })
     }
 }
 
-#[cfg(feature = "wgpu")]
-fn gpu_kind(index: Option<usize>) -> burn::tensor::DeviceKind {
-    use burn::tensor::DeviceKind;
-    index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu)
+/// What a device calls itself, where its backend tells: the GPU or driver. Opens the device.
+pub fn hardware_name(device: &Device) -> Option<String> {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    return device.identity().map(|identity| identity.name);
+    #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+    {
+        let _ = device;
+        None
+    }
 }
 
 #[cfg(test)]
@@ -169,5 +277,12 @@ mod tests {
     fn a_backend_that_is_not_compiled_in_names_its_feature() {
         let error = "cuda:0".parse::<DeviceName>().unwrap().open().unwrap_err();
         assert!(error.to_string().contains("--features cuda"), "{error}");
+    }
+
+    #[cfg(feature = "tch")]
+    #[test]
+    fn a_device_that_is_not_there_is_an_error() {
+        let error = "tch:99".parse::<DeviceName>().unwrap().open().unwrap_err().to_string();
+        assert!(error.starts_with("there is no device tch:99: tch finds"), "{error}");
     }
 }

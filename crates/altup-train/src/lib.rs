@@ -6,6 +6,7 @@ pub mod device;
 
 pub mod learner;
 pub mod optimizer;
+pub mod precision;
 pub mod schedule;
 
 pub mod checkpoint;
@@ -16,6 +17,8 @@ pub mod run_data;
 pub mod run_folder;
 
 pub mod filling;
+
+pub mod bench;
 
 pub mod chart;
 pub mod metrics;

@@ -83,7 +83,7 @@ pub fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> f64 {
 
 /// Multiplies all gradients of a model by `factor`.
 pub fn scale_gradients<M: Module>(model: &M, gradients: &mut GradientsParams, factor: f64) {
-    model.visit(&mut MapGradients { gradients, map: Scale(factor) });
+    map_gradients(model, gradients, Scale(factor));
 }
 
 /// Lays all gradients of a model out row by row in memory.
@@ -92,11 +92,21 @@ pub fn scale_gradients<M: Module>(model: &M, gradients: &mut GradientsParams, fa
 /// the same, but a later product then adds in another order than one of a parameter that was read
 /// from a checkpoint, and the last bits differ: on ndarray a resumed run would not be exact.
 pub fn make_contiguous<M: Module>(model: &M, gradients: &mut GradientsParams) {
-    model.visit(&mut MapGradients { gradients, map: Contiguous });
+    map_gradients(model, gradients, Contiguous);
+}
+
+/// Puts something else in the place of each gradient of a model.
+pub(crate) fn map_gradients<M: Module>(
+    model: &M,
+    gradients: &mut GradientsParams,
+    map: impl GradientMap,
+) {
+    model.visit(&mut MapGradients { gradients, map });
 }
 
 /// Something to do with each gradient, whatever its rank.
-trait GradientMap {
+pub(crate) trait GradientMap {
+    /// What takes the place of a gradient.
     fn map<const D: usize>(&self, gradient: Tensor<D>) -> Tensor<D>;
 }
 

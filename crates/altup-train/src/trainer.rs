@@ -189,7 +189,11 @@ impl Trainer {
         let mut accumulator = GradientsAccumulator::new();
         let mut loss = 0.0;
         for batch in batches {
-            let output = self.learner.step(batch.to_device(targets, &self.device));
+            let output = self
+                .config
+                .training
+                .precision
+                .step(&self.learner, batch.to_device(targets, &self.device));
             loss += output.item.sum.into_scalar::<f64>();
             self.state.window.add_routing(routing_rows(output.item.routing));
             if batches.len() == 1 {
@@ -236,7 +240,7 @@ impl Trainer {
 
     fn score(&self, step: u64) -> ValidRow {
         evaluate(
-            &self.learner.valid(),
+            &self.config.training.precision.to_compute(&self.learner.valid()),
             &self.valid_data,
             self.config.training.eval_examples,
             self.config.training.batch_size,

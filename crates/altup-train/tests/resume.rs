@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
-use support::{Workspace, assert_same, fails, losses, names_in, set, succeeds};
+use support::{Workspace, assert_same, copy_folder, fails, losses, names_in, set, succeeds};
 
 /// Backends whose results are the same bits from run to run.
 const BACKENDS: [&str; 2] = ["flex", "ndarray"];
@@ -116,19 +116,6 @@ fn signal_behind(mut child: Child, run: &Path, step: u64, signal: &str) -> Outpu
     let output = child.wait_with_output().unwrap();
     assert_unfinished(run);
     output
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let (path, copy) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy_folder(&path, &copy);
-        } else {
-            fs::copy(&path, &copy).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -56,7 +56,8 @@ pub(crate) fn altup_ndarray() -> Device {
 }
 
 pub(crate) fn fixture(case: &str) -> PathBuf {
-    Path::new("tests/fixtures").join(case) // Cargo runs tests in the folder of their package.
+    // Cargo runs tests in the folder of their package; those of altup-train read these files too.
+    Path::new("../altup-models/tests/fixtures").join(case)
 }
 
 pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> T {
@@ -77,6 +78,13 @@ pub(crate) fn read_tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32
 pub(crate) struct Inputs {
     pub(crate) input_ids: Vec<Vec<i32>>,
     pub(crate) labels: Vec<Vec<i32>>,
+}
+
+impl Inputs {
+    /// The number of labels that are not padding.
+    pub(crate) fn targets(&self) -> usize {
+        self.labels.iter().flatten().filter(|&&label| label != 0).count()
+    }
 }
 
 pub(crate) fn ids(rows: &[Vec<i32>], device: &Device) -> Tensor<2, Int> {

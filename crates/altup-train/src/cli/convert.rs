@@ -63,7 +63,7 @@ const COMPANIONS: [&str; 5] = [
 ];
 
 pub(super) fn run(args: ConvertArgs) -> anyhow::Result<()> {
-    let device = args.backend.backend.open()?;
+    let device = args.backend.open()?;
     check_output(&args.output, args.overwrite)?;
     let (config, model, companions) = match &args.checkpoint {
         Some(checkpoint) => from_checkpoint(&args.model, checkpoint, &device)?,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::model_source::ModelSource;
-use super::{BackendArgs, CacheArgs, output};
+use super::{BackendArgs, CacheArgs, PrecisionArgs, output};
 
 /// Score a model on text: loss per token, perplexity and accuracy under span corruption
 #[derive(Args)]
@@ -43,6 +43,8 @@ pub(super) struct EvaluateArgs {
     #[command(flatten)]
     backend: BackendArgs,
     #[command(flatten)]
+    precision: PrecisionArgs,
+    #[command(flatten)]
     cache: CacheArgs,
 }
 
@@ -59,8 +61,9 @@ pub(super) fn run(args: EvaluateArgs) -> anyhow::Result<()> {
     config.seed = args.seed.unwrap_or(config.seed);
     config.data.input_length = args.input_length.unwrap_or(config.data.input_length);
 
-    let device = args.backend.backend.open()?;
+    let device = args.backend.open()?;
     let (model_config, model) = source.load(&device)?;
+    let model = args.precision.apply(model)?;
     let tokenizer = match &args.tokenizer {
         Some(path) => TextTokenizer::load(path)?,
         None => source.tokenizer()?,

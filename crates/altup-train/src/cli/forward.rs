@@ -7,8 +7,8 @@ use clap::Args;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-use super::BackendArgs;
 use super::model_source::ModelSource;
+use super::{BackendArgs, PrecisionArgs};
 
 /// Run a batch through a model and write what comes out: logits, encoder output, loss, gradients.
 /// There is no dropout.
@@ -28,6 +28,8 @@ pub(super) struct ForwardArgs {
     gradients: Option<PathBuf>,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    precision: PrecisionArgs,
 }
 
 #[derive(Deserialize)]
@@ -38,13 +40,14 @@ struct Inputs {
 }
 
 pub(super) fn run(args: ForwardArgs) -> anyhow::Result<()> {
-    let device = args.backend.backend.open()?;
+    let device = args.backend.open()?;
     let device = if args.gradients.is_some() { device.autodiff() } else { device };
     let directory = ModelDirectory::new(ModelSource::find(&args.model)?.directory);
     let config = directory.config()?.for_evaluation();
     let inputs = Inputs::read(&args.inputs, config.vocab_size)
         .with_context(|| format!("cannot use {}", args.inputs.display()))?;
     let (_, model) = directory.load_as(config, &device)?;
+    let model = args.precision.apply(model)?;
 
     let input_ids = padded(&inputs.input_ids, &device);
     let labels = padded(&inputs.labels, &device);

@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
 use super::model_source::ModelSource;
-use super::{BackendArgs, output};
+use super::{BackendArgs, PrecisionArgs, output};
 
 /// Fill the blanks of texts: `altup generate --model DIR "The <extra_id_0> sat on the mat."`
 #[derive(Args)]
@@ -74,6 +74,8 @@ pub(super) struct GenerateArgs {
     json: bool,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    precision: PrecisionArgs,
 }
 
 /// When a beam search is done with a text that has as many ended targets as beams.
@@ -101,8 +103,9 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let generation = generation_config(&args);
     generation.validate()?;
     let source = ModelSource::find(&args.model)?;
-    let device = args.backend.backend.open()?;
+    let device = args.backend.open()?;
     let (config, model) = source.load(&device)?;
+    let model = args.precision.apply(model)?;
     if let Some(num_beams) = args.num_beams {
         anyhow::ensure!(
             num_beams <= config.vocab_size / 2,

@@ -39,7 +39,7 @@ pub(super) struct InspectArgs {
 }
 
 pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
-    let device = args.backend.backend.open()?;
+    let device = args.backend.open()?;
     let (config, model, trained) = match (&args.model, &args.size) {
         (Some(path), _) => {
             let (config, model) = ModelSource::find(path)?.load(&device)?;

@@ -1,5 +1,7 @@
 //! The command line. One subcommand is one file.
 
+mod backends;
+mod bench;
 mod convert;
 mod evaluate;
 mod forward;
@@ -12,7 +14,10 @@ mod sizes;
 mod train;
 mod variant;
 
+use altup_models::T5;
 use altup_train::device::DeviceName;
+use altup_train::precision::Precision;
+use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -34,15 +39,49 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Report(report::ReportArgs),
     Sizes(sizes::SizesArgs),
+    Backends(backends::BackendsArgs),
+    Bench(bench::BenchArgs),
+    Measure(bench::MeasureArgs),
 }
 
 /// Where a model runs.
 #[derive(Args)]
 struct BackendArgs {
     /// The backend, with the index of a device where it has several (cuda:1): flex, ndarray, wgpu,
-    /// vulkan, tch or cuda
+    /// vulkan, tch or cuda; `altup backends` lists what this machine has
     #[arg(long, default_value_t, value_name = "BACKEND")]
     backend: DeviceName,
+}
+
+impl BackendArgs {
+    /// The device.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be had; another one never takes its place.
+    fn open(&self) -> anyhow::Result<Device> {
+        backends::open(&self.backend)
+    }
+}
+
+/// What a model computes in.
+#[derive(Args)]
+struct PrecisionArgs {
+    /// The type of weights and activations; the files stay what they are
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+}
+
+impl PrecisionArgs {
+    /// The model to compute with.
+    ///
+    /// # Errors
+    ///
+    /// If its device does not compute in the type.
+    fn apply(&self, model: T5) -> anyhow::Result<T5> {
+        self.precision.check(&model.device())?;
+        Ok(self.precision.to_compute(&model))
+    }
 }
 
 /// Where prepared data is kept.
@@ -73,5 +112,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Report(args) => report::run(args),
         Command::Sizes(args) => sizes::run(args),
+        Command::Backends(args) => backends::run(args),
+        Command::Bench(args) => bench::bench(args),
+        Command::Measure(args) => bench::measure(args),
     }
 }

@@ -39,6 +39,11 @@ pub(crate) fn json(result: &impl Serialize) -> io::Result<()> {
     line(&serde_json::to_string(result)?)
 }
 
+/// Tells on standard error what is going on.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Prints an error with its causes, as one line where they are.
 pub(crate) fn error(error: &anyhow::Error) {
     // Nothing is left to do where even this can't be written.

@@ -103,7 +103,8 @@ struct Summary {
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let (folder, config) = resolve(&args)?;
     config.validate()?;
-    let device = args.backend.backend.open()?.autodiff();
+    let device = args.backend.open()?.autodiff();
+    config.training.precision.check(&device)?;
     let device = match config.training.gradient_checkpointing {
         true => device.gradient_checkpointing(),
         false => device,

@@ -1,0 +1,264 @@
+//! Measuring one side of a comparison, in this process.
+
+use altup_models::{Memory, ModelDirectory, T5, T5Config, cross_entropy_sum};
+use anyhow::{Context, ensure};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use std::path::Path;
+use std::time::Instant;
+
+use super::{BenchBatch, Measured, Timing, Work};
+use crate::device::hardware_name;
+use crate::learner::{DeviceBatch, Learner};
+use crate::optimizer::{OptimizerConfig, OptimizerKind};
+use crate::precision::Precision;
+
+const LEARNING_RATE: f64 = 1e-4;
+
+impl BenchBatch {
+    /// Reads a batch.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be read or is no batch, if rows differ in length or in number, or if a token is
+    /// beyond a vocabulary.
+    pub fn read(path: &Path, vocab_size: usize) -> anyhow::Result<Self> {
+        let read = || -> anyhow::Result<Self> {
+            let batch: Self = serde_json::from_slice(&std::fs::read(path)?)?;
+            ensure!(
+                batch.input_ids.len() == batch.labels.len(),
+                "inputs and labels differ in number"
+            );
+            ensure!(batch.new_tokens > 0, "new_tokens is 0");
+            for (name, rows) in [("input_ids", &batch.input_ids), ("labels", &batch.labels)] {
+                let length = rows.first().map_or(0, Vec::len);
+                ensure!(length > 0, "{name} holds no token");
+                ensure!(
+                    rows.iter().all(|row| row.len() == length),
+                    "rows of {name} differ in length"
+                );
+                let known = |&id: &u32| (id as usize) < vocab_size;
+                ensure!(rows.iter().flatten().all(known), "{name} goes beyond the vocabulary");
+            }
+            ensure!(batch.targets() > 0, "labels hold only padding");
+            Ok(batch)
+        };
+        read().with_context(|| format!("cannot use {}", path.display()))
+    }
+
+    fn targets(&self) -> u64 {
+        self.labels.iter().flatten().filter(|&&label| label != 0).count() as u64
+    }
+}
+
+/// Measures a model directory on a device: each work once to warm up, then `repeats` times. The loss
+/// is computed in any case.
+///
+/// # Errors
+///
+/// If the model or the batch can't be read.
+pub fn measure(
+    model: &Path,
+    batch: &Path,
+    device: &Device,
+    precision: Precision,
+    works: &[Work],
+    repeats: usize,
+) -> anyhow::Result<Measured> {
+    let directory = ModelDirectory::new(model);
+    let config = directory.config()?.for_evaluation();
+    let batch = BenchBatch::read(batch, config.vocab_size)?;
+    let (_, model) = directory.load_as(config.clone(), device)?;
+    let model = precision.to_compute(&model);
+    let inputs = ids(&batch.input_ids, device);
+    let labels = ids(&batch.labels, device);
+    let padded = batch.input_ids.iter().flatten().any(|&id| id == 0);
+    let padding = padded.then(|| inputs.clone().equal_elem(0));
+
+    let logits = model.forward(inputs.clone(), padding.clone(), labels.clone());
+    let loss =
+        cross_entropy_sum(logits, labels.clone()).into_scalar::<f64>() / batch.targets() as f64;
+    let mut measured = Measured {
+        program: program(),
+        device: hardware_name(device).unwrap_or_else(|| "cpu".into()),
+        threads: std::thread::available_parallelism().ok().map(usize::from),
+        loss,
+        tokens: None,
+        measurements: Default::default(),
+    };
+    if repeats == 0 {
+        return Ok(measured);
+    }
+    let greedy = Greedy::new(&model, &config);
+    let encode = || model.encode(inputs.clone(), padding.as_ref());
+    for &work in works {
+        let timing = match work {
+            Work::Forward => time(
+                device,
+                repeats,
+                || (),
+                |()| {
+                    model.forward(inputs.clone(), padding.clone(), labels.clone());
+                },
+            ),
+            Work::Prefill => time(
+                device,
+                repeats,
+                || (),
+                |()| {
+                    greedy.prefill(&encode());
+                },
+            ),
+            Work::Decode => {
+                let mut tokens = Vec::new();
+                let memory = encode();
+                let timing = time(
+                    device,
+                    repeats,
+                    || greedy.prefill(&memory),
+                    |prefilled| {
+                        tokens = greedy.decode(prefilled, batch.new_tokens);
+                    },
+                );
+                measured.tokens = Some(tokens);
+                timing
+            }
+            Work::Train => {
+                // Of a model as it is trained: what evaluation turns off is on, but for dropout.
+                let config = T5Config { dropout_rate: 0.0, ..directory.config()? };
+                let device = device.clone().autodiff();
+                let (_, model) = directory.load_as(config, &device)?;
+                train(model, &batch, &device, precision, repeats)
+            }
+        };
+        measured.measurements.insert(work, timing);
+    }
+    Ok(measured)
+}
+
+fn program() -> String {
+    format!("altup {} (Burn 0.22.1)", env!("CARGO_PKG_VERSION"))
+}
+
+/// Steps of AdamW, each from where the last one ended.
+fn train(
+    model: T5,
+    batch: &BenchBatch,
+    device: &Device,
+    precision: Precision,
+    repeats: usize,
+) -> Timing {
+    let inputs = ids(&batch.input_ids, device);
+    let padded = batch.input_ids.iter().flatten().any(|&id| id == 0);
+    let batch = DeviceBatch {
+        padding: padded.then(|| inputs.clone().equal_elem(0)),
+        input_ids: inputs,
+        labels: ids(&batch.labels, device),
+        targets: batch.targets(),
+        loss_targets: batch.targets(),
+    };
+    let mut optimizer = OptimizerConfig { kind: OptimizerKind::AdamW, ..Default::default() }.init();
+    let mut learner = Some(Learner { model });
+    time(
+        device,
+        repeats,
+        || (),
+        |()| {
+            let trained = learner.take().expect("every step puts it back");
+            let output = precision.step(&trained, batch.clone());
+            learner = Some(optimizer.step(LEARNING_RATE, trained, output.grads));
+        },
+    )
+}
+
+/// Greedy decoding of as many tokens as are asked for: the end token is never taken.
+struct Greedy<'a> {
+    model: &'a T5,
+    /// Minus infinity for the end token, `[1, 1, vocab_size]`.
+    bias: Tensor<3>,
+}
+
+/// The decoder's cache and the first token of every row.
+type Prefilled = (altup_models::DecoderCache, Vec<i32>);
+
+impl<'a> Greedy<'a> {
+    fn new(model: &'a T5, config: &T5Config) -> Self {
+        let mut bias = vec![0.0; config.vocab_size];
+        bias[model.eos_token() as usize] = f32::NEG_INFINITY;
+        let bias = TensorData::new(bias, [1, 1, config.vocab_size]);
+        Self { model, bias: Tensor::from_data(bias, &model.device()) }
+    }
+
+    fn prefill(&self, memory: &Memory) -> Prefilled {
+        let batch_size = memory.hidden.dims()[0];
+        let mut cache = self.model.decoder.start(memory);
+        let start = vec![self.model.start_token() as i32; batch_size];
+        let first = self.next(&start, &mut cache);
+        (cache, first)
+    }
+
+    fn decode(&self, (mut cache, first): Prefilled, new_tokens: usize) -> Vec<Vec<u32>> {
+        let mut rows: Vec<Vec<u32>> = first.iter().map(|&token| vec![token as u32]).collect();
+        let mut last = first;
+        for _ in 1..new_tokens {
+            last = self.next(&last, &mut cache);
+            for (row, &token) in rows.iter_mut().zip(&last) {
+                row.push(token as u32);
+            }
+        }
+        rows
+    }
+
+    fn next(&self, last: &[i32], cache: &mut altup_models::DecoderCache) -> Vec<i32> {
+        let tokens = TensorData::new(last.to_vec(), [last.len(), 1]);
+        let tokens = Tensor::from_data(tokens, &self.model.device());
+        let logits = self.model.decode(tokens, cache).cast(DType::F32) + self.bias.clone();
+        logits.argmax(2).into_data().iter::<i32>().collect()
+    }
+}
+
+/// Times a run after a run that warms up, each on what `prepare` makes, which is not timed.
+fn time<T>(
+    device: &Device,
+    repeats: usize,
+    mut prepare: impl FnMut() -> T,
+    mut run: impl FnMut(T),
+) -> Timing {
+    let finish = || device.sync().expect("the device finishes what it was given");
+    let mut once = || {
+        let prepared = prepare();
+        finish();
+        let started = Instant::now();
+        run(prepared);
+        finish();
+        started.elapsed().as_secs_f64()
+    };
+    once();
+    memory::reset_peak();
+    let seconds = (0..repeats).map(|_| once()).collect();
+    let of_device = device.memory_pool_usage().map(|usage| usage.bytes_reserved);
+    Timing { seconds, peak_bytes: of_device.or_else(memory::peak) }
+}
+
+/// The resident memory of this process, as Linux counts it.
+mod memory {
+    /// Lets the peak start at what is in use now.
+    pub(super) fn reset_peak() {
+        // Where that can't be done the peak stays that of the whole process.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+    }
+
+    /// The peak in bytes, where the system tells.
+    pub(super) fn peak() -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+        Some(1024 * kibibytes)
+    }
+}
+
+/// `[rows, length]`
+fn ids(rows: &[Vec<u32>], device: &Device) -> Tensor<2, Int> {
+    let shape = [rows.len(), rows[0].len()];
+    let ids: Vec<i32> = rows.iter().flatten().map(|&id| id as i32).collect();
+    Tensor::from_data(TensorData::new(ids, shape), device)
+}

@@ -1,0 +1,93 @@
+//! Speed of models on backends and in other programs, side by side.
+//!
+//! Every side of a comparison is [measured](measure) in a process of its own: memory and threads of one
+//! never touch another, a driver that crashes ends its own process alone, and a program in another
+//! language is a side like any other. The [comparison] starts the sides in turns, checks that all of them
+//! compute the same loss before it times any, and makes the [tables] of what they measured.
+
+pub mod bar_chart;
+pub mod comparison;
+pub mod measure;
+pub mod models;
+pub mod tables;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// The logits of a batch, without gradients
+    Forward,
+    /// A training step: forward and backward pass, and AdamW
+    Train,
+    /// The encoder, the cross-attention's keys and values, and the first token
+    Prefill,
+    /// The tokens after the first, greedily, one by one with cached keys and values
+    Decode,
+}
+
+impl Work {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Train => "train",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// What a side computes on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BenchBatch {
+    /// Rows of input tokens, of one length.
+    pub input_ids: Vec<Vec<u32>>,
+    /// Rows of target tokens, of one length.
+    pub labels: Vec<Vec<u32>>,
+    /// How many tokens decoding makes for each row.
+    pub new_tokens: usize,
+}
+
+/// What a side measured. A program that prints it as one line of JSON can be a side.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// The program and its version.
+    pub program: String,
+    /// The device, as it calls itself.
+    pub device: String,
+    /// Its threads, where it tells.
+    pub threads: Option<usize>,
+    /// The mean cross-entropy of the labels without dropout, in nats.
+    pub loss: f64,
+    /// The greedy tokens of every row, if they were asked for.
+    #[serde(default)]
+    pub tokens: Option<Vec<Vec<u32>>>,
+    /// What was timed.
+    pub measurements: BTreeMap<Work, Timing>,
+}
+
+/// The times of a work.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Timing {
+    /// Of every repeat.
+    pub seconds: Vec<f64>,
+    /// The most memory in use at once: that of the process on a CPU, that of the device on a GPU.
+    pub peak_bytes: Option<u64>,
+}
+
+/// The middle value; the mean of the two middle ones of an even number. Of none it is NaN.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => values[middle],
+        _ => (values[middle - 1] + values[middle]) / 2.0,
+    }
+}

@@ -1,0 +1,132 @@
+//! The models that are compared, at any size, and what their arithmetic costs.
+
+use altup_core::{BlockSelection, Widening};
+use altup_models::{
+    AltUpModelConfig, EncoderSequence, MoeConfig, MoeMode, SequenceMethod, T5Config, forward_cost,
+    parameters, size,
+};
+
+use super::{BenchBatch, Work};
+
+/// The names of the models, the dense one first.
+pub const MODELS: [&str; 6] = ["dense", "altup-k2", "altup-k4", "recycled-k2", "moe", "sequence"];
+
+/// A model of a size, without dropout.
+///
+/// `altup-kK` and `recycled-kK` have K blocks that the layers take in turn. `moe` has 32 experts of
+/// width 16 beside every feed-forward network, `sequence` an encoder whose inner layers compute on every
+/// fourth token.
+pub fn model(size_name: &str, model: &str) -> Option<T5Config> {
+    let base = T5Config { dropout_rate: 0.0, ..size(size_name)? };
+    let altup = |num_blocks: usize, widening, encoder_sequence| T5Config {
+        altup: Some(AltUpModelConfig {
+            num_blocks,
+            selection: BlockSelection::Alternating,
+            widening,
+            encoder_sequence,
+        }),
+        ..base.clone()
+    };
+    let blocks = |name: &str| name.parse().ok().filter(|&count: &usize| (1..=16).contains(&count));
+    Some(match model {
+        "dense" => base,
+        "moe" => T5Config { moe: Some(MoeConfig::new(32, 16, MoeMode::Partial)), ..base },
+        "sequence" => {
+            let method = SequenceMethod::Altup;
+            let sequence = EncoderSequence { method, stride: 4, first_layer: 1, last_layer: None };
+            altup(1, Widening::Sum, Some(sequence))
+        }
+        _ => {
+            if let Some(count) = model.strip_prefix("altup-k") {
+                altup(blocks(count)?, Widening::Embedding, None)
+            } else {
+                altup(blocks(model.strip_prefix("recycled-k")?)?, Widening::Recycled, None)
+            }
+        }
+    })
+}
+
+/// What a work takes if nothing but its arithmetic counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Floor {
+    /// Floating-point operations.
+    Operations(f64),
+    /// Bytes of weights read, of which decoding a token does little with each.
+    Bytes(f64),
+}
+
+impl Floor {
+    /// Operations or bytes.
+    pub fn amount(self) -> f64 {
+        match self {
+            Self::Operations(amount) | Self::Bytes(amount) => amount,
+        }
+    }
+}
+
+/// The floor of a work on a batch.
+pub fn floor(config: &T5Config, work: Work, batch: &BenchBatch) -> Floor {
+    let rows = batch.input_ids.len() as f64;
+    let (inputs, targets) = (batch.input_ids[0].len() as u64, batch.labels[0].len() as u64);
+    let operations = |targets: u64| -> f64 {
+        let parts = forward_cost(config, inputs, targets);
+        rows * parts.iter().map(|part| part.flops as f64).sum::<f64>()
+    };
+    match work {
+        Work::Forward => Floor::Operations(operations(targets)),
+        // A backward pass has two products for each of the forward pass.
+        Work::Train => Floor::Operations(3.0 * operations(targets)),
+        Work::Prefill => Floor::Operations(operations(1)),
+        Work::Decode => {
+            let steps = batch.new_tokens.saturating_sub(1) as f64;
+            Floor::Bytes(steps * 4.0 * decoded_weights(config))
+        }
+    }
+}
+
+/// The numbers of weights that decoding a token reads: the decoder without the cross-attention's keys
+/// and values, which were projected before, and the output layer.
+fn decoded_weights(config: &T5Config) -> f64 {
+    let tied = config.tie_word_embeddings;
+    let device = burn::tensor::Device::default();
+    let read = |name: &str| match name {
+        "shared.weight" => tied,
+        "lm_head.weight" => true,
+        _ => {
+            name.starts_with("decoder.")
+                && !name.ends_with("EncDecAttention.k.weight")
+                && !name.ends_with("EncDecAttention.v.weight")
+        }
+    };
+    let parameters = parameters(&config.build(&device));
+    parameters.iter().filter(|parameter| read(&parameter.name)).map(|p| p.size() as f64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_named_model_is_valid_at_every_size() {
+        for size in altup_models::size_names() {
+            for name in MODELS {
+                model(size, name).unwrap().validate().unwrap();
+            }
+        }
+        assert_eq!(model("tiny", "altup-k3").unwrap().num_blocks(), 3);
+        for name in ["altup-k0", "altup-k", "recycled-kx", "wide"] {
+            assert!(model("tiny", name).is_none(), "{name}");
+        }
+        assert!(model("giant", "dense").is_none());
+    }
+
+    /// A dense `altup-s` reads 4 layers of self-attention (4 · 512²), of cross-attention without keys
+    /// and values (2 · 512²), and of a gated network (3 · 512 · 2048); the norms and one table of biases;
+    /// and the output layer.
+    #[test]
+    fn decoded_weights_by_hand() {
+        let config = model("altup-s", "dense").unwrap();
+        let layer = 6 * 512 * 512 + 3 * 512 * 2048 + 3 * 512;
+        assert_eq!(decoded_weights(&config), (4 * layer + 512 + 32 * 8 + 512 * 32128) as f64);
+    }
+}

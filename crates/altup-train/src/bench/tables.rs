@@ -1,0 +1,167 @@
+//! The tables and charts of a comparison.
+
+use std::fmt::Write;
+
+use super::bar_chart::{Bar, BarChart, Group};
+use super::comparison::{Comparison, Entry};
+use super::{Work, median};
+use crate::chart::ChartError;
+
+impl Comparison {
+    /// Markdown: how it was measured, then a table for each size and work.
+    pub fn markdown(&self) -> String {
+        let plan = &self.plan;
+        let mut text = String::new();
+        let machine = &self.machine;
+        // Writing to a string can't fail.
+        let _ = writeln!(
+            text,
+            "{}, {} cores, {}. Batches of {} × {} input and {} target tokens, {} decoded, {}, seed {}. \
+             {} rounds in which the sides take turns, each with one run to warm up and {} timed; times are \
+             medians, with the fastest and the slowest.{}\n",
+            machine.cpu,
+            machine.cores,
+            machine.system,
+            plan.batch_size,
+            plan.input_length,
+            plan.target_length,
+            plan.new_tokens,
+            plan.precision.name(),
+            plan.seed,
+            plan.rounds,
+            plan.repeats,
+            self.commit.as_ref().map(|commit| format!(" Commit {commit}.")).unwrap_or_default(),
+        );
+        let mut programs: Vec<String> = Vec::new();
+        for Entry { side, measured, .. } in &self.entries {
+            let threads = measured.threads.map(|n| format!(", {n} threads")).unwrap_or_default();
+            let program = format!("- {side}: {} on {}{threads}", measured.program, measured.device);
+            if !programs.contains(&program) {
+                programs.push(program);
+            }
+        }
+        let _ = writeln!(text, "{}", programs.join("\n"));
+        for size in &plan.sizes {
+            for &work in &plan.works {
+                self.write_table(&mut text, size, work);
+            }
+        }
+        if !self.left_out.is_empty() {
+            text.push_str("\nLeft out:\n\n");
+            for left_out in &self.left_out {
+                let (size, model, reason) = (&left_out.size, &left_out.model, &left_out.reason);
+                let _ = writeln!(text, "- {size} {model}: {reason}");
+            }
+        }
+        text
+    }
+
+    fn write_table(&self, text: &mut String, size: &str, work: Work) {
+        let (rate, dense) = (rate_unit(work), &self.plan.models[0]);
+        let _ = writeln!(
+            text,
+            "\n### {size}, {}\n\n| model | side | ms | tokens/s | {rate} | peak GB | to {dense} | floor | to the \
+             first side |\n|---|---|---|---|---|---|---|---|---|",
+            work.name()
+        );
+        for model in &self.plan.models {
+            for entry in self.of(size, model) {
+                let Some(timing) = entry.measured.measurements.get(&work) else { continue };
+                let seconds = median(&timing.seconds);
+                let (fastest, slowest) = timing
+                    .seconds
+                    .iter()
+                    .fold((f64::INFINITY, 0f64), |(low, high), &s| (low.min(s), high.max(s)));
+                let peak = timing
+                    .peak_bytes
+                    .map_or("".into(), |bytes| format!("{:.2}", bytes as f64 / 1e9));
+                let to_dense = self
+                    .entry(size, dense, &entry.side)
+                    .map_or(String::new(), |dense| format!("{:.3}", seconds / dense.median(work)));
+                let floor = self.entry(size, dense, &entry.side).map_or(String::new(), |dense| {
+                    format!("{:.3}", entry.floors[&work] / dense.floors[&work])
+                });
+                let to_first = self
+                    .of(size, model)
+                    .next()
+                    .map_or(String::new(), |first| format!("{:.2}", seconds / first.median(work)));
+                let _ = writeln!(
+                    text,
+                    "| {model} | {} | {:.1} ({:.1} to {:.1}) | {:.0} | {:.1} | {peak} | {to_dense} | {floor} | \
+                     {to_first} |",
+                    entry.side,
+                    1e3 * seconds,
+                    1e3 * fastest,
+                    1e3 * slowest,
+                    self.tokens(work) / seconds,
+                    entry.floors[&work] / seconds / 1e9,
+                );
+            }
+        }
+    }
+
+    /// A chart for each size and work: the median of every model on every side.
+    ///
+    /// # Errors
+    ///
+    /// If a chart can't be drawn.
+    pub fn charts(&self) -> Result<Vec<(String, String)>, ChartError> {
+        let mut charts = Vec::new();
+        for size in &self.plan.sizes {
+            for &work in &self.plan.works {
+                let bar = |entry: &Entry| Bar {
+                    name: entry.side.clone(),
+                    value: 1e3 * entry.median(work),
+                };
+                let group = |model: &String| Group {
+                    name: model.clone(),
+                    bars: self
+                        .of(size, model)
+                        .map(bar)
+                        .filter(|bar| bar.value.is_finite())
+                        .collect(),
+                };
+                let chart = BarChart {
+                    title: format!("{size}, {}: ms, less is better", work.name()),
+                    groups: self.plan.models.iter().map(group).collect(),
+                };
+                charts.push((format!("{size}-{}.svg", work.name()), chart.svg()?));
+            }
+        }
+        Ok(charts)
+    }
+
+    fn of<'a>(&'a self, size: &'a str, model: &'a str) -> impl Iterator<Item = &'a Entry> {
+        self.entries.iter().filter(move |entry| entry.size == size && entry.model == model)
+    }
+
+    fn entry(&self, size: &str, model: &str, side: &str) -> Option<&Entry> {
+        self.entries.iter().find(|e| e.size == size && e.model == model && e.side == side)
+    }
+
+    /// The tokens that a work reads or makes.
+    fn tokens(&self, work: Work) -> f64 {
+        let plan = &self.plan;
+        let per_row = match work {
+            Work::Forward | Work::Train => plan.input_length + plan.target_length,
+            Work::Prefill => plan.input_length,
+            Work::Decode => plan.new_tokens.saturating_sub(1),
+        };
+        (plan.batch_size * per_row) as f64
+    }
+}
+
+impl Entry {
+    /// The median time of a work in seconds, NaN if it was not timed.
+    pub fn median(&self, work: Work) -> f64 {
+        self.measured.measurements.get(&work).map_or(f64::NAN, |timing| median(&timing.seconds))
+    }
+}
+
+/// What the floor of a work counts, in a second.
+fn rate_unit(work: Work) -> &'static str {
+    match work {
+        Work::Decode => "GB/s of weights",
+        Work::Forward | Work::Train | Work::Prefill => "GFLOP/s",
+    }
+}

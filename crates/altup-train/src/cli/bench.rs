@@ -1,0 +1,178 @@
+use altup_train::bench::comparison::{Plan, Side};
+use altup_train::bench::{Work, measure, models};
+use altup_train::device::{Backend, DeviceName};
+use altup_train::precision::Precision;
+use anyhow::{Context, bail};
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+use super::{BackendArgs, PrecisionArgs, backends, output};
+
+/// Compare the speed of models on backends and in other programs, side by side
+///
+/// Every side runs in a process of its own, in turns; all must compute the same loss before any is timed.
+#[derive(Args)]
+pub(super) struct BenchArgs {
+    /// Sizes of models (`altup sizes` lists them)
+    #[arg(long, value_delimiter = ',', default_value = "tiny", value_name = "SIZES")]
+    sizes: Vec<String>,
+    /// Models at each size: dense, altup-kK, recycled-kK (K blocks), moe, sequence; ratios are to the first
+    #[arg(long, value_delimiter = ',', default_values_t = models::MODELS.map(String::from), value_name = "MODELS")]
+    models: Vec<String>,
+    /// Backends [default: those of the CPU that are compiled in]
+    #[arg(long, value_delimiter = ',', value_name = "BACKENDS")]
+    backends: Vec<DeviceName>,
+    /// Another side, as NAME=COMMAND; the command is given the options of `altup measure` and must print
+    /// what that prints. A model that it lacks is left out
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
+    peer: Vec<Side>,
+    /// What is timed
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["forward", "train", "prefill", "decode"])]
+    works: Vec<Work>,
+    /// Rows of a batch
+    #[arg(long, default_value_t = 4)]
+    batch_size: usize,
+    /// Tokens of an input
+    #[arg(long, default_value_t = 512)]
+    input_length: usize,
+    /// Tokens of a target
+    #[arg(long, default_value_t = 114)]
+    target_length: usize,
+    /// Tokens to decode for each row
+    #[arg(long, default_value_t = 32)]
+    new_tokens: usize,
+    /// Rounds in which the sides take turns
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Timed repeats of each side in a round
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// The type of weights and activations on the backends; a peer has its own
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+    /// Seed of weights and batches
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The commit of this program, for the record
+    #[arg(long)]
+    commit: Option<String>,
+    /// Do not tell what is being measured
+    #[arg(long)]
+    quiet: bool,
+    /// A folder for comparison.json, comparison.md and the charts; it must not hold a comparison yet
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+/// Measure one model directory on one backend and print a line of JSON: one side of `altup bench`
+#[derive(Args)]
+pub(super) struct MeasureArgs {
+    /// A model directory
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// A JSON file {"input_ids": [[…]], "labels": [[…]], "new_tokens": N}; all rows of one length
+    #[arg(long, value_name = "FILE")]
+    batch: PathBuf,
+    /// What is timed
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["forward", "train", "prefill", "decode"])]
+    works: Vec<Work>,
+    /// Timed repeats after one that warms up; with 0 only the loss is computed
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    #[command(flatten)]
+    backend: BackendArgs,
+    #[command(flatten)]
+    precision: PrecisionArgs,
+}
+
+fn peer(text: &str) -> Result<Side, String> {
+    let (name, command) = text.split_once('=').ok_or("a peer is given as NAME=COMMAND")?;
+    let command: Vec<String> = command.split_whitespace().map(String::from).collect();
+    if command.is_empty() {
+        return Err(format!("the peer {name} has no command"));
+    }
+    Ok(Side { name: name.to_owned(), command, may_lack_models: true })
+}
+
+pub(super) fn measure(args: MeasureArgs) -> anyhow::Result<()> {
+    let device = args.backend.open()?;
+    let precision = args.precision.precision;
+    precision.check(&device)?;
+    let (works, repeats) = (&args.works, args.repeats);
+    let measured = measure::measure(&args.model, &args.batch, &device, precision, works, repeats)?;
+    Ok(output::json(&measured)?)
+}
+
+pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
+    if let Some(folder) = &args.output {
+        let results = folder.join("comparison.json");
+        if results.exists() {
+            bail!("{} is there already; choose another folder", results.display());
+        }
+    }
+    let mut backends = args.backends;
+    if backends.is_empty() {
+        backends = default_backends();
+    }
+    for backend in &backends {
+        backends::open(backend)?;
+    }
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let program = program.to_str().context("this program's path is not UTF-8")?;
+    let precision = args.precision.name();
+    let side = |backend: &DeviceName| Side {
+        name: backend.to_string(),
+        command: [program, "measure", "--backend", &backend.to_string(), "--precision", precision]
+            .map(String::from)
+            .into(),
+        may_lack_models: false,
+    };
+    let sides: Vec<Side> = backends.iter().map(side).chain(args.peer).collect();
+    let plan = Plan {
+        sizes: args.sizes,
+        models: args.models,
+        works: args.works,
+        batch_size: args.batch_size,
+        input_length: args.input_length,
+        target_length: args.target_length,
+        new_tokens: args.new_tokens,
+        rounds: args.rounds,
+        repeats: args.repeats,
+        precision: args.precision,
+        seed: args.seed,
+    };
+    let mut note = |text: &str| match args.quiet {
+        true => (),
+        false => output::note(text),
+    };
+    let comparison = plan.run(&sides, args.commit, &mut note)?;
+    output::line(&comparison.markdown())?;
+    match args.output {
+        Some(folder) => {
+            let json = serde_json::to_string_pretty(&comparison)? + "\n";
+            let mut files = comparison.charts()?;
+            files.push(("comparison.md".into(), comparison.markdown()));
+            // Last: its presence says that the folder is complete.
+            files.push(("comparison.json".into(), json));
+            write(&folder, files)
+        }
+        None => Ok(()),
+    }
+}
+
+fn write(folder: &Path, files: Vec<(String, String)>) -> anyhow::Result<()> {
+    let written = || -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        files.iter().try_for_each(|(name, text)| std::fs::write(folder.join(name), text))
+    };
+    written().with_context(|| format!("cannot write {}", folder.display()))
+}
+
+/// Those of the CPU that are compiled in. A GPU is named: it may be one in software.
+fn default_backends() -> Vec<DeviceName> {
+    let names = [Backend::Flex, Backend::NdArray, Backend::Tch];
+    let compiled = names.into_iter().filter(|backend| backend.is_compiled());
+    compiled
+        .map(|backend| backend.name().parse().expect("a backend's name is a device's"))
+        .collect()
+}

@@ -1,0 +1,149 @@
+//! AltUp's operations against PyTorch.
+//!
+//! Regenerate the fixture with `python scripts/reference/generate_fixtures.py`.
+
+use altup_core::{AltUp, SequenceAltUpConfig, average_pool, stride_and_skip};
+use burn::module::Param;
+use burn::tensor::{Distribution, Tensor, TensorData};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::backends::Subject;
+use crate::support::{read_tensors, values};
+
+struct Fixture {
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+}
+
+impl Fixture {
+    fn read(name: &str) -> Self {
+        let folder = Path::new("../altup-core/tests/fixtures");
+        Self { tensors: read_tensors(&folder.join(name).with_extension("safetensors")) }
+    }
+
+    fn data(&self, name: &str) -> TensorData {
+        let (shape, values) = &self.tensors[name];
+        TensorData::new(values.clone(), shape.clone())
+    }
+
+    #[track_caller]
+    fn assert_close<const D: usize>(&self, subject: &Subject, name: &str, found: Tensor<D>) {
+        let (shape, expected) = &self.tensors[name];
+        assert_eq!(&found.dims().to_vec(), shape, "{name}");
+        subject.assert_close(name, &values(found), expected);
+    }
+}
+
+pub(crate) fn altup_and_its_gradients(subject: &Subject) {
+    let fixture = Fixture::read("altup");
+    let device = subject.autodiff();
+    for num_blocks in 1..=4 {
+        let name = |name: &str| format!("k{num_blocks}.{name}");
+        let data = |tensor: &str| fixture.data(&name(tensor));
+        let altup = altup(
+            Tensor::from_data(data("prediction_coefs"), &device),
+            Tensor::from_data(data("correction_coefs"), &device),
+        );
+        let state = Tensor::<4>::from_data(data("state"), &device).require_grad();
+        let weight = Tensor::<2>::from_data(data("layer_weight"), &device).require_grad();
+        let block = num_blocks - 1;
+        let layer = |x: Tensor<3>| x.matmul(weight.clone().unsqueeze()).tanh();
+
+        let predicted = altup.predict(state.clone());
+        fixture.assert_close(subject, &name("predicted"), predicted.clone());
+        let computed = layer(state.clone().narrow(0, block, 1).squeeze_dim(0));
+        let corrected = altup.correct(predicted, computed, block);
+        fixture.assert_close(subject, &name("output"), corrected);
+        let output = altup.forward(state.clone(), block, layer);
+        fixture.assert_close(subject, &name("output"), output.clone());
+
+        let output_grad = Tensor::<4>::from_data(data("output_grad"), &device);
+        let gradients = (output * output_grad).sum().backward();
+        fixture.assert_close(subject, &name("grad.state"), state.grad(&gradients).unwrap());
+        let of_layer = weight.grad(&gradients).unwrap();
+        fixture.assert_close(subject, &name("grad.layer_weight"), of_layer);
+        let p = altup.prediction_coefs.val().grad(&gradients).unwrap();
+        fixture.assert_close(subject, &name("grad.prediction_coefs"), p);
+        let g = altup.correction_coefs.val().grad(&gradients).unwrap();
+        fixture.assert_close(subject, &name("grad.correction_coefs"), g);
+    }
+}
+
+pub(crate) fn sequence_altup_and_its_gradients(subject: &Subject) {
+    let fixture = Fixture::read("sequence");
+    let device = subject.autodiff();
+    for stride in 1..=4 {
+        let name = |name: &str| format!("s{stride}.{name}");
+        let data = |tensor: &str| fixture.data(&name(tensor));
+        let mut sequence = SequenceAltUpConfig::new(stride).init(&device);
+        sequence.prediction_coefs =
+            Param::from_tensor(Tensor::from_data(data("prediction_coefs"), &device));
+        sequence.correction_coef =
+            Param::from_tensor(Tensor::from_data(data("correction_coef"), &device));
+        let x = Tensor::<3>::from_data(data("x"), &device).require_grad();
+        let weight = Tensor::<2>::from_data(data("weight"), &device).require_grad();
+        let layer = |x: Tensor<3>| x.matmul(weight.clone().unsqueeze()).tanh();
+
+        fixture.assert_close(subject, &name("predicted"), sequence.predict(x.clone()));
+        let output = sequence.forward(x.clone(), layer);
+        fixture.assert_close(subject, &name("output"), output.clone());
+        let output_grad = Tensor::<3>::from_data(data("output_grad"), &device);
+        let gradients = (output * output_grad).sum().backward();
+        fixture.assert_close(subject, &name("grad.x"), x.grad(&gradients).unwrap());
+        fixture.assert_close(subject, &name("grad.weight"), weight.grad(&gradients).unwrap());
+        let a = sequence.prediction_coefs.val().grad(&gradients).unwrap();
+        fixture.assert_close(subject, &name("grad.prediction_coefs"), a);
+        let b = sequence.correction_coef.val().grad(&gradients).unwrap();
+        fixture.assert_close(subject, &name("grad.correction_coef"), b);
+    }
+}
+
+/// Stride-and-skip and average pooling, which Sequence-AltUp is compared with.
+pub(crate) fn reduced_sequences(subject: &Subject) {
+    let fixture = Fixture::read("sequence");
+    let device = subject.autodiff();
+    for stride in [2, 3] {
+        let tensor = |name: String| Tensor::<3>::from_data(fixture.data(&name), &device);
+        let weight = fixture.data(&format!("skip{stride}.weight"));
+        let weight = Tensor::<2>::from_data(weight, &device).unsqueeze::<3>();
+        let layer = |x: Tensor<3>| x.matmul(weight.clone()).tanh();
+        let skipped = stride_and_skip(tensor(format!("skip{stride}.x")), stride, layer);
+        fixture.assert_close(subject, &format!("skip{stride}.output"), skipped);
+
+        let padding = fixture.data(&format!("pool{stride}.padding"));
+        let padding = Tensor::<2>::from_data(padding, &device).equal_elem(1.0);
+        let x = tensor(format!("pool{stride}.x"));
+        let (pooled, padding) = average_pool(x, Some(padding), stride);
+        fixture.assert_close(subject, &format!("pool{stride}.output"), pooled);
+        let padding = padding.unwrap().float();
+        fixture.assert_close(subject, &format!("pool{stride}.output_padding"), padding);
+    }
+}
+
+/// The one-pass update is `correct(predict(…))` at any shape.
+pub(crate) fn the_update_at_any_shape(subject: &Subject) {
+    let device = &subject.device;
+    device.seed(3);
+    let random = Distribution::Normal(0.0, 1.0);
+    for (num_blocks, batch_size, seq_length, width) in
+        [(1, 1, 1, 1), (2, 3, 5, 7), (3, 1, 2, 33), (8, 2, 1, 5)]
+    {
+        let altup = altup(
+            Tensor::random([num_blocks, num_blocks], random, device),
+            Tensor::random([num_blocks], random, device),
+        );
+        let shape = [num_blocks, batch_size, seq_length, width];
+        let state = Tensor::<4>::random(shape, random, device);
+        let computed = Tensor::<3>::random([batch_size, seq_length, width], random, device);
+        for block in 0..num_blocks {
+            let expected = altup.correct(altup.predict(state.clone()), computed.clone(), block);
+            let found = altup.update(state.clone(), computed.clone(), block);
+            let what = format!("K={num_blocks}, block {block}");
+            subject.assert_close(&what, &values(found), &values(expected));
+        }
+    }
+}
+
+fn altup(p: Tensor<2>, g: Tensor<1>) -> AltUp {
+    AltUp { prediction_coefs: Param::from_tensor(p), correction_coefs: Param::from_tensor(g) }
+}
