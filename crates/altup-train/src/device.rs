@@ -246,6 +246,15 @@ impl DeviceName {
     }
 }
 
+/// A device to count and to initialize on: the CPU, if a backend for it is compiled in.
+///
+/// Burn's own default is the first GPU backend that is compiled in, driver or not.
+pub fn cpu() -> Device {
+    let names = [Backend::Flex, Backend::NdArray, Backend::Tch];
+    let backend = names.into_iter().find(|backend| backend.is_compiled());
+    backend.and_then(|backend| DeviceName { backend, index: None }.open().ok()).unwrap_or_default()
+}
+
 /// What a device calls itself, where its backend tells: the GPU or driver. Opens the device.
 pub fn hardware_name(device: &Device) -> Option<String> {
     #[cfg(any(feature = "wgpu", feature = "cuda"))]

@@ -2,7 +2,6 @@
 
 use altup_models::{ModelDirectory, T5Config};
 use anyhow::{Context, bail, ensure};
-use burn::tensor::Device;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -188,7 +187,7 @@ impl Plan {
 
     /// A model directory and a batch of random tokens that are neither padding nor the end.
     fn write_case(&self, config: &T5Config, folder: &Path) -> anyhow::Result<()> {
-        let model = config.init(self.seed, &Device::default());
+        let model = config.init(self.seed, &crate::device::cpu());
         ModelDirectory::new(folder.join("model")).save(config, &model)?;
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         let mut rows = |length: usize| -> Vec<Vec<u32>> {

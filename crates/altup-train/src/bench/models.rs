@@ -88,7 +88,6 @@ pub fn floor(config: &T5Config, work: Work, batch: &BenchBatch) -> Floor {
 /// and values, which were projected before, and the output layer.
 fn decoded_weights(config: &T5Config) -> f64 {
     let tied = config.tie_word_embeddings;
-    let device = burn::tensor::Device::default();
     let read = |name: &str| match name {
         "shared.weight" => tied,
         "lm_head.weight" => true,
@@ -98,7 +97,7 @@ fn decoded_weights(config: &T5Config) -> f64 {
                 && !name.ends_with("EncDecAttention.v.weight")
         }
     };
-    let parameters = parameters(&config.build(&device));
+    let parameters = parameters(&config.build(&crate::device::cpu()));
     parameters.iter().filter(|parameter| read(&parameter.name)).map(|p| p.size() as f64).sum()
 }
 

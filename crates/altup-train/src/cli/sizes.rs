@@ -1,6 +1,6 @@
 use altup_models::{num_parameters, size, size_names};
+use altup_train::device;
 use altup_train::progress::format_count;
-use burn::tensor::Device;
 use clap::Args;
 
 use super::output;
@@ -21,7 +21,7 @@ pub(super) fn run(_args: SizesArgs) -> anyhow::Result<()> {
             config.num_heads,
             config.d_kv,
             config.d_ff,
-            format_count(num_parameters(&config.build(&Device::default())) as u64),
+            format_count(num_parameters(&config.build(&device::cpu())) as u64),
         ))?;
     }
     output::line("NAME-wide2 and NAME-wide4 are twice and four times as wide.")?;
