@@ -51,6 +51,7 @@ enum Backend {
 }
 
 fn main() -> anyhow::Result<()> {
+    altup_train::allocator::keep_freed_memory();
     let args = Args::parse();
     let (device, backend) = match args.backend {
         Backend::Flex => (Device::flex(), "flex"),

@@ -33,6 +33,7 @@ struct Side {
 }
 
 fn main() {
+    altup_train::allocator::keep_freed_memory();
     for (backend, device) in [("flex", Device::flex()), ("ndarray", Device::ndarray())] {
         encoders(backend, device.clone());
         experts(backend, device.autodiff());

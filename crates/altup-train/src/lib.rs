@@ -16,6 +16,7 @@ pub mod trainer;
 pub mod run_data;
 pub mod run_folder;
 
+pub mod allocator;
 pub mod filling;
 
 pub mod bench;
