@@ -4,7 +4,7 @@
 // them they are supported here.
 #![allow(deprecated)]
 
-use burn::tensor::{Device, DeviceType};
+use burn::tensor::Device;
 use std::fmt;
 use std::str::FromStr;
 
@@ -142,13 +142,13 @@ impl Backend {
     fn indexed_devices(self) -> Vec<Device> {
         match self {
             #[cfg(feature = "wgpu")]
-            Self::Wgpu => Device::enumerate(DeviceType::Wgpu).into_vec(),
+            Self::Wgpu => Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec(),
             #[cfg(feature = "vulkan")]
-            Self::Vulkan => Device::enumerate(DeviceType::Vulkan).into_vec(),
+            Self::Vulkan => Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec(),
             #[cfg(feature = "tch")]
-            Self::Tch => Device::enumerate(DeviceType::LibTorch).into_vec(),
+            Self::Tch => Device::enumerate(burn::tensor::DeviceType::LibTorch).into_vec(),
             #[cfg(feature = "cuda")]
-            Self::Cuda => Device::enumerate(DeviceType::Cuda).into_vec(),
+            Self::Cuda => Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec(),
             _ => Vec::new(),
         }
     }
