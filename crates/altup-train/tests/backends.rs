@@ -215,3 +215,27 @@ fn a_side_with_another_loss_is_refused() {
     let error = fails(run(&ws, &[&BENCH[..], &["--sizes", "giant"]].concat()));
     assert!(error.contains("of size \"giant\"") && error.contains("altup-s"), "{error}");
 }
+
+/// A driver that crashes as soon as it is loaded ends a process of its own, and is one line here.
+#[cfg(all(feature = "wgpu", target_os = "linux"))]
+#[test]
+fn a_driver_that_crashes_is_one_line() {
+    let ws = Workspace::new();
+    let source = "__attribute__((constructor)) static void crash(void) { *(volatile int *)0 = 1; }";
+    ws.write("driver.c", source);
+    let compiled = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", "driver.so", "driver.c"])
+        .current_dir(ws.path(""))
+        .status();
+    assert!(compiled.is_ok_and(|status| status.success()), "this test needs a C compiler, `cc`");
+    let library = ws.path("driver.so");
+    let icd = json!({"library_path": library, "api_version": "1.3.0"});
+    let manifest = json!({"file_format_version": "1.0.0", "ICD": icd});
+    let manifest = ws.write("driver.json", manifest.to_string());
+
+    let args = ["forward", "--model", "m", "--inputs", "i", "--output", "o", "--backend", "wgpu"];
+    let output = ws.altup(&args).env("VK_ICD_FILENAMES", manifest).output().unwrap();
+    let error = fails(output);
+    assert!(error.contains("wgpu does not run on this machine: its driver ended"), "{error}");
+    assert!(error.contains("segmentation fault"), "{error}");
+}
