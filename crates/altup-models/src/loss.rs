@@ -2,8 +2,8 @@ use burn::tensor::{DType, Int, Tensor};
 
 /// The summed cross-entropy, in nats, of the labels that are not padding (0).
 ///
-/// In f32, whatever the logits are. A sum, so that batches, micro-batches and devices add up before one division by the number of
-/// target tokens.
+/// In f32, whatever the logits are. A sum, so that batches, micro-batches and devices add up before
+/// one division by the number of target tokens.
 ///
 /// # Shapes
 ///

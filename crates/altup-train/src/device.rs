@@ -160,6 +160,13 @@ impl Default for DeviceName {
     }
 }
 
+/// The backend's device that it takes without an index.
+impl From<Backend> for DeviceName {
+    fn from(backend: Backend) -> Self {
+        Self { backend, index: None }
+    }
+}
+
 impl FromStr for DeviceName {
     type Err = DeviceError;
 
@@ -252,7 +259,7 @@ impl DeviceName {
 pub fn cpu() -> Device {
     let names = [Backend::Flex, Backend::NdArray, Backend::Tch];
     let backend = names.into_iter().find(|backend| backend.is_compiled());
-    backend.and_then(|backend| DeviceName { backend, index: None }.open().ok()).unwrap_or_default()
+    backend.and_then(|backend| DeviceName::from(backend).open().ok()).unwrap_or_default()
 }
 
 /// What a device calls itself, where its backend tells: the GPU or driver. Opens the device.

@@ -92,8 +92,7 @@ fn list(backend: Backend) -> Listed {
             Some(format!("not compiled in: build with `--features {}`. {needs}", backend.name()));
         return listed;
     }
-    let default: DeviceName = backend.name().parse().expect("a backend's name is a device's");
-    let tried = try_apart(&default).and_then(|found| {
+    let tried = try_apart(&backend.into()).and_then(|found| {
         if let [name] = found.names.as_slice() {
             let name = name.clone();
             return Ok(vec![ListedDevice { name, hardware: found.hardware, bf16: found.bf16 }]);

@@ -171,8 +171,5 @@ fn write(folder: &Path, files: Vec<(String, String)>) -> anyhow::Result<()> {
 /// Those of the CPU that are compiled in. A GPU is named: it may be one in software.
 fn default_backends() -> Vec<DeviceName> {
     let names = [Backend::Flex, Backend::NdArray, Backend::Tch];
-    let compiled = names.into_iter().filter(|backend| backend.is_compiled());
-    compiled
-        .map(|backend| backend.name().parse().expect("a backend's name is a device's"))
-        .collect()
+    names.into_iter().filter(|backend| backend.is_compiled()).map(DeviceName::from).collect()
 }
