@@ -3,6 +3,8 @@
 mod altup;
 mod backend;
 mod block_selection;
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "tch"))]
+pub mod cpu;
 mod sequence;
 mod widening;
 

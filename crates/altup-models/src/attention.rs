@@ -1,9 +1,10 @@
 use burn::module::Module;
 use burn::nn::{Dropout, Linear, RmsNorm};
 use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, s};
 
 use crate::T5Config;
+use crate::fused::{attention, project, rms_norm as normalize};
 use crate::initialization::{dropout, projection, rms_norm};
 
 /// T5's multi-head attention: no biases in the projections, and no 1/√d_k (the initialisation of
@@ -22,7 +23,7 @@ pub struct Attention {
     num_heads: usize,
 }
 
-/// Projected keys and values, `[batch_size, num_heads, length, d_kv]` each.
+/// Projected keys and values, `[batch_size, length, num_heads, d_kv]` each.
 #[derive(Clone, Debug)]
 pub struct KeyValue {
     /// The keys.
@@ -51,8 +52,8 @@ impl Attention {
     /// - memory: `[batch_size, length, memory_width]`
     pub fn project_memory(&self, memory: Tensor<3>) -> KeyValue {
         KeyValue {
-            key: self.split_heads(self.key.forward(memory.clone())),
-            value: self.split_heads(self.value.forward(memory)),
+            key: self.split_heads(project(&self.key, memory.clone())),
+            value: self.split_heads(project(&self.value, memory)),
         }
     }
 
@@ -65,46 +66,100 @@ impl Attention {
     /// - output: `[batch_size, queries, d_model]`
     pub fn forward(&self, x: Tensor<3>, memory: KeyValue, bias: Option<Tensor<4>>) -> Tensor<3> {
         let [batch_size, queries, _] = x.dims();
-        let query = self.split_heads(self.query.forward(x));
+        let query = self.split_heads(project(&self.query, x));
+        let KeyValue { key, value } = memory;
+        let drops = self.dropout.prob > 0.0 && query.device().is_autodiff();
+        let attended = if drops {
+            self.attend_with_dropout(query, key, value, bias)
+        } else {
+            let none = || Tensor::zeros([1, 1, 1, 1], (&query.device(), DType::F32));
+            let bias = bias.unwrap_or_else(none);
+            attention(query, key, value, bias)
+        };
+        let inner = self.output.weight.dims()[0];
+        project(&self.output, attended.reshape([batch_size, queries, inner]))
+    }
+
+    /// Attention with dropout of its weights, `[batch_size, queries, num_heads, d_kv]` as all tensors.
+    fn attend_with_dropout(
+        &self,
+        query: Tensor<4>,
+        key: Tensor<4>,
+        value: Tensor<4>,
+        bias: Option<Tensor<4>>,
+    ) -> Tensor<4> {
+        let [query, key, value] = [query, key, value].map(|x| x.swap_dims(1, 2));
         let dtype = query.dtype();
         // Biases are f32, and so is the softmax, whatever the weights are.
-        let scores = query.matmul(memory.key.swap_dims(2, 3)).cast(DType::F32);
+        let scores = query.matmul(key.swap_dims(2, 3)).cast(DType::F32);
         let scores = match bias {
             Some(bias) => scores + bias,
             None => scores,
         };
         let weights = self.dropout.forward(softmax(scores, 3).cast(dtype));
-        let attended = weights.matmul(memory.value).swap_dims(1, 2);
-        self.output.forward(attended.reshape([batch_size, queries, self.inner_width()]))
+        weights.matmul(value).swap_dims(1, 2)
     }
 
+    /// `[batch_size, length, num_heads · d_kv]` to `[batch_size, length, num_heads, d_kv]`
     fn split_heads(&self, projected: Tensor<3>) -> Tensor<4> {
         let [batch_size, length, inner] = projected.dims();
-        projected
-            .reshape([batch_size, length, self.num_heads, inner / self.num_heads])
-            .swap_dims(1, 2) // [batch_size, num_heads, length, d_kv]
-    }
-
-    fn inner_width(&self) -> usize {
-        self.output.weight.dims()[0]
+        projected.reshape([batch_size, length, self.num_heads, inner / self.num_heads])
     }
 }
 
 impl KeyValue {
-    /// The given rows of the batch.
-    pub(crate) fn select_rows(self, rows: &Tensor<1, Int>) -> KeyValue {
-        KeyValue {
-            key: self.key.select(0, rows.clone()),
-            value: self.value.select(0, rows.clone()),
-        }
+    fn map(self, mut change: impl FnMut(Tensor<4>) -> Tensor<4>) -> KeyValue {
+        KeyValue { key: change(self.key), value: change(self.value) }
     }
 
-    /// Appends the positions of `next` behind these.
-    pub(crate) fn append(self, next: KeyValue) -> KeyValue {
-        KeyValue {
-            key: Tensor::cat(vec![self.key, next.key], 2),
-            value: Tensor::cat(vec![self.value, next.value], 2),
-        }
+    /// The given rows of the batch.
+    pub(crate) fn select_rows(self, rows: &Tensor<1, Int>) -> KeyValue {
+        self.map(|tensor| tensor.select(0, rows.clone()))
+    }
+}
+
+/// The keys and values of the positions decoded so far, with room for more: a position is written into
+/// place, and only when the room is full are those before it copied.
+#[derive(Clone, Debug, Default)]
+pub struct PastKeyValue {
+    room: Option<KeyValue>,
+    length: usize,
+}
+
+impl PastKeyValue {
+    /// Appends positions, and returns all.
+    pub(crate) fn append(&mut self, next: KeyValue) -> KeyValue {
+        let [batch_size, added, heads, width] = next.key.dims();
+        let length = self.length + added;
+        let room = match self.room.take() {
+            // The positions of a whole target need no room behind them.
+            None => next,
+            Some(room) => {
+                let [_, capacity, _, _] = room.key.dims();
+                let room = match length <= capacity {
+                    true => room,
+                    false => room.map(|tensor| {
+                        let shape = [batch_size, (2 * length).max(64) - capacity, heads, width];
+                        let more = Tensor::zeros(shape, (&tensor.device(), tensor.dtype()));
+                        Tensor::cat(vec![tensor, more], 1)
+                    }),
+                };
+                let place = s![.., self.length..length];
+                KeyValue {
+                    key: room.key.slice_assign(place.clone(), next.key),
+                    value: room.value.slice_assign(place, next.value),
+                }
+            }
+        };
+        self.length = length;
+        let all = room.clone().map(|tensor| tensor.narrow(1, 0, length));
+        self.room = Some(room);
+        all
+    }
+
+    /// Keeps the given rows of the batch.
+    pub(crate) fn select_rows(&mut self, rows: &Tensor<1, Int>) {
+        self.room = self.room.take().map(|room| room.select_rows(rows));
     }
 }
 
@@ -149,19 +204,13 @@ impl AttentionLayer {
         &self,
         x: Tensor<3>,
         bias: Tensor<4>,
-        past: Option<&mut Option<KeyValue>>,
+        past: Option<&mut PastKeyValue>,
     ) -> Tensor<3> {
-        let normed = self.norm.forward(x.clone());
+        let normed = normalize(&self.norm, x.clone());
         let present = self.attention.project_memory(normed.clone());
         let memory = match past {
             None => present,
-            Some(past) => {
-                let memory = match past.take() {
-                    None => present,
-                    Some(past) => past.append(present),
-                };
-                past.insert(memory).clone()
-            }
+            Some(past) => past.append(present),
         };
         x + self.dropout.forward(self.attention.forward(normed, memory, Some(bias)))
     }
@@ -179,7 +228,7 @@ impl AttentionLayer {
         memory: KeyValue,
         bias: Option<Tensor<4>>,
     ) -> Tensor<3> {
-        let normed = self.norm.forward(x.clone());
+        let normed = normalize(&self.norm, x.clone());
         x + self.dropout.forward(self.attention.forward(normed, memory, bias))
     }
 }

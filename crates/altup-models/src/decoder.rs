@@ -5,9 +5,10 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use std::ops::Range;
 
 use crate::T5Config;
-use crate::attention::{AttentionLayer, KeyValue};
+use crate::attention::{AttentionLayer, KeyValue, PastKeyValue};
 use crate::encoder::{HIDDEN, Memory, padding_bias};
 use crate::feed_forward::FeedForwardLayer;
+use crate::fused::rms_norm as normalize;
 use crate::initialization::{dropout, rms_norm};
 use crate::mixture_of_experts::{LayerRouting, RoutingContext};
 use crate::relative_position_bias::RelativePositionBias;
@@ -55,7 +56,7 @@ impl DecoderBlock {
     ) -> Tensor<3> {
         let x = self.self_attention.attend_to_self(x, bias, Some(&mut cache.past));
         let x = self.cross_attention.attend_to_memory(x, cache.memory.clone(), memory_bias);
-        self.feed_forward.forward(x, context)
+        self.feed_forward.forward_routed(x, context)
     }
 }
 
@@ -83,7 +84,7 @@ pub struct DecoderCache {
 
 #[derive(Clone, Debug)]
 struct BlockCache {
-    past: Option<KeyValue>,
+    past: PastKeyValue,
     memory: KeyValue,
 }
 
@@ -118,7 +119,7 @@ impl DecoderCache {
     /// - rows: `[batch_size]`
     pub(crate) fn reorder(&mut self, rows: &Tensor<1, Int>) {
         for block in &mut self.blocks {
-            block.past = block.past.take().map(|past| past.select_rows(rows));
+            block.past.select_rows(rows);
         }
     }
 }
@@ -144,7 +145,7 @@ impl Decoder {
     /// An empty cache that attends to `memory`.
     pub fn start(&self, memory: &Memory) -> DecoderCache {
         let project = |block: &DecoderBlock| BlockCache {
-            past: None,
+            past: PastKeyValue::default(),
             memory: block.cross_attention.attention.project_memory(memory.hidden.clone()),
         };
         DecoderCache {
@@ -191,7 +192,7 @@ impl Decoder {
             });
         }
         cache.length = queries.end;
-        self.dropout.forward(self.final_norm.forward(self.widened.narrow(state)))
+        self.dropout.forward(normalize(&self.final_norm, self.widened.narrow(state)))
     }
 }
 

@@ -8,6 +8,7 @@ use burn::tensor::{Bool, Device, Tensor};
 use crate::SequenceMethod::{Altup, AveragePool, StrideAndSkip};
 use crate::attention::AttentionLayer;
 use crate::feed_forward::FeedForwardLayer;
+use crate::fused::rms_norm as normalize;
 use crate::initialization::{dropout, rms_norm};
 use crate::mixture_of_experts::{LayerRouting, RoutingContext};
 use crate::relative_position_bias::RelativePositionBias;
@@ -53,7 +54,7 @@ impl EncoderBlock {
         bias: Tensor<4>,
         context: &mut RoutingContext<'_>,
     ) -> Tensor<3> {
-        self.feed_forward.forward(self.self_attention.attend_to_self(x, bias, None), context)
+        self.feed_forward.forward_routed(self.self_attention.attend_to_self(x, bias, None), context)
     }
 }
 
@@ -167,7 +168,7 @@ impl Encoder {
                 }
             });
         }
-        let hidden = self.final_norm.forward(self.widened.narrow(state));
+        let hidden = normalize(&self.final_norm, self.widened.narrow(state));
         Memory { hidden: self.dropout.forward(hidden), padding }
     }
 

@@ -1,8 +1,9 @@
 use burn::module::Module;
 use burn::nn::{Dropout, Linear, RmsNorm};
-use burn::tensor::activation::{relu, sigmoid};
+use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
+use crate::fused::{gated_gelu, project, rms_norm as normalize};
 use crate::initialization::{dropout, projection, rms_norm};
 use crate::mixture_of_experts::{MixtureOfExperts, RoutingContext};
 use crate::{Activation, MoeConfig, MoeMode, T5Config};
@@ -61,24 +62,16 @@ impl FeedForward {
     pub fn forward(&self, x: Tensor<3>, dropout: &Dropout) -> Tensor<3> {
         match self {
             Self::Relu(layer) => {
-                let hidden = relu(layer.wi.forward(x));
-                layer.wo.forward(dropout.forward(hidden))
+                let hidden = relu(project(&layer.wi, x));
+                project(&layer.wo, dropout.forward(hidden))
             }
             Self::GatedGelu(layer) => {
-                let gate = gelu_tanh(layer.wi_0.forward(x.clone()));
-                layer.wo.forward(dropout.forward(gate * layer.wi_1.forward(x)))
+                let gate = project(&layer.wi_0, x.clone());
+                let hidden = gated_gelu(gate, project(&layer.wi_1, x));
+                project(&layer.wo, dropout.forward(hidden))
             }
         }
     }
-}
-
-/// The tanh approximation of GELU, x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), written as
-/// x · sigmoid(2 √(2/π) (x + 0.044715 x³)): the same function in fewer passes over memory than
-/// Burn's own, which also raises to a power.
-fn gelu_tanh(x: Tensor<3>) -> Tensor<3> {
-    let scale = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
-    let inner = (x.clone() * x.clone() * (0.044715 * scale) + scale) * x.clone();
-    x * sigmoid(inner)
 }
 
 /// A feed-forward sub-layer: x + dropout(feed_forward(norm(x)) + moe(norm(x))), of which a mixture of
@@ -106,14 +99,24 @@ impl FeedForwardLayer {
         }
     }
 
-    /// Applies the sub-layer.
+    /// Applies the sub-layer; of all tokens none is padding.
     ///
     /// # Shapes
     ///
     /// - x: `[batch_size, seq_length, d_model]`
     /// - output: `[batch_size, seq_length, d_model]`
-    pub(crate) fn forward(&self, x: Tensor<3>, context: &mut RoutingContext<'_>) -> Tensor<3> {
-        let normed = self.norm.forward(x.clone());
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let mut context = RoutingContext { stack: "", layer: 0, real: None, log: None };
+        self.forward_routed(x, &mut context)
+    }
+
+    /// As [`forward`](Self::forward), with the tokens and the log of `context` for the experts.
+    pub(crate) fn forward_routed(
+        &self,
+        x: Tensor<3>,
+        context: &mut RoutingContext<'_>,
+    ) -> Tensor<3> {
+        let normed = normalize(&self.norm, x.clone());
         let dense = self.feed_forward.as_ref();
         let dense = dense.map(|dense| dense.forward(normed.clone(), &self.dropout));
         let sparse = self.moe.as_ref().map(|moe| moe.forward(normed, context));

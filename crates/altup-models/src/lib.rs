@@ -4,6 +4,7 @@ mod config;
 mod size;
 
 mod attention;
+mod backend;
 mod decoder;
 mod encoder;
 mod feed_forward;
@@ -15,6 +16,7 @@ mod widened;
 mod initialization;
 mod loss;
 
+mod fused;
 mod generation;
 
 mod cost;
@@ -24,7 +26,8 @@ mod tensors;
 mod weight_files;
 mod widen;
 
-pub use attention::{Attention, AttentionLayer, KeyValue};
+pub use attention::{Attention, AttentionLayer, KeyValue, PastKeyValue};
+pub use backend::T5Backend;
 pub use config::{
     Activation, AltUpModelConfig, ConfigError, EncoderSequence, MoeConfig, MoeMode, SequenceMethod,
     T5Config,

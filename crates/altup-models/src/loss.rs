@@ -1,5 +1,7 @@
 use burn::tensor::{DType, Int, Tensor};
 
+use crate::fused::cross_entropy;
+
 /// The summed cross-entropy, in nats, of the labels that are not padding (0).
 ///
 /// In f32, whatever the logits are. A sum, so that batches, micro-batches and devices add up before
@@ -14,12 +16,7 @@ pub fn cross_entropy_sum(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<1>
     let [batch_size, target_length, vocab_size] = logits.dims();
     let tokens = batch_size * target_length;
     let logits = logits.reshape([tokens, vocab_size]).cast(DType::F32);
-    let labels = labels.reshape([tokens, 1]);
-    // The maximum only keeps exp in range: it cancels, so no gradient passes through it.
-    let max = logits.clone().detach().max_dim(1);
-    let log_sum_exp = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
-    let counts = labels.clone().not_equal_elem(0).float();
-    ((log_sum_exp - logits.gather(1, labels)) * counts).sum()
+    cross_entropy(logits, labels.reshape([tokens])).sum()
 }
 
 /// How many labels that are not padding get the highest logit.

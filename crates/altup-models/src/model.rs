@@ -3,6 +3,7 @@ use burn::nn::{Embedding, EmbeddingConfig, Linear};
 use burn::tensor::module::linear;
 use burn::tensor::{Bool, Device, Int, Tensor};
 
+use crate::fused::project;
 use crate::initialization::{initialize, projection};
 use crate::{Decoder, DecoderCache, Encoder, LayerRouting, Memory, T5Config};
 
@@ -206,10 +207,16 @@ impl T5 {
         self.embedding.weight.device()
     }
 
-    fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+    /// The logits of what the decoder puts out.
+    ///
+    /// # Shapes
+    ///
+    /// - hidden: `[batch_size, target_length, output_width]`, after the decoder's final norm
+    /// - output: `[batch_size, target_length, vocab_size]`
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         let hidden = if self.output_scale == 1.0 { hidden } else { hidden * self.output_scale };
         match &self.lm_head {
-            Some(lm_head) => lm_head.forward(hidden),
+            Some(lm_head) => project(lm_head, hidden),
             None => linear(hidden, self.embedding.weight.val().transpose(), None),
         }
     }

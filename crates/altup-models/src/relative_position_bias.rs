@@ -60,12 +60,9 @@ impl RelativePositionBias {
             .collect();
         let size = buckets.len();
         let buckets = Tensor::<1, Int>::from_data(TensorData::new(buckets, [size]), device);
-        self.weight
-            .val()
-            .select(0, buckets)
-            .reshape([1, queries.len(), keys.len(), num_heads])
-            .permute([0, 3, 1, 2])
-            .cast(DType::F32)
+        // Head by head in memory, as the scores are that it is added to in every layer.
+        let by_head = self.weight.val().transpose().select(1, buckets);
+        by_head.reshape([1, num_heads, queries.len(), keys.len()]).cast(DType::F32)
     }
 }
 

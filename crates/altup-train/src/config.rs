@@ -346,6 +346,12 @@ impl RunConfig {
                 return error(key, "must be at least 1, not 0".into());
             }
         }
+        if !self.training.precision.trains() {
+            return error(
+                "training.precision",
+                "must be f32 or bf16: bf16-weights is for inference".into(),
+            );
+        }
         if self.data.input_length < 2 {
             return error(
                 "data.input_length",

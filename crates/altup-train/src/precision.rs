@@ -4,6 +4,9 @@
 //! back to f32 before the optimizer adds them to the weights: a step that is a small part of a weight
 //! would be lost in bf16's 8 bits. The model itself takes softmax, the norms' means, the router and the
 //! loss in f32 whatever its weights are.
+//!
+//! Decoding a token takes as long as reading the weights does. `bf16-weights` halves their bytes: those of
+//! the projections are stored in bf16, and everything is computed in f32.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
@@ -24,6 +27,10 @@ pub enum Precision {
     F32,
     /// 16 bits with the range of f32, from weights that are kept in f32
     Bf16,
+    /// 32 bits, from weights stored in 16: for inference, and faster where reading them is what takes time
+    #[serde(rename = "bf16-weights")]
+    #[value(name = "bf16-weights")]
+    Bf16Weights,
 }
 
 /// A device that does not compute in a type.
@@ -40,6 +47,7 @@ impl Precision {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Bf16Weights => "bf16-weights",
         }
     }
 
@@ -48,7 +56,9 @@ impl Precision {
     /// If the device does not compute in this type.
     pub fn check(self, device: &Device) -> Result<(), PrecisionError> {
         match self {
-            Self::Bf16 if !device.supports_dtype(DType::BF16) => Err(PrecisionError),
+            Self::Bf16 | Self::Bf16Weights if !device.supports_dtype(DType::BF16) => {
+                Err(PrecisionError)
+            }
             _ => Ok(()),
         }
     }
@@ -59,7 +69,13 @@ impl Precision {
         match self {
             Self::F32 => module.clone(),
             Self::Bf16 => module.clone().map(&mut ToBf16),
+            Self::Bf16Weights => module.clone().map(&mut ProjectionsToBf16::default()),
         }
+    }
+
+    /// Whether a model can be trained so.
+    pub fn trains(self) -> bool {
+        self != Self::Bf16Weights
     }
 
     /// A step's loss, and its gradients in f32.
@@ -76,10 +92,42 @@ struct ToBf16;
 
 impl ModuleMapper for ToBf16 {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (id, tensor, mapper) = param.consume();
-        let requires_grad = tensor.is_require_grad();
-        let tensor = tensor.cast(DType::BF16).detach().set_require_grad(requires_grad);
-        Param::from_mapped_value(id, tensor, mapper)
+        to_bf16(param)
+    }
+}
+
+fn to_bf16<const D: usize>(param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    let (id, tensor, mapper) = param.consume();
+    let requires_grad = tensor.is_require_grad();
+    let tensor = tensor.cast(DType::BF16).detach().set_require_grad(requires_grad);
+    Param::from_mapped_value(id, tensor, mapper)
+}
+
+/// The weights of linear layers, but for routers, whose choices would change.
+#[derive(Default)]
+struct ProjectionsToBf16 {
+    /// Names on the way here, each with the type that it is a field of.
+    path: Vec<(String, String)>,
+}
+
+impl ModuleMapper for ProjectionsToBf16 {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.push((name.to_owned(), container_type.to_owned()));
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.path.as_slice() {
+            [.., (layer, _), (_, container)]
+                if container == "Struct:Linear" && layer != "router" =>
+            {
+                to_bf16(param)
+            }
+            _ => param,
+        }
     }
 }
 

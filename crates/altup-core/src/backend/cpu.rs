@@ -1,53 +1,113 @@
-//! The two loops that the update and its gradients are made of, over f32 in memory.
+//! Backends on a CPU: the update in one pass over the blocks in f32, and the two loops that it and its
+//! gradients are made of.
 
-use rayon::prelude::*;
+use burn::backend::TensorMetadata;
+use burn::backend::tensor::FloatTensor;
+
+use super::{AltUpBackend, primitive};
+use crate::cpu::{CpuBackend, for_each, map, vectorized};
+
+macro_rules! impl_altup_backend {
+    ($backend:ty) => {
+        impl AltUpBackend for $backend {
+            fn altup_update(
+                state: FloatTensor<Self>,
+                computed: FloatTensor<Self>,
+                prediction_coefs: FloatTensor<Self>,
+                correction_coefs: FloatTensor<Self>,
+                block: usize,
+            ) -> FloatTensor<Self> {
+                let (p, g) = (prediction_coefs, correction_coefs);
+                if !Self::has([&state, &computed, &p, &g]) {
+                    return primitive::altup_update::<Self>(state, computed, p, g, block);
+                }
+                let [x, computed, p, g] = [&state, &computed, &p, &g].map(Self::values);
+                let mut output = Self::zeros(state.shape(), &state);
+                update(&x, &computed, &p, &g, block, Self::values_mut(&mut output));
+                output
+            }
+
+            fn altup_update_backward(
+                state: FloatTensor<Self>,
+                computed: FloatTensor<Self>,
+                prediction_coefs: FloatTensor<Self>,
+                correction_coefs: FloatTensor<Self>,
+                output_grad: FloatTensor<Self>,
+                block: usize,
+            ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+                let (p, g) = (prediction_coefs, correction_coefs);
+                if !Self::has([&state, &computed, &p, &g, &output_grad]) {
+                    return primitive::altup_update_backward::<Self>(
+                        state,
+                        computed,
+                        p,
+                        g,
+                        output_grad,
+                        block,
+                    );
+                }
+                let inputs = [&state, &computed, &p, &g];
+                let mut grads = inputs.map(|input| Self::zeros(input.shape(), input));
+                update_backward(
+                    inputs.map(Self::values).each_ref().map(|values| &**values),
+                    &Self::values(&output_grad),
+                    block,
+                    grads.each_mut().map(Self::values_mut),
+                );
+                grads.into()
+            }
+        }
+    };
+}
+
+#[cfg(feature = "flex")]
+impl_altup_backend!(burn::backend::Flex);
+
+#[cfg(feature = "ndarray")]
+impl_altup_backend!(burn::backend::NdArray);
+
+#[cfg(feature = "tch")]
+impl_altup_backend!(burn::backend::LibTorch);
 
 /// Positions that a task works on: as many of all blocks as stay in the first-level cache.
 const CHUNK: usize = 1024;
 
-/// Positions from which threads pay: below, waking them takes longer than the work.
-const PARALLEL_FROM: usize = 16 * CHUNK;
-
 /// The update, `[K, length]`, of a state `[K, length]`.
-pub(super) fn update(
+fn update(
     state: &[f32],
     computed: &[f32],
     prediction_coefs: &[f32],
     correction_coefs: &[f32],
     block: usize,
-) -> Vec<f32> {
+    output: &mut [f32],
+) {
     let num_blocks = correction_coefs.len();
     let coefs = folded_coefs(prediction_coefs, correction_coefs, block);
-    let mut output = vec![0.0; state.len()];
     let inputs = [blocks(state, num_blocks), vec![computed]].concat();
-    combine(&coefs, &inputs, blocks_mut(&mut output, num_blocks));
-    output
+    combine(&coefs, &inputs, blocks_mut(output, num_blocks));
 }
 
-/// The gradients of a state, of what was computed, of p and of g.
-pub(super) fn update_backward(
-    state: &[f32],
-    computed: &[f32],
-    prediction_coefs: &[f32],
-    correction_coefs: &[f32],
+/// The gradients of a state, of what was computed, of p and of g, into `grads`.
+fn update_backward(
+    [state, computed, prediction_coefs, correction_coefs]: [&[f32]; 4],
     output_grad: &[f32],
     block: usize,
-) -> [Vec<f32>; 4] {
+    [state_grad, computed_grad, prediction_grad, correction_grad]: [&mut [f32]; 4],
+) {
     let num_blocks = correction_coefs.len();
     let coefs = folded_coefs(prediction_coefs, correction_coefs, block);
     let output_grad = blocks(output_grad, num_blocks);
 
-    let mut state_grad = vec![0.0; state.len()];
-    let mut computed_grad = vec![0.0; computed.len()];
-    let mut grads = blocks_mut(&mut state_grad, num_blocks);
-    grads.push(&mut computed_grad);
+    let mut grads = blocks_mut(state_grad, num_blocks);
+    grads.push(computed_grad);
     combine(&transposed(&coefs, num_blocks + 1), &output_grad, grads);
 
     let inputs = [blocks(state, num_blocks), vec![computed]].concat();
     let coefs_grad = inner_products(&output_grad, &inputs);
-    let (prediction_grad, correction_grad) =
+    let (prediction, correction) =
         unfolded_grads(&coefs_grad, prediction_coefs, correction_coefs, block);
-    [state_grad, computed_grad, prediction_grad, correction_grad]
+    prediction_grad.copy_from_slice(&prediction);
+    correction_grad.copy_from_slice(&correction);
 }
 
 /// As [`primitive::folded_coefs`](super::primitive::folded_coefs), row by row.
@@ -104,17 +164,14 @@ fn combine(coefs: &[f32], inputs: &[&[f32]], outputs: Vec<&mut [f32]>) {
     }
     let run = |(number, outputs): (usize, Vec<&mut [f32]>)| {
         for (output, coefs) in outputs.into_iter().zip(coefs.chunks(inputs.len())) {
-            combine_chunk(output, coefs, inputs, number * CHUNK);
+            vectorized(|| combine_chunk(output, coefs, inputs, number * CHUNK));
         }
     };
-    if length < PARALLEL_FROM {
-        tasks.into_iter().enumerate().for_each(run);
-    } else {
-        tasks.into_par_iter().enumerate().for_each(run);
-    }
+    for_each(tasks.into_iter().enumerate().collect(), length, run);
 }
 
 /// Adds up to three inputs in a pass, so that an output is seldom read again.
+#[inline(always)]
 fn combine_chunk(output: &mut [f32], coefs: &[f32], inputs: &[&[f32]], start: usize) {
     let range = start..start + output.len();
     let mut first = true;
@@ -155,17 +212,13 @@ fn inner_products(left: &[&[f32]], right: &[&[f32]]) -> Vec<f32> {
     let of_chunk = |number: usize| -> Vec<f32> {
         let range = number * CHUNK..length.min((number + 1) * CHUNK);
         let with = |a: &[f32]| -> Vec<f32> {
-            right.iter().map(|b| dot(&a[range.clone()], &b[range.clone()])).collect()
+            vectorized(|| right.iter().map(|b| dot(&a[range.clone()], &b[range.clone()])).collect())
         };
         left.iter().flat_map(|a| with(a)).collect()
     };
-    let numbers = 0..length.div_ceil(CHUNK);
-    let chunks: Vec<Vec<f32>> = match length < PARALLEL_FROM {
-        true => numbers.map(of_chunk).collect(),
-        false => numbers.into_par_iter().map(of_chunk).collect(),
-    };
+    let numbers = (0..length.div_ceil(CHUNK)).collect();
     let mut sums = vec![0f64; left.len() * right.len()];
-    for chunk in chunks {
+    for chunk in map(numbers, length, of_chunk) {
         for (sum, product) in sums.iter_mut().zip(chunk) {
             *sum += f64::from(product);
         }
@@ -174,6 +227,7 @@ fn inner_products(left: &[&[f32]], right: &[&[f32]]) -> Vec<f32> {
 }
 
 /// Sixteen sums at once, which the compiler keeps in vector registers.
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<16>();
     let (b, b_rest) = b.as_chunks::<16>();

@@ -5,12 +5,8 @@
 #![allow(deprecated)]
 
 mod autodiff;
-#[cfg(any(feature = "flex", feature = "ndarray"))]
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "tch"))]
 mod cpu;
-#[cfg(feature = "flex")]
-mod flex;
-#[cfg(feature = "ndarray")]
-mod ndarray;
 mod primitive;
 
 use burn::backend::tensor::FloatTensor;
@@ -89,9 +85,6 @@ pub trait AltUpBackend: Backend {
         )
     }
 }
-
-#[cfg(feature = "tch")]
-impl AltUpBackend for burn::backend::LibTorch {}
 
 #[cfg(feature = "wgpu")]
 impl AltUpBackend for burn::backend::Wgpu {}
@@ -215,6 +208,13 @@ mod tests {
     fn on_flex() {
         kernels_equal_the_default_bodies::<burn::backend::Flex>();
         an_empty_batch_stays_empty::<burn::backend::Flex>();
+    }
+
+    #[cfg(feature = "tch")]
+    #[test]
+    fn on_libtorch() {
+        kernels_equal_the_default_bodies::<burn::backend::LibTorch>();
+        an_empty_batch_stays_empty::<burn::backend::LibTorch>();
     }
 
     #[cfg(feature = "ndarray")]

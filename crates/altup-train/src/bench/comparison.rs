@@ -17,7 +17,7 @@ use crate::precision::Precision;
 fn loss_tolerance(precision: Precision) -> f64 {
     match precision {
         Precision::F32 => 1e-4,
-        Precision::Bf16 => 1e-2,
+        Precision::Bf16 | Precision::Bf16Weights => 1e-2,
     }
 }
 
@@ -38,6 +38,9 @@ pub struct Plan {
     pub target_length: usize,
     /// Tokens that decoding makes.
     pub new_tokens: usize,
+    /// The vocabulary, where it is not the size's own.
+    #[serde(default)]
+    pub vocab_size: Option<usize>,
     /// How often every side is started.
     pub rounds: usize,
     /// How often a started side repeats each work.
@@ -174,7 +177,7 @@ impl Plan {
     }
 
     fn config(&self, size: &str, model: &str) -> anyhow::Result<T5Config> {
-        models::model(size, model).with_context(|| {
+        let config = models::model(size, model).with_context(|| {
             let sizes: Vec<&str> = altup_models::size_names().collect();
             format!(
                 "there is no model {model:?} of size {size:?}; models are {}, with any number of blocks, \
@@ -182,7 +185,11 @@ impl Plan {
                 models::MODELS.join(", "),
                 sizes.join(", ")
             )
-        })
+        })?;
+        let vocab_size = self.vocab_size.unwrap_or(config.vocab_size);
+        let config = T5Config { vocab_size, ..config };
+        config.validate()?;
+        Ok(config)
     }
 
     /// A model directory and a batch of random tokens that are neither padding nor the end.
@@ -260,6 +267,9 @@ impl Measured {
     /// Adds the times of another round.
     fn add(&mut self, round: Self) {
         self.tokens = round.tokens;
+        for (part, seconds) in round.parts {
+            self.parts.entry(part).or_default().extend(seconds);
+        }
         for (work, Timing { seconds, peak_bytes }) in round.measurements {
             let timing = self.measurements.entry(work).or_default();
             timing.seconds.extend(seconds);

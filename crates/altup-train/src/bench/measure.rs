@@ -2,11 +2,14 @@
 
 use altup_models::{Memory, ModelDirectory, T5, T5Config, cross_entropy_sum};
 use anyhow::{Context, ensure};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::optim::ModuleOptimizer;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use super::{BenchBatch, Measured, Timing, Work};
+use super::{BenchBatch, Measured, Timing, Work, breakdown};
+use crate::data::Batch;
 use crate::device::hardware_name;
 use crate::learner::{DeviceBatch, Learner};
 use crate::optimizer::{OptimizerConfig, OptimizerKind};
@@ -48,6 +51,17 @@ impl BenchBatch {
     fn targets(&self) -> u64 {
         self.labels.iter().flatten().filter(|&&label| label != 0).count() as u64
     }
+
+    pub(super) fn to_batch(&self) -> Batch {
+        let ids = |rows: &[Vec<u32>]| rows.iter().flatten().map(|&id| id as i32).collect();
+        Batch {
+            input_ids: ids(&self.input_ids),
+            labels: ids(&self.labels),
+            batch_size: self.input_ids.len(),
+            input_length: self.input_ids[0].len(),
+            target_length: self.labels[0].len(),
+        }
+    }
 }
 
 /// Measures a model directory on a device: each work once to warm up, then `repeats` times. The loss
@@ -69,30 +83,33 @@ pub fn measure(
     let batch = BenchBatch::read(batch, config.vocab_size)?;
     let (_, model) = directory.load_as(config.clone(), device)?;
     let model = precision.to_compute(&model);
-    let inputs = ids(&batch.input_ids, device);
-    let labels = ids(&batch.labels, device);
-    let padded = batch.input_ids.iter().flatten().any(|&id| id == 0);
-    let padding = padded.then(|| inputs.clone().equal_elem(0));
-
+    let DeviceBatch { input_ids: inputs, padding, labels, targets, .. } =
+        batch.to_batch().to_device(batch.targets(), device);
     let logits = model.forward(inputs.clone(), padding.clone(), labels.clone());
-    let loss =
-        cross_entropy_sum(logits, labels.clone()).into_scalar::<f64>() / batch.targets() as f64;
+    let loss = cross_entropy_sum(logits, labels.clone()).into_scalar::<f64>() / targets as f64;
     let mut measured = Measured {
         program: program(),
         device: hardware_name(device).unwrap_or_else(|| "cpu".into()),
         threads: std::thread::available_parallelism().ok().map(usize::from),
         loss,
         tokens: None,
-        measurements: Default::default(),
+        parts: BTreeMap::new(),
+        measurements: BTreeMap::new(),
     };
     if repeats == 0 {
         return Ok(measured);
     }
+    // A model as it is trained: what evaluation turns off is on, but for dropout.
+    let trainable = |device: &Device| -> anyhow::Result<T5> {
+        ensure!(precision.trains(), "a model of {} can't be trained", precision.name());
+        let config = T5Config { dropout_rate: 0.0, ..directory.config()? };
+        Ok(directory.load_as(config, device)?.1)
+    };
     let greedy = Greedy::new(&model, &config);
     let encode = || model.encode(inputs.clone(), padding.as_ref());
     // Training last: the memory that it leaves with the process would be the others' peak.
     let mut works = works.to_vec();
-    works.sort_by_key(|work| *work == Work::Train);
+    works.sort_by_key(|work| matches!(work, Work::Train | Work::Breakdown));
     for work in works {
         let timing = match work {
             Work::Forward => time(
@@ -126,11 +143,16 @@ pub fn measure(
                 timing
             }
             Work::Train => {
-                // Of a model as it is trained: what evaluation turns off is on, but for dropout.
-                let config = T5Config { dropout_rate: 0.0, ..directory.config()? };
                 let device = device.clone().autodiff();
-                let (_, model) = directory.load_as(config, &device)?;
-                train(model, &batch, &device, precision, repeats)
+                train(trainable(&device)?, &batch, &device, precision, repeats)
+            }
+            Work::Breakdown => {
+                let device = device.clone().autodiff();
+                let model = precision.to_compute(&trainable(&device)?);
+                let sequence = config.altup.as_ref().and_then(|a| a.encoder_sequence.as_ref());
+                ensure!(sequence.is_none(), "layers of several lengths can't be measured alone");
+                measured.parts = breakdown::measure(&model, &batch, &device, repeats);
+                continue;
             }
         };
         measured.measurements.insert(work, timing);
@@ -150,16 +172,8 @@ fn train(
     precision: Precision,
     repeats: usize,
 ) -> Timing {
-    let inputs = ids(&batch.input_ids, device);
-    let padded = batch.input_ids.iter().flatten().any(|&id| id == 0);
-    let batch = DeviceBatch {
-        padding: padded.then(|| inputs.clone().equal_elem(0)),
-        input_ids: inputs,
-        labels: ids(&batch.labels, device),
-        targets: batch.targets(),
-        loss_targets: batch.targets(),
-    };
-    let mut optimizer = OptimizerConfig { kind: OptimizerKind::AdamW, ..Default::default() }.init();
+    let batch = batch.to_batch().to_device(batch.targets(), device);
+    let mut optimizer = optimizer();
     let mut learner = Some(Learner { model });
     time(
         device,
@@ -171,6 +185,10 @@ fn train(
             learner = Some(optimizer.step(LEARNING_RATE, trained, output.grads));
         },
     )
+}
+
+pub(super) fn optimizer() -> ModuleOptimizer {
+    OptimizerConfig { kind: OptimizerKind::AdamW, ..Default::default() }.init()
 }
 
 /// Greedy decoding of as many tokens as are asked for: the end token is never taken.
@@ -226,20 +244,25 @@ fn time<T>(
     mut prepare: impl FnMut() -> T,
     mut run: impl FnMut(T),
 ) -> Timing {
-    let finish = || device.sync().expect("the device finishes what it was given");
     let mut once = || {
         let prepared = prepare();
-        finish();
-        let started = Instant::now();
-        run(prepared);
-        finish();
-        started.elapsed().as_secs_f64()
+        seconds(device, || run(prepared))
     };
     once();
     memory::reset_peak();
     let seconds = (0..repeats).map(|_| once()).collect();
     let of_device = device.memory_pool_usage().map(|usage| usage.bytes_reserved);
     Timing { seconds, peak_bytes: of_device.or_else(memory::peak) }
+}
+
+/// What a run takes, from when the device has finished all before it.
+pub(super) fn seconds(device: &Device, run: impl FnOnce()) -> f64 {
+    let finish = || device.sync().expect("the device finishes what it was given");
+    finish();
+    let started = Instant::now();
+    run();
+    finish();
+    started.elapsed().as_secs_f64()
 }
 
 /// The resident memory of this process, as Linux counts it.
@@ -257,11 +280,4 @@ mod memory {
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
         Some(1024 * kibibytes)
     }
-}
-
-/// `[rows, length]`
-fn ids(rows: &[Vec<u32>], device: &Device) -> Tensor<2, Int> {
-    let shape = [rows.len(), rows[0].len()];
-    let ids: Vec<i32> = rows.iter().flatten().map(|&id| id as i32).collect();
-    Tensor::from_data(TensorData::new(ids, shape), device)
 }

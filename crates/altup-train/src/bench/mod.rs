@@ -6,11 +6,14 @@
 //! compute the same loss before it times any, and makes the [tables] of what they measured.
 
 pub mod bar_chart;
+pub mod breakdown;
 pub mod comparison;
 pub mod measure;
 pub mod models;
+pub mod scaling;
 pub mod tables;
 
+use breakdown::Part;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +30,8 @@ pub enum Work {
     Prefill,
     /// The tokens after the first, greedily, one by one with cached keys and values
     Decode,
+    /// The parts of a training step, each alone
+    Breakdown,
 }
 
 impl Work {
@@ -37,6 +42,7 @@ impl Work {
             Self::Train => "train",
             Self::Prefill => "prefill",
             Self::Decode => "decode",
+            Self::Breakdown => "breakdown",
         }
     }
 }
@@ -67,6 +73,9 @@ pub struct Measured {
     /// The greedy tokens of every row, if they were asked for.
     #[serde(default)]
     pub tokens: Option<Vec<Vec<u32>>>,
+    /// The seconds of each part of a training step, if they were asked for.
+    #[serde(default)]
+    pub parts: BTreeMap<Part, Vec<f64>>,
     /// What was timed.
     pub measurements: BTreeMap<Work, Timing>,
 }

@@ -75,7 +75,7 @@ pub fn floor(config: &T5Config, work: Work, batch: &BenchBatch) -> Floor {
     match work {
         Work::Forward => Floor::Operations(operations(targets)),
         // A backward pass has two products for each of the forward pass.
-        Work::Train => Floor::Operations(3.0 * operations(targets)),
+        Work::Train | Work::Breakdown => Floor::Operations(3.0 * operations(targets)),
         Work::Prefill => Floor::Operations(operations(1)),
         Work::Decode => {
             let steps = batch.new_tokens.saturating_sub(1) as f64;

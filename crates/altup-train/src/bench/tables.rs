@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::bar_chart::{Bar, BarChart, Group};
 use super::comparison::{Comparison, Entry};
-use super::{Work, median};
+use super::{Part, Work, median};
 use crate::chart::ChartError;
 
 impl Comparison {
@@ -43,7 +43,10 @@ impl Comparison {
         let _ = writeln!(text, "{}", programs.join("\n"));
         for size in &plan.sizes {
             for &work in &plan.works {
-                self.write_table(&mut text, size, work);
+                match work {
+                    Work::Breakdown => self.write_breakdown(&mut text, size),
+                    work => self.write_table(&mut text, size, work),
+                }
             }
         }
         if !self.left_out.is_empty() {
@@ -100,6 +103,27 @@ impl Comparison {
         }
     }
 
+    /// What the parts of a training step take alone, and their shares of the step where it was timed too.
+    fn write_breakdown(&self, text: &mut String, size: &str) {
+        let _ = write!(text, "\n### {size}, parts of a training step, ms\n\n| model | side |");
+        for part in Part::ALL {
+            let _ = write!(text, " {} |", part.name());
+        }
+        let _ = writeln!(text, " all parts | step |\n|{}", "---|".repeat(Part::ALL.len() + 4));
+        for entry in self.entries.iter().filter(|entry| entry.size == size) {
+            let of_part = |part: &Part| entry.measured.parts.get(part).map_or(0.0, |s| median(s));
+            let sum: f64 = Part::ALL.iter().map(of_part).sum();
+            let step = entry.median(Work::Train);
+            let whole = if step.is_finite() { step } else { sum };
+            let _ = write!(text, "| {} | {} |", entry.model, entry.side);
+            for seconds in Part::ALL.iter().map(of_part).chain([sum]) {
+                let _ = write!(text, " {:.1} ({:.0} %) |", 1e3 * seconds, 100.0 * seconds / whole);
+            }
+            let step = if step.is_finite() { format!("{:.1}", 1e3 * step) } else { String::new() };
+            let _ = writeln!(text, " {step} |");
+        }
+    }
+
     /// A chart for each size and work: the median of every model on every side.
     ///
     /// # Errors
@@ -108,7 +132,7 @@ impl Comparison {
     pub fn charts(&self) -> Result<Vec<(String, String)>, ChartError> {
         let mut charts = Vec::new();
         for size in &self.plan.sizes {
-            for &work in &self.plan.works {
+            for &work in self.plan.works.iter().filter(|&&work| work != Work::Breakdown) {
                 let bar = |entry: &Entry| Bar {
                     name: entry.side.clone(),
                     value: 1e3 * entry.median(work),
@@ -143,7 +167,7 @@ impl Comparison {
     fn tokens(&self, work: Work) -> f64 {
         let plan = &self.plan;
         let per_row = match work {
-            Work::Forward | Work::Train => plan.input_length + plan.target_length,
+            Work::Forward | Work::Train | Work::Breakdown => plan.input_length + plan.target_length,
             Work::Prefill => plan.input_length,
             Work::Decode => plan.new_tokens.saturating_sub(1),
         };
@@ -162,6 +186,6 @@ impl Entry {
 fn rate_unit(work: Work) -> &'static str {
     match work {
         Work::Decode => "GB/s of weights",
-        Work::Forward | Work::Train | Work::Prefill => "GFLOP/s",
+        Work::Forward | Work::Train | Work::Prefill | Work::Breakdown => "GFLOP/s",
     }
 }

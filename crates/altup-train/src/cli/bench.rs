@@ -1,5 +1,5 @@
 use altup_train::bench::comparison::{Plan, Side};
-use altup_train::bench::{Work, measure, models};
+use altup_train::bench::{Work, measure, models, scaling};
 use altup_train::device::{Backend, DeviceName};
 use altup_train::precision::Precision;
 use anyhow::{Context, bail};
@@ -41,6 +41,13 @@ pub(super) struct BenchArgs {
     /// Tokens to decode for each row
     #[arg(long, default_value_t = 32)]
     new_tokens: usize,
+    /// The vocabulary of the models [default: that of their size]
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
+    /// Measure how the cost grows from the one size given: with the number of blocks, the width, the lengths,
+    /// the vocabulary and the batch, each at up to four values
+    #[arg(long)]
+    scaling: bool,
     /// Rounds in which the sides take turns
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -104,8 +111,9 @@ pub(super) fn measure(args: MeasureArgs) -> anyhow::Result<()> {
 }
 
 pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
+    let name = if args.scaling { "scaling" } else { "comparison" };
     if let Some(folder) = &args.output {
-        let results = folder.join("comparison.json");
+        let results = folder.join(format!("{name}.json"));
         if results.exists() {
             bail!("{} is there already; choose another folder", results.display());
         }
@@ -136,6 +144,7 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
         input_length: args.input_length,
         target_length: args.target_length,
         new_tokens: args.new_tokens,
+        vocab_size: args.vocab_size,
         rounds: args.rounds,
         repeats: args.repeats,
         precision: args.precision,
@@ -145,15 +154,20 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
         true => (),
         false => output::note(text),
     };
-    let comparison = plan.run(&sides, args.commit, &mut note)?;
-    output::line(&comparison.markdown())?;
+    let (markdown, json, mut files) = if args.scaling {
+        let axes = scaling::run(&plan, &sides, args.commit, &mut note)?;
+        (scaling::markdown(&plan, &axes), serde_json::to_string_pretty(&axes)?, Vec::new())
+    } else {
+        let comparison = plan.run(&sides, args.commit, &mut note)?;
+        let json = serde_json::to_string_pretty(&comparison)?;
+        (comparison.markdown(), json, comparison.charts()?)
+    };
+    output::line(&markdown)?;
     match args.output {
         Some(folder) => {
-            let json = serde_json::to_string_pretty(&comparison)? + "\n";
-            let mut files = comparison.charts()?;
-            files.push(("comparison.md".into(), comparison.markdown()));
+            files.push((format!("{name}.md"), markdown));
             // Last: its presence says that the folder is complete.
-            files.push(("comparison.json".into(), json));
+            files.push((format!("{name}.json"), json + "\n"));
             write(&folder, files)
         }
         None => Ok(()),

@@ -1,0 +1,92 @@
+//! The operations of [`T5Backend`] on tensors.
+
+use burn::backend::Dispatch;
+use burn::nn::{Linear, RmsNorm};
+use burn::tensor::module::linear;
+use burn::tensor::{Int, Tensor};
+
+use crate::backend::T5Backend;
+
+/// [`T5Backend::biased_attention`]
+///
+/// # Shapes
+///
+/// - query: `[batch_size, queries, num_heads, d_kv]`
+/// - key, value: `[batch_size, length, num_heads, d_kv]`
+/// - bias: broadcastable to `[batch_size, num_heads, queries, length]`, in f32
+/// - output: `[batch_size, queries, num_heads, d_kv]`
+pub(crate) fn attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    bias: Tensor<4>,
+) -> Tensor<4> {
+    let (output, _) = <Dispatch as T5Backend>::biased_attention(
+        query.into_dispatch(),
+        key.into_dispatch(),
+        value.into_dispatch(),
+        bias.into_dispatch(),
+    );
+    Tensor::from_dispatch(output)
+}
+
+/// [`T5Backend::gated_gelu`]
+pub(crate) fn gated_gelu(gate: Tensor<3>, linear: Tensor<3>) -> Tensor<3> {
+    let output = <Dispatch as T5Backend>::gated_gelu(gate.into_dispatch(), linear.into_dispatch());
+    Tensor::from_dispatch(output)
+}
+
+/// Rows up to which reading the weights takes longer than computing with them.
+const FEW_ROWS: usize = 8;
+
+/// x · weight, through [`T5Backend::project`] where x has few rows, as in decoding.
+///
+/// # Shapes
+///
+/// - x: `[batch_size, seq_length, d_input]`
+/// - output: `[batch_size, seq_length, d_output]`
+pub(crate) fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    let [batch_size, seq_length, d_input] = x.dims();
+    let rows = batch_size * seq_length;
+    let weight = layer.weight.val();
+    if rows > FEW_ROWS || x.device().is_autodiff() {
+        let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
+        return linear(x, weight, None);
+    }
+    let d_output = weight.dims()[1];
+    let rows: Tensor<2> = x.reshape([rows, d_input]);
+    let projected: Tensor<2> = Tensor::from_dispatch(<Dispatch as T5Backend>::project(
+        rows.into_dispatch(),
+        weight.into_dispatch(),
+    ));
+    projected.reshape([batch_size, seq_length, d_output])
+}
+
+/// [`T5Backend::rms_norm`] of the last dimension.
+///
+/// # Shapes
+///
+/// - x, output: `[batch_size, seq_length, width]`
+pub(crate) fn rms_norm(norm: &RmsNorm, x: Tensor<3>) -> Tensor<3> {
+    let shape @ [batch_size, seq_length, width] = x.dims();
+    let rows: Tensor<2> = x.reshape([batch_size * seq_length, width]);
+    let normed: Tensor<2> = Tensor::from_dispatch(<Dispatch as T5Backend>::rms_norm(
+        rows.into_dispatch(),
+        norm.gamma.val().into_dispatch(),
+        norm.epsilon as f32,
+    ));
+    normed.reshape(shape)
+}
+
+/// [`T5Backend::cross_entropy`]
+///
+/// # Shapes
+///
+/// - logits: `[tokens, vocab_size]`, f32
+/// - labels: `[tokens]`
+/// - output: `[tokens]`
+pub(crate) fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+    let output =
+        <Dispatch as T5Backend>::cross_entropy(logits.into_dispatch(), labels.into_dispatch());
+    Tensor::from_dispatch(output)
+}
