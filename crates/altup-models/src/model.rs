@@ -121,9 +121,23 @@ impl T5 {
         labels: Tensor<2, Int>,
         mut log: Option<&mut Vec<LayerRouting>>,
     ) -> Tensor<3> {
-        let embedded = self.embedding.forward(input_ids);
-        let memory = self.encoder.forward_logged(embedded, padding.as_ref(), log.as_deref_mut());
-        self.decode_labels(&memory, labels, log)
+        let [inputs, targets] = self.embed_both(input_ids, self.shift_right(labels.clone()));
+        let memory = self.encoder.forward_logged(inputs, padding.as_ref(), log.as_deref_mut());
+        self.decode_labels(&memory, targets, labels, log)
+    }
+
+    /// The embeddings of inputs and of targets, of one lookup: a gradient is as large as the table, and of
+    /// two lookups there would be two to add up.
+    fn embed_both(&self, inputs: Tensor<2, Int>, targets: Tensor<2, Int>) -> [Tensor<3>; 2] {
+        let shapes = [inputs.dims(), targets.dims()];
+        let [of_inputs, of_targets] = shapes.map(|[rows, length]| rows * length);
+        let ids = vec![inputs.reshape([1, of_inputs]), targets.reshape([1, of_targets])];
+        let embedded = self.embedding.forward(Tensor::cat(ids, 1));
+        let [_, _, width] = embedded.dims();
+        let part = |first, count, [rows, length]: [usize; 2]| {
+            embedded.clone().narrow(1, first, count).reshape([rows, length, width])
+        };
+        [part(0, of_inputs, shapes[0]), part(of_inputs, of_targets, shapes[1])]
     }
 
     /// The logits of every label, given those before it and an encoded input.
@@ -133,12 +147,14 @@ impl T5 {
     /// - labels: `[batch_size, target_length]`, padded with 0; experts leave padding alone
     /// - output: `[batch_size, target_length, vocab_size]`
     pub fn forward_decoder(&self, memory: &Memory, labels: Tensor<2, Int>) -> Tensor<3> {
-        self.decode_labels(memory, labels, None)
+        let targets = self.embedding.forward(self.shift_right(labels.clone()));
+        self.decode_labels(memory, targets, labels, None)
     }
 
     fn decode_labels(
         &self,
         memory: &Memory,
+        targets: Tensor<3>,
         labels: Tensor<2, Int>,
         log: Option<&mut Vec<LayerRouting>>,
     ) -> Tensor<3> {
@@ -146,8 +162,7 @@ impl T5 {
         let routes = self.decoder.blocks.iter().any(|block| block.feed_forward.moe.is_some());
         let real: Option<Vec<bool>> =
             routes.then(|| labels.clone().not_equal_elem(0).into_data().iter::<bool>().collect());
-        let embedded = self.embedding.forward(self.shift_right(labels));
-        self.logits(self.decoder.forward_logged(embedded, &mut cache, real.as_deref(), log))
+        self.logits(self.decoder.forward_logged(targets, &mut cache, real.as_deref(), log))
     }
 
     /// Encodes a batch of inputs.

@@ -141,6 +141,31 @@ fn bf16_is_refused_by_a_backend_without_it_and_close_to_f32_on_one_with_it() {
     assert!((found / expected - 1.0).abs() < 0.01 && found != expected, "{found}, {expected}");
 }
 
+/// Weights stored in bf16 are for inference: close to f32 where the backend has the type, refused where it
+/// has not, and in training.
+#[test]
+fn weights_in_bf16_are_for_inference() {
+    let ws = Workspace::new();
+    let error = fails(ws.train("run", &["--set", "training.precision=bf16-weights"]));
+    assert!(error.contains("training.precision must be f32 or bf16"), "{error}");
+    assert!(!ws.path("run").exists());
+
+    succeeds(ws.train("run", &[]));
+    let loss = |precision: &str| -> f64 {
+        let args = ["evaluate", "--model", "run", "--json", "--precision", precision];
+        let scores: Value = serde_json::from_str(&printed(run(&ws, &args))).unwrap();
+        scores["loss"].as_f64().unwrap()
+    };
+    let (found, expected) = (loss("bf16-weights"), loss("f32"));
+    assert!((found / expected - 1.0).abs() < 0.005 && found != expected, "{found}, {expected}");
+
+    let generate =
+        ["generate", "--model", "run", "--precision", "bf16-weights", "a <extra_id_0> b"];
+    succeeds(run(&ws, &generate));
+    let error = fails(run(&ws, &[&generate[..], &["--backend", "ndarray"]].concat()));
+    assert!(error.contains("does not compute in bf16"), "{error}");
+}
+
 /// The last validation loss of a run.
 fn valid_loss(ws: &Workspace, run: &str) -> f64 {
     let row = rows(&ws.path(run)).into_iter().rfind(|row| row["kind"] == "valid");

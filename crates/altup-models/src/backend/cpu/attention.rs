@@ -1,6 +1,7 @@
 //! Attention, a few queries of a head at a time: their scores are made, normalised and used while they lie
 //! in the processor's cache, and never stand in memory as a whole. The backward pass makes them anew.
 
+use altup_core::cpu::vector::{add, exp, exp_and_sum, max, sum};
 use altup_core::cpu::{CpuBackend, for_each, map, vectorized};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
@@ -8,7 +9,6 @@ use burn::tensor::Shape;
 use std::borrow::Cow;
 
 use super::matrix::{HeadsMut, Matrix, MatrixMut};
-use super::vector::{add, exp, exp_and_sum, max, sum};
 
 /// Queries whose scores are made at once: over 512 keys these take 256 KiB.
 const QUERIES: usize = 128;

@@ -1,10 +1,9 @@
 //! Cross-entropy over the vocabulary, a token at a time: no second tensor of the logits' size is made.
 
+use altup_core::cpu::vector::{exp, max, sum};
 use altup_core::cpu::{CpuBackend, for_each, vectorized};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-
-use super::vector::{exp, max, sum};
 
 pub(super) fn cross_entropy<B: CpuBackend>(
     logits: &FloatTensor<B>,

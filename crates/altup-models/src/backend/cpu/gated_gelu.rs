@@ -1,11 +1,11 @@
 //! The gated GELU in one pass: two values read and one written.
 
+use altup_core::cpu::vector::sigmoid;
 use altup_core::cpu::{CpuBackend, for_each, vectorized};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 
 use super::primitive::{GELU_CUBIC, GELU_SCALE};
-use super::vector::sigmoid;
 
 /// Values of a task.
 const CHUNK: usize = 8 * 1024;

@@ -7,7 +7,6 @@ mod gated_gelu;
 mod matrix;
 mod project;
 mod rms_norm;
-mod vector;
 
 use altup_core::cpu::CpuBackend;
 use burn::backend::TensorMetadata;

@@ -1,10 +1,9 @@
 //! Root-mean-square normalisation, a row at a time.
 
+use altup_core::cpu::vector::{add, sum};
 use altup_core::cpu::{CpuBackend, for_each, map, vectorized};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
-
-use super::vector::{add, sum};
 
 /// Rows of a task.
 const ROWS: usize = 16;

@@ -1,7 +1,13 @@
 //! Optimizers, as T5 is trained with, and gradient clipping over the whole model.
 
+mod adafactor;
+mod adamw;
+pub mod backend;
+
+use adafactor::Adafactor;
+use adamw::AdamW;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::{AdafactorConfig, AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -46,15 +52,10 @@ impl Default for OptimizerConfig {
 impl OptimizerConfig {
     /// The optimizer, without any state yet.
     pub fn init(&self) -> ModuleOptimizer {
+        let weight_decay = self.weight_decay;
         match self.kind {
-            OptimizerKind::Adafactor => AdafactorConfig::new()
-                .with_relative_step(false)
-                .with_weight_decay(self.weight_decay as f32)
-                .init(),
-            OptimizerKind::AdamW => AdamWConfig::new()
-                .with_epsilon(1e-8)
-                .with_weight_decay(self.weight_decay as f32)
-                .init(),
+            OptimizerKind::Adafactor => Adafactor { weight_decay }.into(),
+            OptimizerKind::AdamW => AdamW { weight_decay }.into(),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Loops over rows of f32 that a compiler turns into vector instructions, inside
-//! [`vectorized`](altup_core::cpu::vectorized).
+//! [`vectorized`](super::vectorized).
 
 /// Sums and maxima kept at once: two vector registers, that the additions of one need not wait for
 /// those of the other.
@@ -10,7 +10,7 @@ const LANES: usize = 16;
 /// After Cephes' `expf`: x = n ln 2 + r, and a polynomial of r. The standard library's goes one number at
 /// a time.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     // Adding 1.5 · 2²³ rounds to an integer, which stands in the last bits then.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.0, 88.0);
@@ -30,13 +30,13 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// 1 / (1 + e⁻ˣ)
 #[inline(always)]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
 /// The largest value; minus infinity of none.
 #[inline(always)]
-pub(super) fn max(values: &[f32]) -> f32 {
+pub fn max(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {
@@ -49,7 +49,7 @@ pub(super) fn max(values: &[f32]) -> f32 {
 
 /// Σ f(i), for each i below `count`.
 #[inline(always)]
-pub(super) fn sum(count: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub fn sum(count: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     for chunk in 0..count / LANES {
         for (lane, sum) in lanes.iter_mut().enumerate() {
@@ -62,7 +62,7 @@ pub(super) fn sum(count: usize, f: impl Fn(usize) -> f32) -> f32 {
 
 /// Puts e^(x − shift) in the place of each x, and sums them.
 #[inline(always)]
-pub(super) fn exp_and_sum(values: &mut [f32], shift: f32) -> f32 {
+pub fn exp_and_sum(values: &mut [f32], shift: f32) -> f32 {
     let (chunks, rest) = values.as_chunks_mut::<LANES>();
     let mut lanes = [0.0; LANES];
     for chunk in chunks {
@@ -81,7 +81,7 @@ pub(super) fn exp_and_sum(values: &mut [f32], shift: f32) -> f32 {
 
 /// Adds one row to another.
 #[inline(always)]
-pub(super) fn add(row: &mut [f32], other: &[f32]) {
+pub fn add(row: &mut [f32], other: &[f32]) {
     for (value, other) in row.iter_mut().zip(other) {
         *value += other;
     }

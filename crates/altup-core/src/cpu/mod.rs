@@ -5,6 +5,8 @@
 // Burn marks ndarray and libtorch as deprecated; while it ships them, they are supported here.
 #![allow(deprecated)]
 
+pub mod vector;
+
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, Shape, TensorData, bf16};
