@@ -128,7 +128,12 @@ impl T5 {
 
     /// The embeddings of inputs and of targets, of one lookup: a gradient is as large as the table, and of
     /// two lookups there would be two to add up.
-    fn embed_both(&self, inputs: Tensor<2, Int>, targets: Tensor<2, Int>) -> [Tensor<3>; 2] {
+    ///
+    /// # Shapes
+    ///
+    /// - inputs, targets: `[rows, length]`
+    /// - output: `[rows, length, table_width]` of each
+    pub fn embed_both(&self, inputs: Tensor<2, Int>, targets: Tensor<2, Int>) -> [Tensor<3>; 2] {
         let shapes = [inputs.dims(), targets.dims()];
         let [of_inputs, of_targets] = shapes.map(|[rows, length]| rows * length);
         let ids = vec![inputs.reshape([1, of_inputs]), targets.reshape([1, of_targets])];

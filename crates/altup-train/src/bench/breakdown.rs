@@ -1,6 +1,7 @@
 //! What the parts of a training step take, each alone: its forward and backward pass at the shapes that the
 //! step has it at, over all layers.
 
+use altup_core::AltUp;
 use altup_models::{T5, cross_entropy_sum};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor};
@@ -123,35 +124,33 @@ impl<'a> Step<'a> {
             Part::Data => drop(self.batch.to_device(1, self.device)),
             Part::Embedding => {
                 let batch = self.batch.to_device(1, self.device);
-                for ids in [batch.input_ids, batch.labels] {
-                    backward(model.embedding.forward(ids));
-                }
+                let [inputs, targets] = model.embed_both(batch.input_ids, batch.labels);
+                backward([inputs.sum(), targets.sum()]);
             }
             Part::Attention => self.attention(),
             Part::FeedForward => {
                 let [encoder, decoder] = self.blocks();
-                for block in &model.encoder.blocks {
-                    backward(block.feed_forward.forward(encoder()));
-                }
-                for block in &model.decoder.blocks {
-                    backward(block.feed_forward.forward(decoder()));
-                }
+                let encoder =
+                    model.encoder.blocks.iter().map(|b| b.feed_forward.forward(encoder()));
+                let decoder =
+                    model.decoder.blocks.iter().map(|b| b.feed_forward.forward(decoder()));
+                backward(encoder.chain(decoder).map(Tensor::sum));
             }
             Part::AltUp => {
-                let [encoder, decoder] = self.blocks();
-                let [encoder_state, decoder_state] = &self.states;
+                let [of_encoder, of_decoder] = self.blocks();
+                let [encoder, decoder] = &self.states;
+                let update = |altup: &AltUp, state: &Tensor<4>, computed: Tensor<3>| {
+                    altup.update(tracked(state), computed, 0).sum()
+                };
                 let encoder_layers = model.encoder.blocks.iter().filter_map(|b| b.altup.as_ref());
-                for altup in encoder_layers {
-                    backward(altup.update(tracked(encoder_state), encoder(), 0));
-                }
                 let decoder_layers = model.decoder.blocks.iter().filter_map(|b| b.altup.as_ref());
-                for altup in decoder_layers {
-                    backward(altup.update(tracked(decoder_state), decoder(), 0));
-                }
+                let encoder = encoder_layers.map(|altup| update(altup, encoder, of_encoder()));
+                let decoder = decoder_layers.map(|altup| update(altup, decoder, of_decoder()));
+                backward(encoder.chain(decoder));
             }
             Part::Loss => {
                 let labels = self.batch.to_device(1, self.device).labels;
-                cross_entropy_sum(model.logits(tracked(&self.outputs[1])), labels).backward();
+                backward([cross_entropy_sum(model.logits(tracked(&self.outputs[1])), labels)]);
             }
             Part::Optimizer => {
                 // A gradient for every weight, of the weights themselves: their values don't matter.
@@ -167,16 +166,19 @@ impl<'a> Step<'a> {
         let [inputs, targets] = [self.batch.input_length, self.batch.target_length];
         let [encoder, decoder] = self.blocks();
         let bias = model.encoder.position_bias.forward(0..inputs, 0..inputs, self.device);
-        for block in &model.encoder.blocks {
-            backward(block.self_attention.attend_to_self(encoder(), bias.clone(), None));
-        }
+        let of_encoder =
+            model.encoder.blocks.iter().map(|block| {
+                block.self_attention.attend_to_self(encoder(), bias.clone(), None).sum()
+            });
         let bias = model.decoder.position_bias.forward(0..targets, 0..targets, self.device);
-        for block in &model.decoder.blocks {
-            backward(block.self_attention.attend_to_self(decoder(), bias.clone(), None));
+        let of_decoder = model.decoder.blocks.iter().flat_map(|block| {
             let memory = tracked(&self.outputs[0]);
             let memory = block.cross_attention.attention.project_memory(memory);
-            backward(block.cross_attention.attend_to_memory(decoder(), memory, None));
-        }
+            let to_self = block.self_attention.attend_to_self(decoder(), bias.clone(), None);
+            let to_memory = block.cross_attention.attend_to_memory(decoder(), memory, None);
+            [to_self.sum(), to_memory.sum()]
+        });
+        backward(of_encoder.chain(of_decoder));
     }
 
     /// What makes inputs of a layer, of the encoder and of the decoder.
@@ -192,8 +194,11 @@ fn tracked<const D: usize>(values: &Tensor<D>) -> Tensor<D> {
     values.clone().detach().require_grad()
 }
 
-fn backward<const D: usize>(output: Tensor<D>) {
-    output.sum().backward();
+/// The backward pass of all parts together, where there are any.
+fn backward(sums: impl IntoIterator<Item = Tensor<1>>) {
+    if let Some(sum) = sums.into_iter().reduce(|sum, part| sum + part) {
+        sum.backward();
+    }
 }
 
 fn gradients_like(learner: &Learner) -> GradientsParams {
