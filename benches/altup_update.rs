@@ -23,7 +23,7 @@ const WIDTH: usize = 512;
 const ROUNDS: usize = 15;
 
 fn main() {
-    altup_train::allocator::keep_freed_memory();
+    altup_train::process::set_up();
     println!("[K, {BATCH_SIZE}, {SEQ_LENGTH}, {WIDTH}] in f32, median of {ROUNDS} rounds\n");
     println!("| K | what | ms | GB/s | of the copy |\n|---|---|---|---|---|");
     for num_blocks in [1, 2, 4] {

@@ -51,7 +51,7 @@ enum Backend {
 }
 
 fn main() -> anyhow::Result<()> {
-    altup_train::allocator::keep_freed_memory();
+    altup_train::process::set_up();
     let args = Args::parse();
     let (device, backend) = match args.backend {
         Backend::Flex => (Device::flex(), "flex"),

@@ -33,7 +33,7 @@ struct Side {
 }
 
 fn main() {
-    altup_train::allocator::keep_freed_memory();
+    altup_train::process::set_up();
     for (backend, device) in [("flex", Device::flex()), ("ndarray", Device::ndarray())] {
         encoders(backend, device.clone());
         experts(backend, device.autodiff());

@@ -16,12 +16,12 @@ pub mod trainer;
 pub mod run_data;
 pub mod run_folder;
 
-pub mod allocator;
 pub mod filling;
 
 pub mod bench;
 
 pub mod chart;
 pub mod metrics;
+pub mod process;
 pub mod progress;
 pub mod report;

@@ -1,7 +1,8 @@
 //! A few rows times a matrix of weights, as decoding does for every token: the weights cross memory once,
 //! read by all threads, and that is what it takes.
 
-use altup_core::cpu::{CpuBackend, for_each, vectorized};
+use altup_core::cpu::vector::add;
+use altup_core::cpu::{CpuBackend, map, vectorized};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{Shape, bf16};
@@ -9,12 +10,20 @@ use burn::tensor::{Shape, bf16};
 /// Rows of weights taken together: a sum is read and written once for all of them.
 const DEPTH: usize = 8;
 
+/// Columns whose sums stay in the first-level cache.
+const COLUMNS: usize = 2048;
+
 /// A type that weights are stored in.
 pub(super) trait Weight: Copy + Send + Sync {
+    /// Whether the values are f32 as they lie.
+    const IS_F32: bool;
+
     fn to_f32(self) -> f32;
 }
 
 impl Weight for f32 {
+    const IS_F32: bool = true;
+
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -22,6 +31,8 @@ impl Weight for f32 {
 }
 
 impl Weight for bf16 {
+    const IS_F32: bool = false;
+
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
@@ -38,27 +49,44 @@ pub(super) fn project<B: CpuBackend, W: Weight>(
     let mut output = B::zeros(Shape::new([rows, d_output]), x);
     let x = B::values(x);
     let d_input = x.len() / rows;
-    // Columns of a task: with fewer, a row of weights would be read in pieces too short to stream.
-    let columns = (d_output / 8).next_multiple_of(64).clamp(256, 2048);
-    let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
-    tasks.resize_with(d_output.div_ceil(columns), || Vec::with_capacity(rows));
-    for row in B::values_mut(&mut output).chunks_mut(d_output) {
-        for (task, chunk) in tasks.iter_mut().zip(row.chunks_mut(columns)) {
-            task.push(chunk);
-        }
-    }
-    for_each(tasks.into_iter().enumerate().collect(), weights.len(), |(task, mut outputs)| {
+    // A task has whole rows of weights, so that it reads memory in one stream. As many whatever the number
+    // of threads: their sums are added in the same order then.
+    let depth = d_input.div_ceil(16).next_multiple_of(DEPTH).max(64);
+    let tasks = weights.chunks(depth * d_output).enumerate().collect();
+    let of_tasks = map(tasks, weights.len(), |(task, weights)| {
+        let mut sums = vec![0.0; rows * d_output];
+        let mut widened = vec![0.0; DEPTH * COLUMNS];
         vectorized(|| {
-            for (first, weights) in
-                (0..d_input).step_by(DEPTH).zip(weights.chunks(DEPTH * d_output))
-            {
-                for (output, x) in outputs.iter_mut().zip(x.chunks(d_input)) {
-                    let weights = &weights[task * columns..];
-                    add_product(output, &x[first..d_input.min(first + DEPTH)], weights, d_output);
+            for (group, weights) in weights.chunks(DEPTH * d_output).enumerate() {
+                let first = task * depth + group * DEPTH;
+                let depth = first..first + weights.len() / d_output;
+                for tile in (0..d_output).step_by(COLUMNS) {
+                    let columns = tile..d_output.min(tile + COLUMNS);
+                    let weights = &weights[tile..];
+                    // Several rows share the work of widening.
+                    let widen = rows > 1 && !W::IS_F32;
+                    if widen {
+                        let rows = weights.chunks(d_output).zip(widened.chunks_mut(columns.len()));
+                        for (weights, widened) in rows {
+                            for (widened, weight) in widened.iter_mut().zip(weights) {
+                                *widened = weight.to_f32();
+                            }
+                        }
+                    }
+                    for (x, sums) in x.chunks(d_input).zip(sums.chunks_mut(d_output)) {
+                        let (x, sums) = (&x[depth.clone()], &mut sums[columns.clone()]);
+                        match widen {
+                            true => add_product(sums, x, &widened, columns.len()),
+                            false => add_product(sums, x, weights, d_output),
+                        }
+                    }
                 }
             }
         });
+        sums
     });
+    let sums = B::values_mut(&mut output);
+    vectorized(|| of_tasks.iter().for_each(|of_task| add(sums, of_task)));
     output
 }
 

@@ -1,0 +1,41 @@
+//! What a program that computes on the CPU sets up first: its memory and its threads.
+
+/// Sets up this process for speed; for programs, first in `main`.
+pub fn set_up() {
+    keep_freed_memory();
+    compute_on_this_thread();
+}
+
+/// Makes the calling thread one of those that kernels run on, where there are several.
+///
+/// Otherwise it hands each operation over and sleeps until others have done it: waking them takes longer than
+/// a small operation, of which decoding a token has dozens. With a single thread nothing changes:
+/// other threads than this one could wait for it then, while it waits for them.
+fn compute_on_this_thread() {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = asked.filter(|&count| count > 0).unwrap_or(cores);
+    if threads > 1 {
+        // It fails where the threads were started before, which then stay as they are.
+        let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
+    }
+}
+
+/// Keeps freed memory for the next allocation instead of giving it back to the system.
+///
+/// A step frees and allocates tensors of the same sizes again and again. By default glibc maps a large one
+/// anew each time, and the system fills every page with zeros before the tensor is written: more
+/// traffic than many an operation needs. The process then holds its peak until it ends. Elsewhere than on
+/// Linux with glibc this does nothing.
+fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const GIBIBYTE: i32 = 1 << 30;
+        // SAFETY: mallopt only sets parameters of the allocator, under its lock.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, GIBIBYTE);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+            libc::mallopt(libc::M_TOP_PAD, GIBIBYTE / 16);
+        }
+    }
+}
