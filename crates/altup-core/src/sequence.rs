@@ -1,6 +1,9 @@
+use burn::backend::Dispatch;
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
+
+use crate::AltUpBackend;
 
 /// Configuration of [`SequenceAltUp`].
 #[derive(Config, Debug)]
@@ -68,7 +71,38 @@ impl SequenceAltUp {
     /// Panics if `layer` changes the shape.
     pub fn forward(&self, x: Tensor<3>, layer: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
         let computed = compute_on_anchors(&x, self.stride, layer);
-        self.correct(self.predict(x), computed)
+        self.update(x, computed)
+    }
+
+    /// Predict and correct in one pass over the tokens: equal to `correct(predict(x), computed)`, as one
+    /// linear combination (see [`AltUpBackend::sequence_update`]).
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[B, T, d]`
+    /// - computed: `[B, ⌈T/k⌉, d]`
+    /// - output: `[B, T, d]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if `computed` hasn't one token for each anchor.
+    pub fn update(&self, x: Tensor<3>, computed: Tensor<3>) -> Tensor<3> {
+        let [batch_size, seq_length, width] = x.dims();
+        assert_eq!(
+            computed.dims(),
+            [batch_size, seq_length.div_ceil(self.stride), width],
+            "There must be one computed token for each anchor. Got x={:?}, computed={:?}, stride={}",
+            x.dims(),
+            computed.dims(),
+            self.stride
+        );
+        Tensor::from_dispatch(<Dispatch as AltUpBackend>::sequence_update(
+            x.into_dispatch(),
+            computed.into_dispatch(),
+            self.prediction_coefs.val().into_dispatch(),
+            self.correction_coef.val().into_dispatch(),
+            self.stride,
+        ))
     }
 
     /// The predicted tokens ŷᵢ = a₁ xᵢ + a₂ x_⌊i/k⌋k.

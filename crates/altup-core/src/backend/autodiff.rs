@@ -1,4 +1,4 @@
-//! The update under autodiff: one node, whose backward pass is one operation of the inner backend.
+//! The updates under autodiff: one node each, whose backward pass is one operation of the inner backend.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -35,6 +35,44 @@ impl<B: AltUpBackend, C: CheckpointStrategy> AltUpBackend for Autodiff<B, C> {
         match AltUpUpdate.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => prepared.finish(inputs.clone(), update(inputs)),
             OpsKind::UnTracked(prepared) => prepared.finish(update(inputs)),
+        }
+    }
+
+    fn sequence_update(
+        x: FloatTensor<Self>,
+        computed: FloatTensor<Self>,
+        prediction_coefs: FloatTensor<Self>,
+        correction_coef: FloatTensor<Self>,
+        stride: usize,
+    ) -> FloatTensor<Self> {
+        let (x, x_node) = x.into_parts();
+        let (computed, computed_node) = computed.into_parts();
+        let (a, a_node) = prediction_coefs.into_parts();
+        let (b, b_node) = correction_coef.into_parts();
+        let output = B::sequence_update(x.clone(), computed.clone(), a.clone(), b.clone(), stride);
+        let nodes = [x_node, computed_node, a_node, b_node];
+        match SequenceUpdate.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(([x, computed, a, b], stride), output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SequenceUpdate;
+
+impl<B: AltUpBackend> Backward<B, 4> for SequenceUpdate {
+    type State = ([FloatTensor<B>; 4], usize);
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let output_grad = grads.consume::<B>(&ops.node);
+        let ([x, computed, a, b], stride) = ops.state;
+        let (x, computed, a, b) =
+            B::sequence_update_backward(x, computed, a, b, output_grad, stride);
+        for (parent, grad) in ops.parents.into_iter().zip([x, computed, a, b]) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, grad);
+            }
         }
     }
 }

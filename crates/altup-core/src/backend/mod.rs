@@ -84,6 +84,50 @@ pub trait AltUpBackend: Backend {
             block,
         )
     }
+
+    /// Sequence-AltUp's predict and correct in one pass.
+    ///
+    /// With (a₁, a₂) = `prediction_coefs`, b = `correction_coef` and A = ⌊i/k⌋, the steps
+    /// ŷᵢ = a₁ xᵢ + a₂ x_kA and yᵢ = ŷᵢ + b (ỹ_A − ŷ_kA) fold into
+    ///
+    /// yᵢ = a₁ xᵢ + (a₂ − b (a₁ + a₂)) x_kA + b ỹ_A.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[B, T, d]`
+    /// - computed: `[B, ⌈T/k⌉, d]`
+    /// - prediction_coefs: `[2]`
+    /// - correction_coef: `[1]`
+    /// - output: `[B, T, d]`
+    fn sequence_update(
+        x: FloatTensor<Self>,
+        computed: FloatTensor<Self>,
+        prediction_coefs: FloatTensor<Self>,
+        correction_coef: FloatTensor<Self>,
+        stride: usize,
+    ) -> FloatTensor<Self> {
+        primitive::sequence_update::<Self>(x, computed, prediction_coefs, correction_coef, stride)
+    }
+
+    /// The gradients of [`sequence_update`](Self::sequence_update) for `x`, `computed`,
+    /// `prediction_coefs` and `correction_coef`, from that of its output.
+    fn sequence_update_backward(
+        x: FloatTensor<Self>,
+        computed: FloatTensor<Self>,
+        prediction_coefs: FloatTensor<Self>,
+        correction_coef: FloatTensor<Self>,
+        output_grad: FloatTensor<Self>,
+        stride: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        primitive::sequence_update_backward::<Self>(
+            x,
+            computed,
+            prediction_coefs,
+            correction_coef,
+            output_grad,
+            stride,
+        )
+    }
 }
 
 #[cfg(feature = "wgpu")]
@@ -203,11 +247,47 @@ mod tests {
         assert_close::<B>("p", grads.2, zeros);
     }
 
+    /// At strides that divide the length, that do not, and that are longer than it.
+    fn sequence_kernels_equal_the_default_bodies<B: AltUpBackend>() {
+        for (batch_size, seq_length, width) in [(1, 1, 1), (2, 8, 5), (3, 13, 16), (2, 150, 70)] {
+            for stride in [1, 2, 3, 4, 20] {
+                let count = usize::div_ceil(seq_length, stride);
+                let x = values::<B>(&[batch_size, seq_length, width], 1);
+                let computed = values::<B>(&[batch_size, count, width], 2);
+                let a = values::<B>(&[2], 3);
+                let b = values::<B>(&[1], 4);
+                let grad = values::<B>(&[batch_size, seq_length, width], 5);
+                let what = format!("{batch_size} × {seq_length} × {width}, stride {stride}");
+                let contiguous = (x.clone(), computed.clone(), grad.clone());
+                let other = (permuted::<B>(x), permuted::<B>(computed), permuted::<B>(grad));
+                for (x, computed, grad) in [contiguous, other] {
+                    let inputs = || (x.clone(), computed.clone(), a.clone(), b.clone());
+                    let (x, computed, a, b) = inputs();
+                    let found = B::sequence_update(x, computed, a, b, stride);
+                    let (x, computed, a, b) = inputs();
+                    let expected = primitive::sequence_update::<B>(x, computed, a, b, stride);
+                    assert_close::<B>(&what, found, expected);
+                    let (x, computed, a, b) = inputs();
+                    let found =
+                        B::sequence_update_backward(x, computed, a, b, grad.clone(), stride);
+                    let (x, computed, a, b) = inputs();
+                    let expected =
+                        primitive::sequence_update_backward::<B>(x, computed, a, b, grad, stride);
+                    assert_close::<B>(&what, found.0, expected.0);
+                    assert_close::<B>(&what, found.1, expected.1);
+                    assert_close::<B>(&what, found.2, expected.2);
+                    assert_close::<B>(&what, found.3, expected.3);
+                }
+            }
+        }
+    }
+
     #[cfg(feature = "flex")]
     #[test]
     fn on_flex() {
         kernels_equal_the_default_bodies::<burn::backend::Flex>();
         an_empty_batch_stays_empty::<burn::backend::Flex>();
+        sequence_kernels_equal_the_default_bodies::<burn::backend::Flex>();
     }
 
     #[cfg(feature = "tch")]
@@ -215,6 +295,7 @@ mod tests {
     fn on_libtorch() {
         kernels_equal_the_default_bodies::<burn::backend::LibTorch>();
         an_empty_batch_stays_empty::<burn::backend::LibTorch>();
+        sequence_kernels_equal_the_default_bodies::<burn::backend::LibTorch>();
     }
 
     #[cfg(feature = "ndarray")]
@@ -222,5 +303,6 @@ mod tests {
     fn on_ndarray() {
         kernels_equal_the_default_bodies::<burn::backend::NdArray>();
         an_empty_batch_stays_empty::<burn::backend::NdArray>();
+        sequence_kernels_equal_the_default_bodies::<burn::backend::NdArray>();
     }
 }

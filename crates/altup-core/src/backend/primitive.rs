@@ -1,9 +1,9 @@
 //! The operations of primitive tensor operations: what a backend without kernels of its own runs, and
 //! what kernels are tested against.
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{Shape, Slice};
+use burn::tensor::{IndexingUpdateOp, Shape, Slice, TensorData};
 
 /// [`AltUpBackend::altup_update`](super::AltUpBackend::altup_update)
 pub(super) fn altup_update<B: Backend>(
@@ -88,6 +88,112 @@ pub(super) fn unfolded_grads<B: Backend>(
     let prediction_grad =
         B::float_slice_assign(old.clone(), &row, B::float_sub(own, B::float_matmul(gains, old)));
     (prediction_grad, correction_grad)
+}
+
+/// [`AltUpBackend::sequence_update`](super::AltUpBackend::sequence_update)
+pub(super) fn sequence_update<B: Backend>(
+    x: FloatTensor<B>,
+    computed: FloatTensor<B>,
+    prediction_coefs: FloatTensor<B>,
+    correction_coef: FloatTensor<B>,
+    stride: usize,
+) -> FloatTensor<B> {
+    let places = Places::<B>::new(&x, stride);
+    let [of_token, of_anchor, _, gain] = sequence_coefs::<B>(prediction_coefs, correction_coef);
+    let anchors = B::float_select(x.clone(), 1, places.anchors_of_tokens);
+    let computed = B::float_select(computed, 1, places.windows_of_tokens);
+    let sum = B::float_add(B::float_mul(x, of_token), B::float_mul(anchors, of_anchor));
+    B::float_add(sum, B::float_mul(computed, gain))
+}
+
+/// [`AltUpBackend::sequence_update_backward`](super::AltUpBackend::sequence_update_backward)
+pub(super) fn sequence_update_backward<B: Backend>(
+    x: FloatTensor<B>,
+    computed: FloatTensor<B>,
+    prediction_coefs: FloatTensor<B>,
+    correction_coef: FloatTensor<B>,
+    output_grad: FloatTensor<B>,
+    stride: usize,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let places = Places::<B>::new(&x, stride);
+    let [of_token, of_anchor, both, gain] = sequence_coefs::<B>(prediction_coefs, correction_coef);
+    // Of each window, the sum of its tokens' gradients.
+    let zeros = B::float_mul_scalar(computed.clone(), 0.0.into());
+    let windows = B::float_select_assign(
+        zeros,
+        1,
+        places.windows_of_tokens,
+        output_grad.clone(),
+        IndexingUpdateOp::Add,
+    );
+    let anchors = B::float_select(x.clone(), 1, places.anchors.clone());
+    let inner = |a: FloatTensor<B>, b: FloatTensor<B>| {
+        B::float_reshape(B::float_sum(B::float_mul(a, b)), Shape::new([1]))
+    };
+    let with_tokens = inner(output_grad.clone(), x);
+    let with_anchors = inner(windows.clone(), anchors);
+    let with_computed = inner(windows.clone(), computed);
+
+    let x_grad = B::float_select_assign(
+        B::float_mul(output_grad, of_token),
+        1,
+        places.anchors,
+        B::float_mul(windows.clone(), of_anchor),
+        IndexingUpdateOp::Add,
+    );
+    let computed_grad = B::float_mul(windows, gain.clone());
+    let [both, gain] = [both, gain].map(|coef| B::float_reshape(coef, Shape::new([1])));
+    let corrected = B::float_mul(gain, with_anchors.clone());
+    let prediction_grad = B::float_cat(
+        vec![
+            B::float_sub(with_tokens, corrected.clone()),
+            B::float_sub(with_anchors.clone(), corrected),
+        ],
+        0,
+    );
+    let correction_grad = B::float_sub(with_computed, B::float_mul(both, with_anchors));
+    (x_grad, computed_grad, prediction_grad, correction_grad)
+}
+
+/// a₁, a₂ − b (a₁ + a₂), a₁ + a₂ and b, each `[1, 1, 1]`.
+fn sequence_coefs<B: Backend>(
+    prediction_coefs: FloatTensor<B>,
+    correction_coef: FloatTensor<B>,
+) -> [FloatTensor<B>; 4] {
+    let scalar = |tensor: FloatTensor<B>| B::float_reshape(tensor, Shape::new([1, 1, 1]));
+    let coef = |index: usize| {
+        scalar(B::float_slice(prediction_coefs.clone(), &[Slice::from(index..index + 1)]))
+    };
+    let (first, second, gain) = (coef(0), coef(1), scalar(correction_coef));
+    let both = B::float_add(first.clone(), second.clone());
+    let of_anchor = B::float_sub(second, B::float_mul(gain.clone(), both.clone()));
+    [first, of_anchor, both, gain]
+}
+
+/// Where the tokens of a sequence are, in it and among its windows.
+struct Places<B: Backend> {
+    /// Of each token, `[T]`.
+    anchors_of_tokens: IntTensor<B>,
+    /// Of each token, `[T]`.
+    windows_of_tokens: IntTensor<B>,
+    /// Of each window, `[⌈T/k⌉]`.
+    anchors: IntTensor<B>,
+}
+
+impl<B: Backend> Places<B> {
+    fn new(x: &FloatTensor<B>, stride: usize) -> Self {
+        let (length, device) = (x.shape()[1], x.device());
+        let indices = |indices: Vec<i32>| {
+            let count = indices.len();
+            B::int_from_data(TensorData::new(indices, [count]), &device)
+        };
+        let tokens = || 0..length;
+        Self {
+            anchors_of_tokens: indices(tokens().map(|i| (i / stride * stride) as i32).collect()),
+            windows_of_tokens: indices(tokens().map(|i| (i / stride) as i32).collect()),
+            anchors: indices(tokens().step_by(stride).map(|i| i as i32).collect()),
+        }
+    }
 }
 
 /// The old blocks and x̃, one a row: `[K + 1, B·T·d]`.

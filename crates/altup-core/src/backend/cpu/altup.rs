@@ -1,79 +1,12 @@
-//! Backends on a CPU: the update in one pass over the blocks in f32, and the two loops that it and its
-//! gradients are made of.
+//! The update in one pass over the blocks, and the two loops that it and its gradients are made of.
 
-use burn::backend::TensorMetadata;
-use burn::backend::tensor::FloatTensor;
-
-use super::{AltUpBackend, primitive};
-use crate::cpu::{CpuBackend, for_each, map, vectorized};
-
-macro_rules! impl_altup_backend {
-    ($backend:ty) => {
-        impl AltUpBackend for $backend {
-            fn altup_update(
-                state: FloatTensor<Self>,
-                computed: FloatTensor<Self>,
-                prediction_coefs: FloatTensor<Self>,
-                correction_coefs: FloatTensor<Self>,
-                block: usize,
-            ) -> FloatTensor<Self> {
-                let (p, g) = (prediction_coefs, correction_coefs);
-                if !Self::has([&state, &computed, &p, &g]) {
-                    return primitive::altup_update::<Self>(state, computed, p, g, block);
-                }
-                let [x, computed, p, g] = [&state, &computed, &p, &g].map(Self::values);
-                let mut output = Self::zeros(state.shape(), &state);
-                update(&x, &computed, &p, &g, block, Self::values_mut(&mut output));
-                output
-            }
-
-            fn altup_update_backward(
-                state: FloatTensor<Self>,
-                computed: FloatTensor<Self>,
-                prediction_coefs: FloatTensor<Self>,
-                correction_coefs: FloatTensor<Self>,
-                output_grad: FloatTensor<Self>,
-                block: usize,
-            ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-                let (p, g) = (prediction_coefs, correction_coefs);
-                if !Self::has([&state, &computed, &p, &g, &output_grad]) {
-                    return primitive::altup_update_backward::<Self>(
-                        state,
-                        computed,
-                        p,
-                        g,
-                        output_grad,
-                        block,
-                    );
-                }
-                let inputs = [&state, &computed, &p, &g];
-                let mut grads = inputs.map(|input| Self::zeros(input.shape(), input));
-                update_backward(
-                    inputs.map(Self::values).each_ref().map(|values| &**values),
-                    &Self::values(&output_grad),
-                    block,
-                    grads.each_mut().map(Self::values_mut),
-                );
-                grads.into()
-            }
-        }
-    };
-}
-
-#[cfg(feature = "flex")]
-impl_altup_backend!(burn::backend::Flex);
-
-#[cfg(feature = "ndarray")]
-impl_altup_backend!(burn::backend::NdArray);
-
-#[cfg(feature = "tch")]
-impl_altup_backend!(burn::backend::LibTorch);
+use crate::cpu::{for_each, map, vectorized};
 
 /// Positions that a task works on: as many of all blocks as stay in the first-level cache.
 const CHUNK: usize = 1024;
 
 /// The update, `[K, length]`, of a state `[K, length]`.
-fn update(
+pub(super) fn update(
     state: &[f32],
     computed: &[f32],
     prediction_coefs: &[f32],
@@ -88,7 +21,7 @@ fn update(
 }
 
 /// The gradients of a state, of what was computed, of p and of g, into `grads`.
-fn update_backward(
+pub(super) fn update_backward(
     [state, computed, prediction_coefs, correction_coefs]: [&[f32]; 4],
     output_grad: &[f32],
     block: usize,
@@ -110,7 +43,7 @@ fn update_backward(
     correction_grad.copy_from_slice(&correction);
 }
 
-/// As [`primitive::folded_coefs`](super::primitive::folded_coefs), row by row.
+/// As [`primitive::folded_coefs`](super::super::primitive::folded_coefs), row by row.
 fn folded_coefs(prediction_coefs: &[f32], correction_coefs: &[f32], block: usize) -> Vec<f32> {
     let num_blocks = correction_coefs.len();
     let selected = &prediction_coefs[block * num_blocks..][..num_blocks];
@@ -121,7 +54,7 @@ fn folded_coefs(prediction_coefs: &[f32], correction_coefs: &[f32], block: usize
     prediction_coefs.chunks(num_blocks).zip(correction_coefs).flat_map(row).collect()
 }
 
-/// As [`primitive::unfolded_grads`](super::primitive::unfolded_grads).
+/// As [`primitive::unfolded_grads`](super::super::primitive::unfolded_grads).
 fn unfolded_grads(
     coefs_grad: &[f32],
     prediction_coefs: &[f32],
