@@ -2,7 +2,7 @@
 //!
 //! Golden values, on every backend: `altup-train`'s conformance suite.
 
-use altup_core::{AltUp, AltUpConfig};
+use altup_core::{AltUp, AltUpConfig, SequenceAltUpConfig};
 use burn::module::Param;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 
@@ -53,6 +53,46 @@ fn gradients_agree_with_finite_differences() {
         loss(p.clone(), g.clone(), state.clone() + bump.clone()),
         loss(p, g, state - bump),
     );
+}
+
+/// The same for a₁, a₂, b and an anchor of Sequence-AltUp: 5 tokens at stride 2.
+#[test]
+fn gradients_along_the_sequence_agree_with_finite_differences() {
+    const H: f32 = 1e-2;
+    let device = Device::flex().autodiff();
+    let parameters = || -> [Vec<f32>; 3] {
+        [vec![0.7, -0.4], vec![1.3], (0..10).map(|i| ((i * 7) % 10) as f32 / 10.0 - 0.4).collect()]
+    };
+    let loss = |[a, b, x]: [Vec<f32>; 3]| {
+        let mut layer = SequenceAltUpConfig::new(2).init(&device);
+        let a = Tensor::<1>::from_data(TensorData::new(a, [2]), &device).require_grad();
+        let b = Tensor::<1>::from_data(TensorData::new(b, [1]), &device).require_grad();
+        let x = Tensor::<3>::from_data(TensorData::new(x, [1, 5, 2]), &device).require_grad();
+        layer.prediction_coefs = Param::from_tensor(a);
+        layer.correction_coef = Param::from_tensor(b);
+        let loss = layer.forward(x.clone(), |x| x.clone() * x).square().sum();
+        (loss, layer, x)
+    };
+    let (found, layer, x) = loss(parameters());
+    let gradients = found.backward();
+    let vector = |data: TensorData| data.iter::<f32>().collect::<Vec<_>>();
+    let analytic = [
+        vector(layer.prediction_coefs.val().grad(&gradients).unwrap().into_data()),
+        vector(layer.correction_coef.val().grad(&gradients).unwrap().into_data()),
+        vector(x.grad(&gradients).unwrap().into_data()),
+    ];
+    for (parameter, grads) in analytic.iter().enumerate() {
+        for (place, grad) in grads.iter().enumerate() {
+            let bumped = |step: f32| {
+                let mut parameters = parameters();
+                parameters[parameter][place] += step;
+                loss(parameters).0.into_scalar::<f32>()
+            };
+            let numeric = (bumped(H) - bumped(-H)) / (2.0 * H);
+            let bound = 2e-3 * (1.0 + numeric.abs());
+            assert!((grad - numeric).abs() < bound, "{parameter}, {place}: {grad}, {numeric}");
+        }
+    }
 }
 
 #[test]

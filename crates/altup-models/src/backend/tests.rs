@@ -1,4 +1,6 @@
-//! Kernels against the default bodies, and the default bodies' gradients against autodiff's own.
+//! Kernels against the default bodies at shapes that end anywhere, and gradients against finite differences.
+//!
+//! Golden values of whole models, on every backend: `altup-train`'s conformance suite.
 
 use super::*;
 use burn::backend::TensorMetadata;
@@ -160,6 +162,84 @@ fn weights_in_bf16_on_flex() {
     assert_close::<Flex>(Flex::project(x(), weight), expected);
 }
 
+/// Of the sum of an operation's outputs, each times a number of its own: the gradients for all inputs against
+/// (f(x + h) − f(x − h)) / 2h, at values spread over each of them.
+fn assert_gradients<B: Backend, const N: usize>(
+    inputs: [FloatTensor<B>; N],
+    grads: [FloatTensor<B>; N],
+    output_grad: &FloatTensor<B>,
+    operation: impl Fn([FloatTensor<B>; N]) -> FloatTensor<B>,
+) {
+    const H: f32 = 1e-2;
+    let numbers = |tensor: &FloatTensor<B>| -> Vec<f64> {
+        let data = burn::tensor::read_sync(B::float_into_data(tensor.clone())).unwrap();
+        data.iter::<f64>().collect()
+    };
+    let output_grad = numbers(output_grad);
+    let loss = |inputs| -> f64 {
+        numbers(&operation(inputs)).iter().zip(&output_grad).map(|(y, grad)| y * grad).sum()
+    };
+    for (input, grad) in grads.iter().enumerate() {
+        let grad = numbers(grad);
+        for place in (0..grad.len()).step_by(grad.len().div_ceil(7)) {
+            let bumped = |step: f32| {
+                let mut inputs = inputs.clone();
+                let shape = inputs[input].shape();
+                let mut values: Vec<f32> =
+                    numbers(&inputs[input]).iter().map(|&value| value as f32).collect();
+                values[place] += step;
+                let data = TensorData::new(values, shape);
+                inputs[input] = B::float_from_data(data, &B::Device::default());
+                loss(inputs)
+            };
+            let numeric = (bumped(H) - bumped(-H)) / (2.0 * f64::from(H));
+            let error = (grad[place] - numeric).abs();
+            assert!(
+                error < 2e-3 * (1.0 + numeric.abs()),
+                "{input}, {place}: {} {numeric}",
+                grad[place]
+            );
+        }
+    }
+}
+
+fn gradients_agree_with_finite_differences<B: T5Backend>() {
+    let tensor = |shape: &[usize], seed| values::<B>(shape, seed);
+    let grad = tensor(&[2, 5, 3, 4], 5);
+    let inputs = [
+        tensor(&[2, 5, 3, 4], 1),
+        tensor(&[2, 6, 3, 4], 2),
+        tensor(&[2, 6, 3, 4], 3),
+        tensor(&[1, 3, 5, 6], 4),
+    ];
+    let [query, key, value, bias] = inputs.clone();
+    let (output, saved) =
+        B::biased_attention(query.clone(), key.clone(), value.clone(), bias.clone());
+    let grads =
+        B::biased_attention_backward(query, key, value, bias, output, saved, grad.clone()).into();
+    assert_gradients::<B, 4>(inputs, grads, &grad, |[query, key, value, bias]| {
+        B::biased_attention(query, key, value, bias).0
+    });
+
+    let grad = tensor(&[3, 11], 3);
+    let inputs = [tensor(&[3, 11], 1), tensor(&[3, 11], 2)];
+    let [gate, linear] = inputs.clone();
+    let grads = B::gated_gelu_backward(gate, linear, grad.clone()).into();
+    assert_gradients::<B, 2>(inputs, grads, &grad, |[gate, linear]| B::gated_gelu(gate, linear));
+
+    let inputs = [tensor(&[3, 11], 1), tensor(&[11], 2)];
+    let [x, gamma] = inputs.clone();
+    let grads = B::rms_norm_backward(x, gamma, grad.clone(), 1e-6).into();
+    assert_gradients::<B, 2>(inputs, grads, &grad, |[x, gamma]| B::rms_norm(x, gamma, 1e-6));
+
+    let grad = tensor(&[3], 3);
+    let logits = tensor(&[3, 11], 1);
+    let grads = [B::cross_entropy_backward(logits.clone(), labels::<B>(3, 11), grad.clone())];
+    assert_gradients::<B, 1>([logits], grads, &grad, |[logits]| {
+        B::cross_entropy(logits, labels::<B>(3, 11))
+    });
+}
+
 /// Kernels write where nobody else reads.
 fn inputs_that_are_held_stay<B: T5Backend>() {
     let held = values::<B>(&[4, 8], 1);
@@ -183,6 +263,7 @@ fn an_empty_batch_stays_empty<B: T5Backend>() {
 }
 
 fn kernels<B: T5Backend>() {
+    gradients_agree_with_finite_differences::<B>();
     attention_is_the_default::<B>();
     hidden_keys_have_no_weight::<B>();
     rows_are_the_default::<B>();
