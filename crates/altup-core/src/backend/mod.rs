@@ -7,6 +7,8 @@
 mod autodiff;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "tch"))]
 mod cpu;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
 mod primitive;
 
 use burn::backend::tensor::FloatTensor;
@@ -25,7 +27,8 @@ use burn::backend::{Backend, backend_extension};
     NdArray: cfg(feature = "ndarray"),
     LibTorch: cfg(feature = "tch"),
     Cube: cfg(any(feature = "wgpu", feature = "cuda")),
-    Autodiff
+    Autodiff,
+    Fusion: cfg(feature = "fusion")
 )]
 pub trait AltUpBackend: Backend {
     /// Predict and correct in one linear combination.
@@ -45,6 +48,7 @@ pub trait AltUpBackend: Backend {
     /// - prediction_coefs: `[K, K]`
     /// - correction_coefs: `[K]`
     /// - output: `[K, B, T, d]`
+    #[fusion(dtype = state, shape = state)]
     fn altup_update(
         state: FloatTensor<Self>,
         computed: FloatTensor<Self>,
@@ -67,6 +71,9 @@ pub trait AltUpBackend: Backend {
     ///
     /// - output_grad: `[K, B, T, d]`
     /// - others, and the outputs: as in [`altup_update`](Self::altup_update)
+    #[fusion(meta = |state, computed, p, g, _grad, _block| {
+        (state.clone(), computed.clone(), p.clone(), g.clone())
+    })]
     fn altup_update_backward(
         state: FloatTensor<Self>,
         computed: FloatTensor<Self>,
@@ -99,6 +106,7 @@ pub trait AltUpBackend: Backend {
     /// - prediction_coefs: `[2]`
     /// - correction_coef: `[1]`
     /// - output: `[B, T, d]`
+    #[fusion(default)]
     fn sequence_update(
         x: FloatTensor<Self>,
         computed: FloatTensor<Self>,
@@ -111,6 +119,7 @@ pub trait AltUpBackend: Backend {
 
     /// The gradients of [`sequence_update`](Self::sequence_update) for `x`, `computed`,
     /// `prediction_coefs` and `correction_coef`, from that of its output.
+    #[fusion(default)]
     fn sequence_update_backward(
         x: FloatTensor<Self>,
         computed: FloatTensor<Self>,
@@ -129,12 +138,6 @@ pub trait AltUpBackend: Backend {
         )
     }
 }
-
-#[cfg(feature = "wgpu")]
-impl AltUpBackend for burn::backend::Wgpu {}
-
-#[cfg(all(feature = "cuda", not(feature = "wgpu")))]
-impl AltUpBackend for burn::backend::Cuda {}
 
 #[cfg(test)]
 mod tests {
@@ -288,6 +291,13 @@ mod tests {
         kernels_equal_the_default_bodies::<burn::backend::Flex>();
         an_empty_batch_stays_empty::<burn::backend::Flex>();
         sequence_kernels_equal_the_default_bodies::<burn::backend::Flex>();
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn on_wgpu() {
+        kernels_equal_the_default_bodies::<burn::backend::Wgpu>();
+        an_empty_batch_stays_empty::<burn::backend::Wgpu>();
     }
 
     #[cfg(feature = "tch")]

@@ -38,8 +38,7 @@ pub(super) fn altup_update_backward<B: Backend>(
     let state_grad = rows::<B>(grads.clone(), 0..num_blocks, block_size);
     let computed_grad = rows::<B>(grads, num_blocks..num_blocks + 1, block_size);
 
-    let blocks = B::float_swap_dims(blocks::<B>(state, computed), 0, 1);
-    let coefs_grad = B::float_matmul(output_grad, blocks);
+    let coefs_grad = coefs_grad::<B>(state, computed, output_grad);
     let (prediction_grad, correction_grad) =
         unfolded_grads::<B>(coefs_grad, prediction_coefs, correction_coefs, block);
     (
@@ -61,6 +60,24 @@ pub(super) fn folded_coefs<B: Backend>(
     let gains = B::float_reshape(correction_coefs, Shape::new([num_blocks, 1]));
     let old = B::float_sub(prediction_coefs, B::float_matmul(gains.clone(), selected));
     B::float_cat(vec![old, gains], 1)
+}
+
+/// The gradient of the update's matrix, `[K, K + 1]`: the inner products of the blocks of `output_grad` with
+/// the old blocks and x̃.
+pub(super) fn coefs_grad<B: Backend>(
+    state: FloatTensor<B>,
+    computed: FloatTensor<B>,
+    output_grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let num_blocks = state.shape()[0];
+    let block_size = computed.shape().num_elements();
+    let rows = |tensor, rows| B::float_reshape(tensor, Shape::new([rows, block_size]));
+    let output_grad = rows(output_grad, num_blocks);
+    let products = [(state, num_blocks), (computed, 1)].map(|(blocks, count)| {
+        let blocks = B::float_swap_dims(rows(blocks, count), 0, 1);
+        B::float_matmul(output_grad.clone(), blocks)
+    });
+    B::float_cat(products.into(), 1)
 }
 
 /// The gradients of p and g from that of the update's matrix.
