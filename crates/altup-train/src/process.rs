@@ -30,12 +30,12 @@ fn compute_on_this_thread() {
 fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        const GIBIBYTE: i32 = 1 << 30;
         // SAFETY: mallopt only sets parameters of the allocator, under its lock.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, GIBIBYTE);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-            libc::mallopt(libc::M_TOP_PAD, GIBIBYTE / 16);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
+            // Never, however much of a step's memory is free at its end.
+            libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+            libc::mallopt(libc::M_TOP_PAD, 64 * 1024 * 1024);
         }
     }
 }

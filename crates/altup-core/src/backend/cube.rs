@@ -1,8 +1,8 @@
 //! GPUs, through CubeCL: the update in one kernel, in which a thread reads a vector of each block and of x̃
 //! and writes one of each new block. Sums are f32 whatever the blocks are.
 
-use burn::backend::tensor::FloatTensor;
 use burn::backend::TensorMetadata;
+use burn::backend::tensor::FloatTensor;
 use burn::tensor::Shape;
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;

@@ -98,7 +98,7 @@ impl<'a> Step<'a> {
     fn new(model: &'a T5, batch: &BenchBatch, device: &'a Device) -> Self {
         let batch = batch.to_batch();
         let lengths = [batch.input_length, batch.target_length];
-        let config_width = model.encoder.final_norm.gamma.dims()[0];
+        let output_width = model.encoder.final_norm.gamma.dims()[0];
         let d_model = model.encoder.blocks[0].self_attention.norm.gamma.dims()[0];
         let blocks = model.encoder.blocks[0].altup.as_ref().map_or(1, |altup| altup.num_blocks());
         let random = Distribution::Normal(0.0, 1.0);
@@ -106,7 +106,7 @@ impl<'a> Step<'a> {
             Tensor::random([blocks, batch.batch_size, length, d_model], random, device)
         });
         let outputs = lengths
-            .map(|length| Tensor::random([batch.batch_size, length, config_width], random, device));
+            .map(|length| Tensor::random([batch.batch_size, length, output_width], random, device));
         Self {
             model,
             batch,
