@@ -12,6 +12,7 @@
 #![allow(deprecated)]
 
 use altup_models::{GenerationConfig, ModelDirectory, generate};
+use altup_train::precision::Precision;
 use anyhow::{Context, ensure};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
@@ -39,6 +40,9 @@ struct Args {
     /// The backend
     #[arg(long, value_enum, default_value_t = Backend::Flex)]
     backend: Backend,
+    /// The type of weights and activations
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
     /// Print one JSON line
     #[arg(long)]
     json: bool,
@@ -57,7 +61,9 @@ fn main() -> anyhow::Result<()> {
         Backend::Flex => (Device::flex(), "flex"),
         Backend::Ndarray => (Device::ndarray(), "ndarray"),
     };
+    args.precision.check(&device)?;
     let (_, model) = ModelDirectory::new(&args.model).load(&device)?;
+    let model = args.precision.to_compute(&model);
     let rows: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(&args.inputs)?)
         .with_context(|| format!("cannot use {}", args.inputs.display()))?;
     ensure!(rows.len() >= args.batch_size, "{} has {} rows", args.inputs.display(), rows.len());
@@ -78,7 +84,8 @@ fn main() -> anyhow::Result<()> {
         ensure!(repeated == tokens, "a repeat decoded other tokens");
     }
 
-    let program = format!("altup {} (Burn 0.22.1, {backend})", env!("CARGO_PKG_VERSION"));
+    let (version, precision) = (env!("CARGO_PKG_VERSION"), args.precision.name());
+    let program = format!("altup {version} (Burn 0.22.1, {backend}, {precision})");
     if args.json {
         let result = serde_json::json!({
             "program": program,
