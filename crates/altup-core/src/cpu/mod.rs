@@ -9,7 +9,7 @@ pub mod vector;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{DType, FloatDType, Shape, TensorData, bf16};
+use burn::tensor::{DType, Shape, TensorData, bf16};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -67,9 +67,10 @@ pub trait CpuBackend: Backend {
         data.iter::<i64>().map(|index| index as usize).collect()
     }
 
-    /// A tensor to write, beside another.
+    /// A tensor to write, beside another. Its values are made here: Burn's own zeros take longer.
     fn zeros(shape: Shape, beside: &FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_zeros(shape, &beside.device(), FloatDType::F32)
+        let values = vec![0f32; shape.num_elements()];
+        Self::float_from_data(TensorData::new(values, shape), &beside.device())
     }
 
     /// The same values in a tensor to write: itself where nobody else holds it and it lies row by row.
@@ -179,6 +180,11 @@ impl CpuBackend for burn::backend::NdArray {
 
 #[cfg(feature = "tch")]
 impl CpuBackend for burn::backend::LibTorch {
+    /// Libtorch's own: values of ours would be copied.
+    fn zeros(shape: Shape, beside: &FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_zeros(shape, &beside.device(), burn::tensor::FloatDType::F32)
+    }
+
     fn in_memory(tensor: &FloatTensor<Self>) -> bool {
         tensor.device() == burn::backend::libtorch::LibTorchDevice::Cpu
     }
