@@ -146,7 +146,7 @@ impl PastKeyValue {
                 };
                 let place = s![.., self.length..length];
                 KeyValue {
-                    key: room.key.slice_assign(place.clone(), next.key),
+                    key: room.key.slice_assign(place, next.key),
                     value: room.value.slice_assign(place, next.value),
                 }
             }

@@ -182,6 +182,7 @@ impl CpuBackend for burn::backend::NdArray {
 impl CpuBackend for burn::backend::LibTorch {
     /// Libtorch's own: values of ours would be copied.
     fn zeros(shape: Shape, beside: &FloatTensor<Self>) -> FloatTensor<Self> {
+        use burn::backend::ops::FloatTensorOps;
         Self::float_zeros(shape, &beside.device(), burn::tensor::FloatDType::F32)
     }
 
