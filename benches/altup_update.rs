@@ -38,6 +38,7 @@ fn compare(num_blocks: usize) {
     for (backend, device) in [("flex", Device::flex()), ("ndarray", Device::ndarray())] {
         sides.push((format!("{backend}, update"), update(num_blocks, &device)));
         sides.push((format!("{backend}, predict then correct"), two_steps(num_blocks, &device)));
+        sides.push((format!("{backend}, default body"), default_body(num_blocks, &device)));
     }
     let mut seconds = vec![Vec::new(); sides.len()];
     for round in 0..=ROUNDS {
@@ -83,6 +84,19 @@ fn two_steps(num_blocks: usize, device: &Device) -> Box<dyn FnMut()> {
     Box::new(move || {
         let predicted = altup.predict(state.clone());
         black_box(altup.correct(predicted, computed.clone(), num_blocks - 1));
+    })
+}
+
+/// The primitive operations that a backend without a kernel runs: old blocks and x̃ concatenated, then
+/// multiplied by the update's matrix.
+fn default_body(num_blocks: usize, device: &Device) -> Box<dyn FnMut()> {
+    let (_, state, computed) = inputs(num_blocks, device);
+    let coefs = Tensor::<2>::ones([num_blocks, num_blocks + 1], device);
+    Box::new(move || {
+        let rows = |blocks: Tensor<4>| blocks.flatten::<2>(1, 3);
+        let blocks = vec![rows(state.clone()), rows(computed.clone().unsqueeze_dim(0))];
+        let updated = coefs.clone().matmul(Tensor::cat(blocks, 0));
+        black_box(updated.reshape(state.dims()));
     })
 }
 
