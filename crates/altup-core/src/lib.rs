@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod altup;
+pub mod autodiff;
 mod backend;
 mod block_selection;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "tch"))]

@@ -99,7 +99,7 @@ impl FeedForwardLayer {
         }
     }
 
-    /// Applies the sub-layer; of all tokens none is padding.
+    /// Applies the sub-layer to tokens of which none is padding.
     ///
     /// # Shapes
     ///

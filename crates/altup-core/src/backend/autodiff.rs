@@ -1,4 +1,5 @@
 //! The updates under autodiff: one node each, whose backward pass is one operation of the inner backend.
+//! What is kept are handles, no copies.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -8,6 +9,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
 use super::AltUpBackend;
+use crate::autodiff::backward;
 
 impl<B: AltUpBackend, C: CheckpointStrategy> AltUpBackend for Autodiff<B, C> {
     fn altup_update(
@@ -19,22 +21,13 @@ impl<B: AltUpBackend, C: CheckpointStrategy> AltUpBackend for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let (state, state_node) = state.into_parts();
         let (computed, computed_node) = computed.into_parts();
-        let (prediction_coefs, prediction_node) = prediction_coefs.into_parts();
-        let (correction_coefs, correction_node) = correction_coefs.into_parts();
-        let update = |inputs: Inputs<B>| {
-            B::altup_update(
-                inputs.state,
-                inputs.computed,
-                inputs.prediction_coefs,
-                inputs.correction_coefs,
-                inputs.block,
-            )
-        };
-        let inputs = Inputs { state, computed, prediction_coefs, correction_coefs, block };
-        let nodes = [state_node, computed_node, prediction_node, correction_node];
+        let (p, p_node) = prediction_coefs.into_parts();
+        let (g, g_node) = correction_coefs.into_parts();
+        let output = B::altup_update(state.clone(), computed.clone(), p.clone(), g.clone(), block);
+        let nodes = [state_node, computed_node, p_node, g_node];
         match AltUpUpdate.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(inputs.clone(), update(inputs)),
-            OpsKind::UnTracked(prepared) => prepared.finish(update(inputs)),
+            OpsKind::Tracked(prepared) => prepared.finish(([state, computed, p, g], block), output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
         }
     }
 
@@ -59,56 +52,27 @@ impl<B: AltUpBackend, C: CheckpointStrategy> AltUpBackend for Autodiff<B, C> {
 }
 
 #[derive(Debug)]
+struct AltUpUpdate;
+
+impl<B: AltUpBackend> Backward<B, 4> for AltUpUpdate {
+    type State = ([FloatTensor<B>; 4], usize);
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        backward::<B, _, 4>(ops, grads, |([state, computed, p, g], block), output_grad| {
+            B::altup_update_backward(state, computed, p, g, output_grad, block).into()
+        });
+    }
+}
+
+#[derive(Debug)]
 struct SequenceUpdate;
 
 impl<B: AltUpBackend> Backward<B, 4> for SequenceUpdate {
     type State = ([FloatTensor<B>; 4], usize);
 
     fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let output_grad = grads.consume::<B>(&ops.node);
-        let ([x, computed, a, b], stride) = ops.state;
-        let (x, computed, a, b) =
-            B::sequence_update_backward(x, computed, a, b, output_grad, stride);
-        for (parent, grad) in ops.parents.into_iter().zip([x, computed, a, b]) {
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, grad);
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
-struct AltUpUpdate;
-
-/// What the backward pass needs: handles, no copies.
-#[derive(Clone, Debug)]
-struct Inputs<B: AltUpBackend> {
-    state: FloatTensor<B>,
-    computed: FloatTensor<B>,
-    prediction_coefs: FloatTensor<B>,
-    correction_coefs: FloatTensor<B>,
-    block: usize,
-}
-
-impl<B: AltUpBackend> Backward<B, 4> for AltUpUpdate {
-    type State = Inputs<B>;
-
-    fn backward(self, ops: Ops<Inputs<B>, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let output_grad = grads.consume::<B>(&ops.node);
-        let Inputs { state, computed, prediction_coefs, correction_coefs, block } = ops.state;
-        let (state, computed, prediction, correction) = B::altup_update_backward(
-            state,
-            computed,
-            prediction_coefs,
-            correction_coefs,
-            output_grad,
-            block,
-        );
-        for (parent, grad) in ops.parents.into_iter().zip([state, computed, prediction, correction])
-        {
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, grad);
-            }
-        }
+        backward::<B, _, 4>(ops, grads, |([x, computed, a, b], stride), output_grad| {
+            B::sequence_update_backward(x, computed, a, b, output_grad, stride).into()
+        });
     }
 }

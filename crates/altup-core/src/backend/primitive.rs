@@ -135,7 +135,8 @@ pub(super) fn sequence_update_backward<B: Backend>(
     let places = Places::<B>::new(&x, stride);
     let [of_token, of_anchor, both, gain] = sequence_coefs::<B>(prediction_coefs, correction_coef);
     // Of each window, the sum of its tokens' gradients.
-    let zeros = B::float_mul_scalar(computed.clone(), 0.0.into());
+    let (device, dtype) = (computed.device(), computed.dtype());
+    let zeros = B::float_zeros(computed.shape(), &device, dtype.into());
     let windows = B::float_select_assign(
         zeros,
         1,

@@ -1,7 +1,7 @@
 //! The operations under autodiff: one node each, whose backward pass is one operation of the inner
 //! backend. States are handles, no copies.
 
-use burn::backend::autodiff::NodeId;
+use altup_core::autodiff::backward;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -65,19 +65,6 @@ impl<B: T5Backend, C: CheckpointStrategy> T5Backend for Autodiff<B, C> {
     }
 }
 
-/// Hands each tracked input its gradient.
-fn register<B: T5Backend, const N: usize>(
-    parents: [Option<NodeId>; N],
-    grads: &mut Gradients,
-    of_inputs: [FloatTensor<B>; N],
-) {
-    for (parent, grad) in parents.into_iter().zip(of_inputs) {
-        if let Some(parent) = parent {
-            grads.register::<B>(parent, grad);
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Attention;
 
@@ -85,15 +72,9 @@ impl<B: T5Backend> Backward<B, 4> for Attention {
     type State = [FloatTensor<B>; 6];
 
     fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let output_grad = grads.consume::<B>(&ops.node);
-        let [query, key, value, bias, output, saved] = ops.state;
-        let (query, key, value, bias) =
-            B::biased_attention_backward(query, key, value, bias, output, saved, output_grad);
-        register::<B, 4>(
-            ops.parents.map(|node| node.map(|node| node.id)),
-            grads,
-            [query, key, value, bias],
-        );
+        backward::<B, _, 4>(ops, grads, |[query, key, value, bias, output, saved], output_grad| {
+            B::biased_attention_backward(query, key, value, bias, output, saved, output_grad).into()
+        });
     }
 }
 
@@ -104,10 +85,9 @@ impl<B: T5Backend> Backward<B, 2> for GatedGelu {
     type State = [FloatTensor<B>; 2];
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let output_grad = grads.consume::<B>(&ops.node);
-        let [gate, linear] = ops.state;
-        let (gate, linear) = B::gated_gelu_backward(gate, linear, output_grad);
-        register::<B, 2>(ops.parents.map(|node| node.map(|node| node.id)), grads, [gate, linear]);
+        backward::<B, _, 2>(ops, grads, |[gate, linear], output_grad| {
+            B::gated_gelu_backward(gate, linear, output_grad).into()
+        });
     }
 }
 
@@ -118,10 +98,9 @@ impl<B: T5Backend> Backward<B, 2> for RmsNorm {
     type State = ([FloatTensor<B>; 2], f32);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let output_grad = grads.consume::<B>(&ops.node);
-        let ([x, gamma], epsilon) = ops.state;
-        let (x, gamma) = B::rms_norm_backward(x, gamma, output_grad, epsilon);
-        register::<B, 2>(ops.parents.map(|node| node.map(|node| node.id)), grads, [x, gamma]);
+        backward::<B, _, 2>(ops, grads, |([x, gamma], epsilon), output_grad| {
+            B::rms_norm_backward(x, gamma, output_grad, epsilon).into()
+        });
     }
 }
 
@@ -132,12 +111,8 @@ impl<B: T5Backend> Backward<B, 1> for CrossEntropy {
     type State = (FloatTensor<B>, IntTensor<B>);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let output_grad = grads.consume::<B>(&ops.node);
-        let (logits, labels) = ops.state;
-        register::<B, 1>(
-            ops.parents.map(|node| node.map(|node| node.id)),
-            grads,
-            [B::cross_entropy_backward(logits, labels, output_grad)],
-        );
+        backward::<B, _, 1>(ops, grads, |(logits, labels), output_grad| {
+            [B::cross_entropy_backward(logits, labels, output_grad)]
+        });
     }
 }

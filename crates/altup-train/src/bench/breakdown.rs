@@ -3,7 +3,8 @@
 
 use altup_core::AltUp;
 use altup_models::{T5, cross_entropy_sum};
-use burn::optim::GradientsParams;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -91,7 +92,7 @@ struct Step<'a> {
     /// `[batch_size, length, output_width]`, of encoder and decoder.
     outputs: [Tensor<3>; 2],
     learner: Option<Learner>,
-    optimizer: burn::optim::ModuleOptimizer,
+    optimizer: ModuleOptimizer,
 }
 
 impl<'a> Step<'a> {
@@ -201,8 +202,8 @@ fn backward(sums: impl IntoIterator<Item = Tensor<1>>) {
     }
 }
 
+/// A gradient for every parameter: its own values.
 fn gradients_like(learner: &Learner) -> GradientsParams {
-    use burn::module::{Module, ModuleVisitor, Param};
     struct Collect(GradientsParams);
     impl ModuleVisitor for Collect {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

@@ -55,7 +55,9 @@ pub(super) fn project<B: CpuBackend, W: Weight>(
     let tasks = weights.chunks(depth * d_output).enumerate().collect();
     let of_tasks = map(tasks, weights.len(), |(task, weights)| {
         let mut sums = vec![0.0; rows * d_output];
-        let mut widened = vec![0.0; DEPTH * COLUMNS];
+        // Several rows share the work of widening.
+        let widen = rows > 1 && !W::IS_F32;
+        let mut widened = if widen { vec![0.0; DEPTH * COLUMNS] } else { Vec::new() };
         vectorized(|| {
             for (group, weights) in weights.chunks(DEPTH * d_output).enumerate() {
                 let first = task * depth + group * DEPTH;
@@ -63,8 +65,6 @@ pub(super) fn project<B: CpuBackend, W: Weight>(
                 for tile in (0..d_output).step_by(COLUMNS) {
                     let columns = tile..d_output.min(tile + COLUMNS);
                     let weights = &weights[tile..];
-                    // Several rows share the work of widening.
-                    let widen = rows > 1 && !W::IS_F32;
                     if widen {
                         let rows = weights.chunks(d_output).zip(widened.chunks_mut(columns.len()));
                         for (weights, widened) in rows {
