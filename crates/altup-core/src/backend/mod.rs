@@ -106,7 +106,7 @@ pub trait AltUpBackend: Backend {
     /// - prediction_coefs: `[2]`
     /// - correction_coef: `[1]`
     /// - output: `[B, T, d]`
-    #[fusion(default)]
+    #[fusion(dtype = x, shape = x)]
     fn sequence_update(
         x: FloatTensor<Self>,
         computed: FloatTensor<Self>,
@@ -119,7 +119,9 @@ pub trait AltUpBackend: Backend {
 
     /// The gradients of [`sequence_update`](Self::sequence_update) for `x`, `computed`,
     /// `prediction_coefs` and `correction_coef`, from that of its output.
-    #[fusion(default)]
+    #[fusion(meta = |x, computed, a, b, _grad, _stride| {
+        (x.clone(), computed.clone(), a.clone(), b.clone())
+    })]
     fn sequence_update_backward(
         x: FloatTensor<Self>,
         computed: FloatTensor<Self>,
@@ -298,6 +300,7 @@ mod tests {
     fn on_wgpu() {
         kernels_equal_the_default_bodies::<burn::backend::Wgpu>();
         an_empty_batch_stays_empty::<burn::backend::Wgpu>();
+        sequence_kernels_equal_the_default_bodies::<burn::backend::Wgpu>();
     }
 
     #[cfg(feature = "tch")]

@@ -133,8 +133,8 @@ pub(super) fn sequence_update_backward<B: Backend>(
     stride: usize,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let places = Places::<B>::new(&x, stride);
-    let [of_token, of_anchor, both, gain] = sequence_coefs::<B>(prediction_coefs, correction_coef);
-    // Of each window, the sum of its tokens' gradients.
+    let coefs = sequence_coefs::<B>(prediction_coefs, correction_coef);
+    let [of_token, of_anchor, _, _] = coefs.clone();
     let (device, dtype) = (computed.device(), computed.dtype());
     let zeros = B::float_zeros(computed.shape(), &device, dtype.into());
     let windows = B::float_select_assign(
@@ -144,21 +144,32 @@ pub(super) fn sequence_update_backward<B: Backend>(
         output_grad.clone(),
         IndexingUpdateOp::Add,
     );
-    let anchors = B::float_select(x.clone(), 1, places.anchors.clone());
-    let inner = |a: FloatTensor<B>, b: FloatTensor<B>| {
-        B::float_reshape(B::float_sum(B::float_mul(a, b)), Shape::new([1]))
-    };
-    let with_tokens = inner(output_grad.clone(), x);
-    let with_anchors = inner(windows.clone(), anchors);
-    let with_computed = inner(windows.clone(), computed);
-
     let x_grad = B::float_select_assign(
-        B::float_mul(output_grad, of_token),
+        B::float_mul(output_grad.clone(), of_token),
         1,
-        places.anchors,
+        places.anchors.clone(),
         B::float_mul(windows.clone(), of_anchor),
         IndexingUpdateOp::Add,
     );
+    let anchors = B::float_select(x.clone(), 1, places.anchors);
+    let (computed_grad, prediction_grad, correction_grad) =
+        gathered_grads::<B>([x, output_grad], [windows, anchors, computed], coefs);
+    (x_grad, computed_grad, prediction_grad, correction_grad)
+}
+
+/// The gradients of what was computed, of (a₁, a₂) and of b: from the tokens and their gradients, and from
+/// each window's sum of gradients, anchor and computed token.
+pub(super) fn gathered_grads<B: Backend>(
+    [x, output_grad]: [FloatTensor<B>; 2],
+    [windows, anchors, computed]: [FloatTensor<B>; 3],
+    [_, _, both, gain]: [FloatTensor<B>; 4],
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let inner = |a: FloatTensor<B>, b: FloatTensor<B>| {
+        B::float_reshape(B::float_sum(B::float_mul(a, b)), Shape::new([1]))
+    };
+    let with_tokens = inner(output_grad, x);
+    let with_anchors = inner(windows.clone(), anchors);
+    let with_computed = inner(windows.clone(), computed);
     let computed_grad = B::float_mul(windows, gain.clone());
     let [both, gain] = [both, gain].map(|coef| B::float_reshape(coef, Shape::new([1])));
     let corrected = B::float_mul(gain, with_anchors.clone());
@@ -170,11 +181,11 @@ pub(super) fn sequence_update_backward<B: Backend>(
         0,
     );
     let correction_grad = B::float_sub(with_computed, B::float_mul(both, with_anchors));
-    (x_grad, computed_grad, prediction_grad, correction_grad)
+    (computed_grad, prediction_grad, correction_grad)
 }
 
 /// a₁, a₂ − b (a₁ + a₂), a₁ + a₂ and b, each `[1, 1, 1]`.
-fn sequence_coefs<B: Backend>(
+pub(super) fn sequence_coefs<B: Backend>(
     prediction_coefs: FloatTensor<B>,
     correction_coef: FloatTensor<B>,
 ) -> [FloatTensor<B>; 4] {

@@ -137,9 +137,8 @@ fn rows_are_the_default<B: T5Backend>() {
 
 /// One row and several, depths and widths that end anywhere.
 fn projections_are_the_default<B: T5Backend>() {
-    for (rows, d_input, d_output) in
-        [(1, 1, 1), (1, 20, 7), (3, 17, 300), (2, 512, 1000), (8, 9, 64)]
-    {
+    let shapes = [(1, 1, 1), (1, 20, 7), (3, 17, 300), (2, 512, 1000), (8, 9, 64), (5, 301, 1100)];
+    for (rows, d_input, d_output) in shapes {
         let x = || values::<B>(&[rows, d_input], 1);
         let weight = || values::<B>(&[d_input, d_output], 2);
         let expected = || primitive::project::<B>(x(), weight());
@@ -156,10 +155,13 @@ fn weights_in_bf16_on_flex() {
     use burn::backend::ops::FloatTensorOps;
     use burn::tensor::FloatDType;
 
-    let weight = Flex::float_cast(values::<Flex>(&[33, 70], 2), FloatDType::BF16);
-    let x = || values::<Flex>(&[2, 33], 1);
-    let expected = Flex::float_matmul(x(), Flex::float_cast(weight.clone(), FloatDType::F32));
-    assert_close::<Flex>(Flex::project(x(), weight), expected);
+    for (rows, d_input, d_output) in [(2, 33, 70), (1, 402, 1100)] {
+        let weight = values::<Flex>(&[d_input, d_output], 2);
+        let weight = Flex::float_cast(weight, FloatDType::BF16);
+        let x = || values::<Flex>(&[rows, d_input], 1);
+        let expected = Flex::float_matmul(x(), Flex::float_cast(weight.clone(), FloatDType::F32));
+        assert_close::<Flex>(Flex::project(x(), weight), expected);
+    }
 }
 
 /// Of the sum of an operation's outputs, each times a number of its own: the gradients for all inputs against
