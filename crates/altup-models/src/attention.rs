@@ -4,7 +4,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Int, Tensor, s};
 
 use crate::T5Config;
-use crate::fused::{attention, project, rms_norm as normalize};
+use crate::fused::{attention, project, project_to_three, project_to_two, rms_norm as normalize};
 use crate::initialization::{dropout, projection, rms_norm};
 
 /// T5's multi-head attention: no biases in the projections, and no 1/√d_k (the initialisation of
@@ -51,10 +51,15 @@ impl Attention {
     ///
     /// - memory: `[batch_size, length, memory_width]`
     pub fn project_memory(&self, memory: Tensor<3>) -> KeyValue {
-        KeyValue {
-            key: self.split_heads(project(&self.key, memory.clone())),
-            value: self.split_heads(project(&self.value, memory)),
-        }
+        let [key, value] = project_to_two([&self.key, &self.value], memory);
+        KeyValue { key: self.split_heads(key), value: self.split_heads(value) }
+    }
+
+    /// Projects positions that attend to each other: their queries, and their keys and values.
+    fn project_self(&self, x: Tensor<3>) -> (Tensor<4>, KeyValue) {
+        let [query, key, value] = project_to_three([&self.query, &self.key, &self.value], x)
+            .map(|projected| self.split_heads(projected));
+        (query, KeyValue { key, value })
     }
 
     /// Attends from `x` to `memory`.
@@ -65,8 +70,12 @@ impl Attention {
     /// - bias: broadcastable to `[batch_size, num_heads, queries, keys]`, added to the scores
     /// - output: `[batch_size, queries, d_model]`
     pub fn forward(&self, x: Tensor<3>, memory: KeyValue, bias: Option<Tensor<4>>) -> Tensor<3> {
-        let [batch_size, queries, _] = x.dims();
-        let query = self.split_heads(project(&self.query, x));
+        self.attend(self.split_heads(project(&self.query, x)), memory, bias)
+    }
+
+    /// Attends from projected queries, `[batch_size, queries, num_heads, d_kv]`, to `memory`.
+    fn attend(&self, query: Tensor<4>, memory: KeyValue, bias: Option<Tensor<4>>) -> Tensor<3> {
+        let [batch_size, queries, _, _] = query.dims();
         let KeyValue { key, value } = memory;
         let drops = self.dropout.prob > 0.0 && query.device().is_autodiff();
         let attended = if drops {
@@ -207,12 +216,12 @@ impl AttentionLayer {
         past: Option<&mut PastKeyValue>,
     ) -> Tensor<3> {
         let normed = normalize(&self.norm, x.clone());
-        let present = self.attention.project_memory(normed.clone());
+        let (query, present) = self.attention.project_self(normed);
         let memory = match past {
             None => present,
             Some(past) => past.append(present),
         };
-        x + self.dropout.forward(self.attention.forward(normed, memory, Some(bias)))
+        x + self.dropout.forward(self.attention.attend(query, memory, Some(bias)))
     }
 
     /// Attends from every position to a projected memory.

@@ -3,7 +3,7 @@ use burn::nn::{Dropout, Linear, RmsNorm};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use crate::fused::{gated_gelu, project, rms_norm as normalize};
+use crate::fused::{gated_gelu, project, project_to_two, rms_norm as normalize};
 use crate::initialization::{dropout, projection, rms_norm};
 use crate::mixture_of_experts::{MixtureOfExperts, RoutingContext};
 use crate::{Activation, MoeConfig, MoeMode, T5Config};
@@ -66,8 +66,8 @@ impl FeedForward {
                 project(&layer.wo, dropout.forward(hidden))
             }
             Self::GatedGelu(layer) => {
-                let gate = project(&layer.wi_0, x.clone());
-                let hidden = gated_gelu(gate, project(&layer.wi_1, x));
+                let [gate, linear] = project_to_two([&layer.wi_0, &layer.wi_1], x);
+                let hidden = gated_gelu(gate, linear);
                 project(&layer.wo, dropout.forward(hidden))
             }
         }

@@ -1,6 +1,6 @@
 //! The operations of [`T5Backend`] on tensors.
 
-use burn::backend::Dispatch;
+use burn::backend::{Dispatch, DispatchTensor};
 use burn::nn::{Linear, RmsNorm};
 use burn::tensor::module::linear;
 use burn::tensor::{Int, Tensor};
@@ -36,7 +36,7 @@ pub(crate) fn gated_gelu(gate: Tensor<3>, linear: Tensor<3>) -> Tensor<3> {
     Tensor::from_dispatch(output)
 }
 
-/// Rows up to which reading the weights takes longer than computing with them.
+/// Rows of x up to which [`T5Backend::project`] is faster than a product.
 const FEW_ROWS: usize = 8;
 
 /// x · weight, through [`T5Backend::project`] where x has few rows, as in decoding.
@@ -46,20 +46,61 @@ const FEW_ROWS: usize = 8;
 /// - x: `[batch_size, seq_length, d_input]`
 /// - output: `[batch_size, seq_length, d_output]`
 pub(crate) fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
-    let [batch_size, seq_length, d_input] = x.dims();
-    let rows = batch_size * seq_length;
-    let weight = layer.weight.val();
-    if rows > FEW_ROWS || x.device().is_autodiff() {
-        let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
-        return linear(x, weight, None);
+    if !has_few_rows(&x) {
+        return product(layer, x);
     }
-    let d_output = weight.dims()[1];
-    let rows: Tensor<2> = x.reshape([rows, d_input]);
-    let projected: Tensor<2> = Tensor::from_dispatch(<Dispatch as T5Backend>::project(
-        rows.into_dispatch(),
-        weight.into_dispatch(),
-    ));
-    projected.reshape([batch_size, seq_length, d_output])
+    let [batch_size, seq_length, _] = x.dims();
+    let output = <Dispatch as T5Backend>::project(rows_of(x), weight_of(layer));
+    unfold(output, batch_size, seq_length)
+}
+
+/// [`project`] by two layers; one operation, [`T5Backend::project_to_two`], where x has few rows.
+pub(crate) fn project_to_two(layers: [&Linear; 2], x: Tensor<3>) -> [Tensor<3>; 2] {
+    if !has_few_rows(&x) {
+        return layers.map(|layer| product(layer, x.clone()));
+    }
+    let [batch_size, seq_length, _] = x.dims();
+    let [first, second] = layers.map(weight_of);
+    let outputs = <Dispatch as T5Backend>::project_to_two(rows_of(x), first, second);
+    <[_; 2]>::from(outputs).map(|output| unfold(output, batch_size, seq_length))
+}
+
+/// [`project`] by three layers; one operation, [`T5Backend::project_to_three`], where x has few rows.
+pub(crate) fn project_to_three(layers: [&Linear; 3], x: Tensor<3>) -> [Tensor<3>; 3] {
+    if !has_few_rows(&x) {
+        return layers.map(|layer| product(layer, x.clone()));
+    }
+    let [batch_size, seq_length, _] = x.dims();
+    let [first, second, third] = layers.map(weight_of);
+    let outputs = <Dispatch as T5Backend>::project_to_three(rows_of(x), first, second, third);
+    <[_; 3]>::from(outputs).map(|output| unfold(output, batch_size, seq_length))
+}
+
+/// Whether reading the weights takes longer than computing with them, and no gradients are asked for.
+fn has_few_rows(x: &Tensor<3>) -> bool {
+    let [batch_size, seq_length, _] = x.dims();
+    batch_size * seq_length <= FEW_ROWS && !x.device().is_autodiff()
+}
+
+fn product(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    let weight = layer.weight.val();
+    let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
+    linear(x, weight, None)
+}
+
+fn weight_of(layer: &Linear) -> DispatchTensor {
+    layer.weight.val().into_dispatch()
+}
+
+fn rows_of(x: Tensor<3>) -> DispatchTensor {
+    let [batch_size, seq_length, width] = x.dims();
+    x.reshape([batch_size * seq_length, width]).into_dispatch()
+}
+
+fn unfold(rows: DispatchTensor, batch_size: usize, seq_length: usize) -> Tensor<3> {
+    let rows: Tensor<2> = Tensor::from_dispatch(rows);
+    let [_, width] = rows.dims();
+    rows.reshape([batch_size, seq_length, width])
 }
 
 /// [`T5Backend::rms_norm`] of the last dimension.

@@ -96,6 +96,28 @@ pub trait T5Backend: Backend {
         primitive::project::<Self>(x, weight)
     }
 
+    /// x · first and x · second, as by [`project`](Self::project): a layer's gate and what it gates, as if
+    /// their weights were one matrix.
+    fn project_to_two(
+        x: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        (Self::project(x.clone(), first), Self::project(x, second))
+    }
+
+    /// x · first, x · second and x · third, as by [`project`](Self::project): self-attention's queries, keys
+    /// and values, as if their weights were one matrix.
+    fn project_to_three(
+        x: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        third: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (first, second) = Self::project_to_two(x.clone(), first, second);
+        (first, second, Self::project(x, third))
+    }
+
     /// Root-mean-square normalisation, x / √(mean(x²) + ε) · γ, of each row. The mean is taken in f32.
     ///
     /// # Shapes

@@ -144,6 +144,15 @@ fn projections_are_the_default<B: T5Backend>() {
         let expected = || primitive::project::<B>(x(), weight());
         assert_close::<B>(B::project(x(), weight()), expected());
         assert_close::<B>(B::project(permuted::<B>(x()), permuted::<B>(weight())), expected());
+        let other = || values::<B>(&[d_input, d_output + 3], 3);
+        let expected_of_other = || primitive::project::<B>(x(), other());
+        let (first, second) = B::project_to_two(x(), weight(), other());
+        assert_close::<B>(first, expected());
+        assert_close::<B>(second, expected_of_other());
+        let (first, second, third) = B::project_to_three(x(), other(), weight(), weight());
+        assert_close::<B>(first, expected_of_other());
+        assert_close::<B>(second, expected());
+        assert_close::<B>(third, expected());
     }
 }
 

@@ -9,7 +9,6 @@ mod project;
 mod rms_norm;
 
 use altup_core::cpu::CpuBackend;
-use burn::backend::TensorMetadata;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use super::{T5Backend, primitive};
@@ -74,17 +73,25 @@ macro_rules! impl_t5_backend {
             }
 
             fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-                let d_output = weight.shape()[1];
-                if !Self::has([&x]) || x.shape()[0] == 0 {
-                    return primitive::project::<Self>(x, weight);
-                }
-                if let Some(weights) = Self::bf16_slice(&weight) {
-                    return project::project::<Self, _>(&x, weights, d_output);
-                }
-                match Self::has([&weight]) {
-                    true => project::project::<Self, _>(&x, &Self::values(&weight), d_output),
-                    false => primitive::project::<Self>(x, weight),
-                }
+                let [output] = project::to_all::<Self, 1>(x, [weight]);
+                output
+            }
+
+            fn project_to_two(
+                x: FloatTensor<Self>,
+                first: FloatTensor<Self>,
+                second: FloatTensor<Self>,
+            ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+                project::to_all::<Self, 2>(x, [first, second]).into()
+            }
+
+            fn project_to_three(
+                x: FloatTensor<Self>,
+                first: FloatTensor<Self>,
+                second: FloatTensor<Self>,
+                third: FloatTensor<Self>,
+            ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+                project::to_all::<Self, 3>(x, [first, second, third]).into()
             }
 
             fn rms_norm(

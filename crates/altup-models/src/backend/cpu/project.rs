@@ -13,6 +13,8 @@ use burn::tensor::{Shape, bf16};
 use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
 
+use crate::backend::primitive;
+
 /// Rows of weights in a block: a sum is read and written once for all of them.
 const DEPTH: usize = 4;
 
@@ -66,30 +68,59 @@ impl Weight for bf16 {
     }
 }
 
-/// `[rows, d_input]` times `[d_input, d_output]`, row by row in `weights`.
-pub(super) fn project<B: CpuBackend, W: Weight>(
+/// x times each of the weights, in one turn of the threads.
+pub(super) fn to_all<B: CpuBackend, const N: usize>(
+    x: FloatTensor<B>,
+    weights: [FloatTensor<B>; N],
+) -> [FloatTensor<B>; N] {
+    let of_x = B::has([&x]) && x.shape()[0] > 0;
+    if of_x && weights.iter().all(|weight| B::bf16_slice(weight).is_some()) {
+        let stored = weights.each_ref().map(|weight| B::bf16_slice(weight).expect("as asked"));
+        project::<B, bf16, N>(&x, stored, widths::<B, N>(&weights))
+    } else if of_x && weights.iter().all(|weight| B::has([weight])) {
+        let stored = weights.each_ref().map(B::values);
+        let stored = stored.each_ref().map(|values| &**values);
+        project::<B, f32, N>(&x, stored, widths::<B, N>(&weights))
+    } else {
+        weights.map(|weight| primitive::project::<B>(x.clone(), weight))
+    }
+}
+
+fn widths<B: CpuBackend, const N: usize>(weights: &[FloatTensor<B>; N]) -> [usize; N] {
+    weights.each_ref().map(|weight| weight.shape()[1])
+}
+
+/// `[rows, d_input]` times matrices `[d_input, d_output]`, each row by row in `weights`.
+fn project<B: CpuBackend, W: Weight, const N: usize>(
     x: &FloatTensor<B>,
-    weights: &[W],
-    d_output: usize,
-) -> FloatTensor<B> {
+    weights: [&[W]; N],
+    widths: [usize; N],
+) -> [FloatTensor<B>; N] {
     let rows = x.shape()[0];
-    let mut output = B::zeros(Shape::new([rows, d_output]), x);
+    let mut outputs = widths.map(|d_output| B::zeros(Shape::new([rows, d_output]), x));
     let x = B::values(x);
     let d_input = x.len() / rows;
-    // A task has whole rows of weights, so that it reads memory in one stream. As many whatever the number
-    // of threads: their sums are added in the same order then.
-    let count = (size_of_val(weights) / TASK).clamp(1, MAX_TASKS);
-    let depth = d_input.div_ceil(count).next_multiple_of(DEPTH);
-    let tasks = weights.chunks(depth * d_output).enumerate().collect();
-    let of_tasks = map(tasks, weights.len(), |(task, weights)| {
+    let mut tasks = Vec::new();
+    for (matrix, (weights, d_output)) in weights.into_iter().zip(widths).enumerate() {
+        // A task has whole rows of weights, so that it reads memory in one stream. As many whatever the
+        // number of threads: their sums are added in the same order then.
+        let count = (size_of_val(weights) / TASK).clamp(1, MAX_TASKS);
+        let depth = d_input.div_ceil(count).next_multiple_of(DEPTH);
+        for (task, weights) in weights.chunks(depth * d_output).enumerate() {
+            tasks.push((matrix, &x[task * depth..], weights, d_output));
+        }
+    }
+    let total = weights.iter().map(|weights| weights.len()).sum();
+    let of_tasks = map(tasks, total, |(matrix, x, weights, d_output)| {
         let mut sums = vec![0.0; rows * d_output];
-        let x = &x[task * depth..];
         Arch::new().dispatch(Product { sums: &mut sums, x, d_input, weights, d_output });
-        sums
+        (matrix, sums)
     });
-    let sums = B::values_mut(&mut output);
-    vectorized(|| of_tasks.iter().for_each(|of_task| add(sums, of_task)));
-    output
+    for (matrix, of_task) in &of_tasks {
+        let sums = B::values_mut(&mut outputs[*matrix]);
+        vectorized(|| add(sums, of_task));
+    }
+    outputs
 }
 
 /// What a task adds to its sums: x · weights.
