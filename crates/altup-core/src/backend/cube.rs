@@ -118,37 +118,29 @@ impl AltUpBackend for CubeBackend {
         output_grad: FloatTensor<Self>,
         stride: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if x.shape().num_elements() == 0 {
-            return primitive::sequence_update_backward::<Self>(
-                x,
-                computed,
-                prediction_coefs,
-                correction_coef,
-                output_grad,
-                stride,
-            );
-        }
         let x_grad = empty_like(&x);
         let [windows, anchors] = [empty_like(&computed), empty_like(&computed)];
         let [x, output_grad] = [x, output_grad].map(into_contiguous);
         let [prediction_coefs, correction_coef] =
             [prediction_coefs, correction_coef].map(into_contiguous);
-        let launch = Launch::new(&windows);
-        sequence_spread_kernel::launch(
-            &x_grad.client.clone(),
-            launch.cubes,
-            launch.threads,
-            launch.vector_size,
-            x.clone().into_tensor_arg(),
-            output_grad.clone().into_tensor_arg(),
-            prediction_coefs.clone().into_tensor_arg(),
-            correction_coef.clone().into_tensor_arg(),
-            x_grad.clone().into_tensor_arg(),
-            windows.clone().into_tensor_arg(),
-            anchors.clone().into_tensor_arg(),
-            stride,
-            dtype_to_storage_type(x_grad.dtype),
-        );
+        if x.shape().num_elements() > 0 {
+            let launch = Launch::new(&windows);
+            sequence_spread_kernel::launch(
+                &x_grad.client.clone(),
+                launch.cubes,
+                launch.threads,
+                launch.vector_size,
+                x.clone().into_tensor_arg(),
+                output_grad.clone().into_tensor_arg(),
+                prediction_coefs.clone().into_tensor_arg(),
+                correction_coef.clone().into_tensor_arg(),
+                x_grad.clone().into_tensor_arg(),
+                windows.clone().into_tensor_arg(),
+                anchors.clone().into_tensor_arg(),
+                stride,
+                dtype_to_storage_type(x_grad.dtype),
+            );
+        }
         let coefs = primitive::sequence_coefs::<Self>(prediction_coefs, correction_coef);
         let (computed_grad, prediction_grad, correction_grad) = primitive::gathered_grads::<Self>(
             [x, output_grad],

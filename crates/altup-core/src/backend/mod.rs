@@ -248,8 +248,22 @@ mod tests {
         let grads = B::altup_update_backward(state, computed, p, g, updated, 1);
         assert_eq!(grads.0.shape().as_slice(), shape);
         assert_eq!(grads.1.shape().as_slice(), &shape[1..]);
-        let zeros = B::float_mul_scalar(values::<B>(&[2, 2], 3), 0.0.into());
-        assert_close::<B>("p", grads.2, zeros);
+        let zeros = |shape: &[usize]| B::float_mul_scalar(values::<B>(shape, 3), 0.0.into());
+        assert_close::<B>("p", grads.2, zeros(&[2, 2]));
+        assert_close::<B>("g", grads.3, zeros(&[2]));
+
+        let shape = [0, 4, 8];
+        let tensors = || (values::<B>(&shape, 1), values::<B>(&[0, 2, 8], 2));
+        let (a, b) = (values::<B>(&[2], 3), values::<B>(&[1], 4));
+        let (x, computed) = tensors();
+        let updated = B::sequence_update(x, computed, a.clone(), b.clone(), 2);
+        assert_eq!(updated.shape().as_slice(), shape);
+        let (x, computed) = tensors();
+        let grads = B::sequence_update_backward(x, computed, a, b, updated, 2);
+        assert_eq!(grads.0.shape().as_slice(), shape);
+        assert_eq!(grads.1.shape().as_slice(), [0, 2, 8]);
+        assert_close::<B>("(a₁, a₂)", grads.2, zeros(&[2]));
+        assert_close::<B>("b", grads.3, zeros(&[1]));
     }
 
     /// At strides that divide the length, that do not, and that are longer than it.

@@ -169,8 +169,10 @@ pub(super) fn gathered_grads<B: Backend>(
     [windows, anchors, computed]: [FloatTensor<B>; 3],
     [_, _, both, gain]: [FloatTensor<B>; 4],
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let inner = |a: FloatTensor<B>, b: FloatTensor<B>| {
-        B::float_reshape(B::float_sum(B::float_mul(a, b)), Shape::new([1]))
+    let inner = |a: FloatTensor<B>, b: FloatTensor<B>| match a.shape().num_elements() {
+        // Nor is a sum over nothing left to the backend: see `coefs_grad`.
+        0 => B::float_zeros(Shape::new([1]), &a.device(), a.dtype().into()),
+        _ => B::float_reshape(B::float_sum(B::float_mul(a, b)), Shape::new([1])),
     };
     let with_tokens = inner(output_grad, x);
     let with_anchors = inner(windows.clone(), anchors);

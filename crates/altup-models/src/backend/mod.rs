@@ -97,7 +97,13 @@ pub trait T5Backend: Backend {
     }
 
     /// x · first and x · second, as by [`project`](Self::project): a layer's gate and what it gates, as if
-    /// their weights were one matrix.
+    /// their weights were one matrix. The widths of the two may differ.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[rows, d_input]`
+    /// - first, second: `[d_input, d_output]` each
+    /// - outputs: `[rows, d_output]` each, of x's type
     fn project_to_two(
         x: FloatTensor<Self>,
         first: FloatTensor<Self>,
@@ -108,6 +114,10 @@ pub trait T5Backend: Backend {
 
     /// x · first, x · second and x · third, as by [`project`](Self::project): self-attention's queries, keys
     /// and values, as if their weights were one matrix.
+    ///
+    /// # Shapes
+    ///
+    /// As in [`project_to_two`](Self::project_to_two).
     fn project_to_three(
         x: FloatTensor<Self>,
         first: FloatTensor<Self>,
