@@ -23,7 +23,8 @@ pub trait HostTensors: Backend {
         None
     }
 
-    /// The values to change, if they are f32, lie row by row and nobody else holds them.
+    /// The values to change, if they are f32 and lie row by row. Of a tensor that somebody else holds too they are a
+    /// copy of its own (ndarray), or there are none (flex, libtorch).
     fn slice_mut(_tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
         None
     }
@@ -71,7 +72,7 @@ pub trait HostTensors: Backend {
         data.expect("a tensor that can be read").iter::<i64>().collect()
     }
 
-    /// A tensor of zeros to write, on the device of `beside`. Faster than Burn's own zeros.
+    /// A tensor of zeros to write, on the device of `beside`.
     fn zeros(shape: Shape, beside: &FloatTensor<Self>) -> FloatTensor<Self> {
         let values = vec![0f32; shape.num_elements()];
         Self::float_from_data(TensorData::new(values, shape), &beside.device())
@@ -80,7 +81,7 @@ pub trait HostTensors: Backend {
     /// The same values in a tensor that can be written. This is `tensor` itself if nobody else holds it and it lies
     /// row by row, otherwise a copy.
     fn to_write(mut tensor: FloatTensor<Self>) -> FloatTensor<Self> {
-        if tensor.can_mut() && Self::slice_mut(&mut tensor).is_some() {
+        if Self::slice_mut(&mut tensor).is_some() {
             return tensor;
         }
         let data = TensorData::new(Self::values(&tensor).into_owned(), tensor.shape());
@@ -109,3 +110,38 @@ impl HostTensors for burn_cubecl::CubeBackend {}
 
 #[cfg(feature = "fusion")]
 impl<B: burn::backend::fusion::FusionBackend> HostTensors for burn::backend::fusion::Fusion<B> {}
+
+#[cfg(all(test, any(feature = "flex", feature = "ndarray")))]
+#[allow(deprecated)]
+mod tests {
+    use super::*;
+
+    fn tensor<B: HostTensors>() -> FloatTensor<B> {
+        B::float_from_data(TensorData::new(vec![1f32, 2.0, 3.0], [3]), &Default::default())
+    }
+
+    /// What nobody else holds is written where it lies; what somebody holds stays as it is.
+    fn writes_in_place<B: HostTensors>() {
+        let alone = tensor::<B>();
+        let place = B::slice(&alone).unwrap().as_ptr();
+        let mut written = B::to_write(alone);
+        assert_eq!(B::values_mut(&mut written).as_ptr(), place.cast_mut());
+        let held = tensor::<B>();
+        let mut copy = B::to_write(held.clone());
+        B::values_mut(&mut copy)[0] = 7.0;
+        assert_eq!(&*B::values(&held), [1.0, 2.0, 3.0]);
+        assert_eq!(&*B::values(&copy), [7.0, 2.0, 3.0]);
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn writes_in_place_on_flex() {
+        writes_in_place::<burn::backend::Flex>();
+    }
+
+    #[cfg(feature = "ndarray")]
+    #[test]
+    fn writes_in_place_on_ndarray() {
+        writes_in_place::<burn::backend::NdArray>();
+    }
+}

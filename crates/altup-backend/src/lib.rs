@@ -9,6 +9,7 @@ mod host_tensors;
 mod matrix;
 mod parallel;
 mod strided;
+mod types;
 pub mod vector;
 
 pub mod philox;
@@ -21,3 +22,4 @@ pub use matrix::{HeadsMut, Matrix, MatrixMut};
 pub use parallel::{for_each, map, vectorized};
 pub use strided::Strided;
 pub use tape::record;
+pub use types::{cast, to_f32};

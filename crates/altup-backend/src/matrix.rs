@@ -183,7 +183,8 @@ impl<'a> HeadsMut<'a> {
     ///
     /// Panics if there are more or fewer than the shape has.
     pub fn new(values: &'a mut [f32], shape: [usize; 4]) -> Self {
-        assert_eq!(values.len(), shape.iter().product::<usize>(), "shape={shape:?}");
+        let count = shape.iter().try_fold(1, |count: usize, &length| count.checked_mul(length));
+        assert_eq!(count, Some(values.len()), "shape={shape:?}");
         Self { first: values.as_mut_ptr(), shape, values: PhantomData }
     }
 
@@ -246,6 +247,12 @@ mod tests {
     #[should_panic(expected = "shape=[3, 1]")]
     fn strides_that_overflow_are_a_bug() {
         Matrix::strided(&[0.0; 6], 0, [3, 1], [isize::MIN, 1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "shape=[4294967296, 4294967296, 1, 1]")]
+    fn a_shape_that_overflows_is_a_bug() {
+        HeadsMut::new(&mut [], [1 << 32, 1 << 32, 1, 1]);
     }
 
     #[test]

@@ -45,7 +45,7 @@ macro_rules! operations {
 
             #[cfg(feature = "wgpu")]
             impl $name for ::burn::backend::Wgpu {}
-            // Without fusion both are one type.
+            // Both are one type.
             #[cfg(all(feature = "cuda", not(feature = "wgpu")))]
             impl $name for ::burn::backend::Cuda {}
         }

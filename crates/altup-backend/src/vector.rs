@@ -5,7 +5,7 @@
 /// those of the other.
 const LANES: usize = 16;
 
-/// eˣ to a relative error of 2e-7; 0 where it is no normal number.
+/// eˣ to a relative error of 2e-7 between −87 and 88; 0 below, e⁸⁸ above.
 ///
 /// After Cephes' `expf`: x = n ln 2 + r, and a polynomial of r. The standard library's goes one number at
 /// a time.

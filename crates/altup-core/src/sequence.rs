@@ -68,7 +68,7 @@ impl SequenceAltUp {
     ///
     /// # Panics
     ///
-    /// Panics if `layer` changes the shape.
+    /// Panics if `layer` changes the shape or the type.
     pub fn forward(&self, x: Tensor<3>, layer: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
         let computed = compute_on_anchors(&x, self.stride, layer);
         self.update(x, computed)
@@ -120,7 +120,7 @@ impl SequenceAltUp {
     pub fn predict(&self, x: Tensor<3>) -> Tensor<3> {
         let [_, seq_length, _] = x.dims();
         let windows = windows(x, self.stride);
-        let coefs = self.prediction_coefs.val();
+        let coefs = self.prediction_coefs.val().cast(windows.dtype());
         let coef = |index| coefs.clone().narrow(0, index, 1).reshape([1, 1, 1, 1]);
         let anchors = windows.clone().narrow(2, 0, 1);
         flatten(windows * coef(0) + anchors * coef(1), seq_length)
@@ -138,7 +138,7 @@ impl SequenceAltUp {
         let [_, seq_length, _] = predicted.dims();
         let predicted = windows(predicted, self.stride);
         let error = computed.unsqueeze_dim::<4>(2) - predicted.clone().narrow(2, 0, 1);
-        let gain = self.correction_coef.val().reshape([1, 1, 1, 1]);
+        let gain = self.correction_coef.val().cast(error.dtype()).reshape([1, 1, 1, 1]);
         flatten(predicted + error * gain, seq_length)
     }
 }
@@ -163,17 +163,19 @@ pub fn stride_and_skip(
     check_stride(stride);
     let [_, seq_length, _] = x.dims();
     let computed = compute_on_anchors(&x, stride, layer);
+    let windows = windows(x, stride);
+    let [_, _, stride, _] = windows.dims();
     if stride == 1 {
         return computed;
     }
-    let skipped = windows(x, stride).narrow(2, 1, stride - 1);
+    let skipped = windows.narrow(2, 1, stride - 1);
     flatten(Tensor::cat(vec![computed.unsqueeze_dim::<4>(2), skipped], 2), seq_length)
 }
 
 /// Averages each window of `stride` tokens into one token. This baseline shortens the sequence; nothing lengthens it
 /// again.
 ///
-/// Padding doesn't count: a window with some padding averages its real tokens, and a window of padding alone is
+/// Sums are f32 if x is f16 or bf16. Padding doesn't count: a window with some padding averages its real tokens, and a window of padding alone is
 /// padding.
 ///
 /// # Shapes
@@ -192,14 +194,16 @@ pub fn average_pool(
 ) -> (Tensor<3>, Option<Tensor<2, Bool>>) {
     check_stride(stride);
     let [batch_size, seq_length, _] = x.dims();
+    let dtype = x.dtype();
+    let x = at_least_f32(x);
     let real = match &padding {
-        Some(padding) => padding.clone().bool_not().float(),
-        None => Tensor::ones([batch_size, seq_length], &x.device()),
+        Some(padding) => padding.clone().bool_not().float().cast(x.dtype()),
+        None => Tensor::ones([batch_size, seq_length], (&x.device(), x.dtype())),
     };
     let weights = windows(real.unsqueeze_dim::<3>(2), stride); // [B, ⌈T/k⌉, k, 1]
     let counts = weights.clone().sum_dim(2);
     let sums = (windows(x, stride) * weights).sum_dim(2);
-    let pooled = (sums / counts.clone().clamp_min(1.0)).squeeze_dim(2);
+    let pooled = (sums / counts.clone().clamp_min(1.0)).squeeze_dim(2).cast(dtype);
     let empty = counts.squeeze_dim::<3>(2).squeeze_dim::<2>(2).equal_elem(0.0);
     (pooled, padding.map(|_| empty))
 }
@@ -210,7 +214,12 @@ pub fn average_pool(
 ///
 /// - x: `[B, T, d]`
 /// - output: `[B, ⌈T/k⌉, d]`
+///
+/// # Panics
+///
+/// Panics if the stride is 0.
 pub fn anchors(x: Tensor<3>, stride: usize) -> Tensor<3> {
+    check_stride(stride);
     windows(x, stride).narrow(2, 0, 1).squeeze_dim(2)
 }
 
@@ -238,12 +247,13 @@ fn compute_on_anchors(
 /// `[B, T, d]` to `[B, ⌈T/k⌉, k, d]`; the last window is filled with zeros.
 fn windows(x: Tensor<3>, stride: usize) -> Tensor<4> {
     let [batch_size, seq_length, width] = x.dims();
+    let stride = stride.min(seq_length.max(1)); // A longer one has the same single window.
     let count = seq_length.div_ceil(stride);
     let missing = count * stride - seq_length;
     let whole = match missing {
         0 => x,
         _ => {
-            let zeros = Tensor::zeros([batch_size, missing, width], &x.device());
+            let zeros = Tensor::zeros([batch_size, missing, width], (&x.device(), x.dtype()));
             Tensor::cat(vec![x, zeros], 1)
         }
     };
@@ -260,7 +270,7 @@ fn flatten(windows: Tensor<4>, seq_length: usize) -> Tensor<3> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::{DType, Distribution, Tolerance};
 
     /// Batch 1, width 1.
     fn tokens(values: &[f32]) -> Tensor<3> {
@@ -318,6 +328,32 @@ mod tests {
         assert_eq!(values(pooled), [2.0, 5.0, 0.0]);
         let padding: Vec<bool> = padding.unwrap().into_data().iter::<bool>().collect();
         assert_eq!(padding, [false, false, true]);
+    }
+
+    /// At lengths that the stride divides and does not, and at a stride beyond the length.
+    #[test]
+    fn half_precision_is_f32_rounded() {
+        let device = Device::flex();
+        device.seed(1);
+        for (length, stride) in [(6, 2), (5, 2), (5, 3), (3, usize::MAX)] {
+            let x = Tensor::<3>::random([2, length, 4], Distribution::Normal(0.0, 1.0), &device);
+            let layer = |x: Tensor<3>| x.clone() * x;
+            let sequence = SequenceAltUpConfig::new(stride).init(&device);
+            let check = |f: &dyn Fn(Tensor<3>) -> Tensor<3>| {
+                let output = f(x.clone().cast(DType::BF16));
+                assert_eq!(output.dtype(), DType::BF16);
+                let expected = f(x.clone().cast(DType::BF16).cast(DType::F32)).into_data();
+                let output = output.cast(DType::F32).into_data();
+                output.assert_approx_eq(&expected, Tolerance::<f32>::rel_abs(0.03, 0.03));
+            };
+            check(&|x| sequence.forward(x, layer));
+            check(&|x| {
+                let computed = layer(anchors(x.clone(), stride));
+                sequence.correct(sequence.predict(x), computed)
+            });
+            check(&|x| stride_and_skip(x, stride, layer));
+            check(&|x| average_pool(x, None, stride).0);
+        }
     }
 
     #[test]

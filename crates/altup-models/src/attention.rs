@@ -4,7 +4,7 @@ use burn::nn::{Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor, s};
 
 use crate::initialization::projection;
-use crate::noise::{Noise, Place};
+use crate::noise::{Noise, Place, check_dropout};
 use crate::operations::attention::attention;
 use crate::operations::project::{project, project_to_three, project_to_two};
 use crate::operations::rms_norm::rms_norm;
@@ -61,8 +61,9 @@ impl AttentionConfig {
     ///
     /// # Panics
     ///
-    /// Panics if there is no head.
+    /// Panics if there is no head, or the dropout isn't at least 0 and below 1.
     pub fn init(&self, device: &Device) -> Attention {
+        check_dropout(self.dropout);
         assert!(self.num_heads > 0, "Attention needs a head. Got num_heads=0");
         let inner = self.num_heads * self.d_kv;
         let memory_width = self.memory_width.unwrap_or(self.d_model);

@@ -275,7 +275,9 @@ impl EncoderSequence {
     pub fn layers(&self, num_layers: usize) -> std::ops::RangeInclusive<usize> {
         let last = match self.method {
             SequenceMethod::AveragePool => num_layers.saturating_sub(1),
-            _ => self.last_layer.unwrap_or(num_layers.saturating_sub(2)),
+            SequenceMethod::Altup | SequenceMethod::StrideAndSkip => {
+                self.last_layer.unwrap_or(num_layers.saturating_sub(2))
+            }
         };
         self.first_layer..=last
     }
@@ -369,7 +371,14 @@ impl T5Config {
             }
         }
         // Serde would read the fields of an object from a list too.
-        for (field, value) in [("config.json", Some(&json)), ("altup", json.get("altup"))] {
+        let altup = json.get("altup");
+        let objects = [
+            ("config.json", Some(&json)),
+            ("altup", altup),
+            ("altup.encoder_sequence", altup.and_then(|altup| altup.get("encoder_sequence"))),
+            ("moe", json.get("moe")),
+        ];
+        for (field, value) in objects {
             if value.is_some_and(|value| !value.is_object() && !value.is_null()) {
                 return Err(ConfigError {
                     field: field.into(),

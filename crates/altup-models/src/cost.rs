@@ -94,7 +94,7 @@ pub fn forward_cost(config: &T5Config, input_length: u64, target_length: u64) ->
         match sequence.map(|sequence| sequence.method) {
             Some(SequenceMethod::AveragePool) => length = computed,
             Some(SequenceMethod::Altup) => add("Sequence-AltUp update", sequence_altup(length)),
-            _ => {}
+            Some(SequenceMethod::StrideAndSkip) | None => {}
         }
         let moe = config.encoder_moe(layer);
         add("encoder self-attention", self_attention(computed));

@@ -230,7 +230,7 @@ impl Decoder {
         if seq_length > 1 {
             bias = bias + causal_bias(queries.clone(), &device);
         }
-        let mut state = self.widened.widen(noise.drop(embedded, Place::Output, self.dropout));
+        let mut state = self.widened.widen(noise.drop(embedded, Place::Embeddings, self.dropout));
         for (layer, (block, block_cache)) in self.blocks.iter().zip(&mut cache.blocks).enumerate() {
             let mut context = LayerContext {
                 noise: noise.in_layer(layer),

@@ -221,7 +221,7 @@ impl Encoder {
             let padding = padding.clone().map(|padding| anchor_padding(padding, stride));
             Some(self.positions(length, padding.as_ref(), stride, &embedded.device()))
         });
-        let mut state = self.widened.widen(noise.drop(embedded, Place::Output, self.dropout));
+        let mut state = self.widened.widen(noise.drop(embedded, Place::Embeddings, self.dropout));
         for (layer, block) in self.blocks.iter().enumerate() {
             let stride = block.reduction.as_ref().and_then(Reduction::stride_of_anchors);
             if let Some(Reduction::AveragePool(Stride { stride })) = block.reduction {

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use crate::Activation;
 use crate::initialization::projection;
 use crate::mixture_of_experts::{LayerContext, MixtureOfExperts, MixtureOfExpertsConfig};
-use crate::noise::{Noise, Place};
+use crate::noise::{Noise, Place, check_dropout};
 use crate::operations::gated_gelu::gated_gelu;
 use crate::operations::project::{project, project_to_two};
 use crate::operations::rms_norm::rms_norm;
@@ -64,7 +64,12 @@ pub struct GatedGeluFeedForward {
 
 impl FeedForwardConfig {
     /// Initializes [`FeedForward`] as T5 does, with standard deviations of d_model^−½ and d_ff^−½.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the dropout isn't at least 0 and below 1.
     pub fn init(&self, device: &Device) -> FeedForward {
+        check_dropout(self.dropout);
         let projection = |d_input: usize, d_output| {
             let std = self.initializer_factor * (d_input as f64).powf(-0.5);
             projection(d_input, d_output, std, device)
@@ -142,12 +147,13 @@ impl FeedForwardLayerConfig {
     ///
     /// # Panics
     ///
-    /// Panics if there is neither a network nor experts.
+    /// Panics if there is neither a network nor experts, or the dropout isn't at least 0 and below 1.
     pub fn init(&self, device: &Device) -> FeedForwardLayer {
         assert!(
             self.feed_forward.is_some() || self.moe.is_some(),
             "A feed-forward layer has a network, experts, or both. Got {self:?}"
         );
+        check_dropout(self.dropout);
         FeedForwardLayer {
             norm: RmsNormConfig::new(self.d_model).with_epsilon(self.epsilon).init(device),
             feed_forward: self.feed_forward.as_ref().map(|config| config.init(device)),

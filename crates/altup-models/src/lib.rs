@@ -52,7 +52,7 @@ pub use loss::{correct_tokens, cross_entropy_sum, cross_entropy_sum_with};
 pub use masks::{HIDDEN, causal_bias, padding_bias};
 pub use mixture_of_experts::{Experts, LayerRouting, MixtureOfExperts, MixtureOfExpertsConfig};
 pub use model::T5;
-pub use noise::Noise;
+pub use noise::{Noise, Place};
 pub use operations::cross_entropy::CrossEntropyOptions;
 pub use parameters::{
     AttentionKind, ParameterInfo, ParameterMapper, ParameterVisitor, Role, Stack, freeze,

@@ -2,6 +2,7 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::activation::{relu, softmax};
+use burn::tensor::module::linear;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::initialization::{normal, projection};
@@ -106,12 +107,23 @@ impl MixtureOfExpertsConfig {
     ///
     /// # Panics
     ///
-    /// Panics if there are fewer experts than compute on a token, or none does.
+    /// Panics if there are fewer experts than compute on a token, or none does; if a capacity factor isn't above 0;
+    /// and if the jitter isn't between 0 and 1.
     pub fn init(&self, device: &Device) -> MixtureOfExperts {
         let Self { d_model, num_experts, expert_d_ff, top_k, .. } = *self;
         assert!(
             (1..=num_experts).contains(&top_k),
             "A token has at least one expert. Got num_experts={num_experts}, top_k={top_k}"
+        );
+        let factors = [Some(self.capacity_factor), self.eval_capacity_factor];
+        assert!(
+            factors.into_iter().flatten().all(|factor| factor > 0.0)
+                && (0.0..1.0).contains(&self.jitter),
+            "Capacities are above 0 and the jitter is below 1. Got capacity_factor={}, eval_capacity_factor={:?}, \
+             jitter={}",
+            self.capacity_factor,
+            self.eval_capacity_factor,
+            self.jitter
         );
         let std = |fan_in: usize| self.initializer_factor * (fan_in as f64).powf(-0.5);
         let experts =
@@ -162,8 +174,9 @@ impl MixtureOfExperts {
             return x;
         }
         let x = x.reshape([tokens, width]);
-        let logits =
-            self.router.forward(context.noise.jitter(x.clone(), self.jitter)).cast(DType::F32);
+        // The router is f32 whatever the rest is: rounded logits tie, and ties go to the first expert.
+        let read = context.noise.jitter(x.clone().cast(DType::F32), self.jitter);
+        let logits = linear(read, self.router.weight.val().cast(DType::F32), None);
         let probabilities = softmax(logits.clone(), 1);
 
         let on_host: Vec<f32> = probabilities.clone().into_data().iter::<f32>().collect();

@@ -20,17 +20,19 @@ pub struct Noise {
     sub_layer: u32,
 }
 
-/// A use of random numbers within a sub-layer.
+/// A use of random numbers at one place of a model.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Place {
+pub enum Place {
     /// Attention's weights, or the hidden activations of a feed-forward network.
     Inner = 0,
-    /// What the sub-layer adds to the residual, or a stack's embeddings.
+    /// What the sub-layer adds to the residual.
     Output = 1,
     /// What a router reads.
     Router = 2,
     /// A stack's output.
     StackOutput = 3,
+    /// A stack's embeddings.
+    Embeddings = 4,
 }
 
 const STACK_BITS: u32 = 4;
@@ -90,13 +92,13 @@ impl Noise {
     }
 
     /// The mask of a dropout here; none where nothing is dropped.
-    pub(crate) fn mask(&self, place: Place, rate: f64) -> Option<DropoutMask> {
+    pub fn mask(&self, place: Place, rate: f64) -> Option<DropoutMask> {
         let key = self.key.filter(|_| rate > 0.0)?;
         Some(DropoutMask::new(key, self.site(place), rate))
     }
 
-    /// x after a dropout here.
-    pub(crate) fn drop<const D: usize>(&self, x: Tensor<D>, place: Place, rate: f64) -> Tensor<D> {
+    /// x after a dropout here: each value is 0 with probability `rate`, and times 1 / (1 − rate) otherwise.
+    pub fn drop<const D: usize>(&self, x: Tensor<D>, place: Place, rate: f64) -> Tensor<D> {
         match self.mask(place, rate) {
             Some(mask) => dropout(x, mask),
             None => x,
@@ -126,14 +128,58 @@ impl Noise {
 
     fn site(&self, place: Place) -> u32 {
         let layer = self.stack << LAYER_BITS | self.layer;
-        (layer << SUB_LAYER_BITS | self.sub_layer) << 4 | place as u32
+        let site = (layer << SUB_LAYER_BITS | self.sub_layer) << 4 | place as u32;
+        #[cfg(test)]
+        tests::USED.with_borrow_mut(|used| used.push(site));
+        site
     }
+}
+
+/// Panics if `rate` isn't that of a dropout.
+pub(crate) fn check_dropout(rate: f64) {
+    assert!(
+        (0.0..1.0).contains(&rate),
+        "A dropout's rate is at least 0 and below 1. Got dropout={rate}"
+    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use crate::T5Config;
+    use burn::tensor::{Device, Int};
+    use std::cell::RefCell;
+
+    const PLACES: [Place; 5] =
+        [Place::Inner, Place::Output, Place::Router, Place::StackOutput, Place::Embeddings];
+
+    thread_local! {
+        /// The sites that this thread has drawn numbers for.
+        pub(super) static USED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A pass through a whole model draws for no site twice: two dropouts with one mask would drop together.
+    #[test]
+    fn no_two_uses_of_a_pass_share_their_numbers() {
+        let device = Device::flex();
+        let config = serde_json::json!({
+            "vocab_size": 12, "d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 16, "num_layers": 2,
+            "num_decoder_layers": 3, "dropout_rate": 0.1, "altup": {"num_blocks": 2},
+            "moe": {"num_experts": 2, "jitter": 0.01},
+        });
+        let model = T5Config::from_json(config).unwrap().init(0, &device);
+        let tokens = || Tensor::<2, Int>::from_data([[3, 4, 5, 1]], &device);
+        USED.with_borrow_mut(Vec::clear);
+        model.forward_with_routing(tokens(), None, tokens(), Noise::training(1, 2, 3));
+        let mut used = USED.with_borrow(Vec::clone);
+        // Of each stack its embeddings and output, of a sub-layer its weights or hidden activations and its output.
+        let (encoder, decoder) = (2 + 2 * 2 * 2, 2 + 3 * 3 * 2);
+        assert!(used.len() >= encoder + decoder, "{}", used.len());
+        let count = used.len();
+        used.sort_unstable();
+        used.dedup();
+        assert_eq!(used.len(), count);
+    }
 
     /// Random123's known answers and those of an independent program (`scripts/reference/philox.py`).
     #[test]
@@ -159,7 +205,7 @@ mod tests {
         for stack in [0, 1, 15] {
             for layer in [0, 1, 15, (1 << LAYER_BITS) - 1] {
                 for sub_layer in [0, 1, 2, 15] {
-                    for place in [Place::Inner, Place::Output, Place::Router, Place::StackOutput] {
+                    for place in PLACES {
                         let noise = Noise::training(1, 2, 3).in_stack(stack).in_layer(layer);
                         sites.push(noise.in_sub_layer(sub_layer).site(place));
                     }
@@ -183,6 +229,12 @@ mod tests {
         }
         assert_eq!(mask(Noise::none()), None);
         assert_eq!(pass.mask(Place::Inner, 0.0), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "Got dropout=1")]
+    fn a_rate_of_one_is_a_bug() {
+        crate::AttentionConfig::new(8, 4, 2).with_dropout(1.0).init(&Device::flex());
     }
 
     /// 4096 factors between 0.9 and 1.1 have a mean of 1 with a standard deviation of 0.0009.

@@ -115,6 +115,10 @@ impl RelativePositionBias {
 /// past and the future falls into bucket 0.
 ///
 /// As Mesh TensorFlow's `_relative_position_bucket`.
+///
+/// # Panics
+///
+/// Panics if a direction has fewer than two buckets.
 pub fn relative_position_bucket(
     relative_position: i64,
     bidirectional: bool,
@@ -126,8 +130,9 @@ pub fn relative_position_bucket(
         let first = if relative_position > 0 { half } else { 0 };
         (first, half, relative_position.unsigned_abs() as usize)
     } else {
-        (0, num_buckets, (-relative_position).max(0) as usize)
+        (0, num_buckets, relative_position.min(0).unsigned_abs() as usize)
     };
+    assert!(num_buckets >= 2, "Got {num_buckets} buckets in a direction");
     let num_exact = num_buckets / 2;
     if distance < num_exact {
         return first + distance;

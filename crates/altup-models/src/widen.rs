@@ -8,7 +8,8 @@ use crate::parameters::{EMBEDDING_TABLE, ParameterInfo, Role, fill};
 use crate::tensors::{NamedTensor, parameter_tensors};
 use crate::{AltUpModelConfig, T5, T5Config};
 
-/// Makes an AltUp model of a dense one, with the same outputs. So AltUp can start from a trained T5.
+/// Makes an AltUp model of a dense one, with the same outputs. So AltUp can start from a trained T5. With an
+/// `encoder_sequence` the outputs differ: some layers then compute on fewer tokens.
 ///
 /// | tensor | `embedding` | `recycled` | `sum` |
 /// | --- | --- | --- | --- |

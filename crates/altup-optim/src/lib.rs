@@ -54,8 +54,13 @@ impl Default for OptimizerConfig {
 
 impl OptimizerConfig {
     /// The optimizer, without any state yet.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the weight decay is negative or no number.
     pub fn init(&self) -> ModuleOptimizer {
         let weight_decay = self.weight_decay;
+        assert!(weight_decay >= 0.0, "Weights decay towards 0. Got weight_decay={weight_decay}");
         match self.kind {
             OptimizerKind::Adafactor => Adafactor { weight_decay }.into(),
             OptimizerKind::AdamW => AdamW { weight_decay }.into(),
@@ -130,6 +135,27 @@ mod tests {
             let expected = data(&format!("vector.param.{step}"));
             model.vector.val().into_data().assert_approx_eq(&expected, tolerance);
         }
+    }
+
+    /// The square of a gradient of 1e-4 is 0 in f16.
+    #[test]
+    fn adafactor_steps_in_f32() {
+        use burn::tensor::DType;
+        let device = Device::flex();
+        let half = |values: [[f32; 2]; 2]| {
+            Tensor::<2>::from_data(values, &device).cast(DType::F16).into_data()
+        };
+        let vector = || TensorData::from([1f32]);
+        let model = parameters(half([[1.0, 2.0], [3.0, 4.0]]), vector(), &device.clone().autodiff());
+        let grads = gradients(&model, half([[1e-4, -1e-4], [1e-4, -1e-4]]), vector());
+        let model = OptimizerConfig::default().init().step(0.01, model, grads);
+        let found = model.matrix.val();
+        assert_eq!(found.dtype(), DType::F16);
+        // A step's size is 0.01 · √((1 + 4 + 9 + 16) / 4).
+        let step = 0.01 * 7.5f32.sqrt();
+        let expected = [[1.0 - step, 2.0 + step], [3.0 - step, 4.0 + step]];
+        let tolerance = Tolerance::<f32>::absolute(2e-3);
+        found.cast(DType::F32).into_data().assert_approx_eq(&TensorData::from(expected), tolerance);
     }
 
     /// √(3² + 4² + 12²) = 13.

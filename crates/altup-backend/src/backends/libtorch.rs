@@ -6,7 +6,7 @@ use burn::backend::TensorMetadata;
 use burn::backend::libtorch::LibTorchDevice;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, FloatDType, Shape, bf16};
+use burn::tensor::{Element, FloatDType, Shape, bf16};
 use std::slice;
 
 use crate::{HostTensors, Strided};
@@ -17,21 +17,24 @@ impl HostTensors for LibTorch {
     }
 
     fn slice(tensor: &FloatTensor<Self>) -> Option<&[f32]> {
-        contiguous(tensor, DType::F32)
+        contiguous(tensor)
     }
 
     fn slice_mut(tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
         if !tensor.can_mut() {
             return None;
         }
-        let values: &[f32] = contiguous(tensor, DType::F32)?;
-        let (first, length) = (values.as_ptr().cast_mut(), values.len());
+        let (first, length) = place::<f32>(tensor)?;
         // SAFETY: as in `contiguous`; and nobody else holds the values, as Burn counts their holders.
-        Some(unsafe { slice::from_raw_parts_mut(first, length) })
+        Some(if length == 0 {
+            &mut []
+        } else {
+            unsafe { slice::from_raw_parts_mut(first, length) }
+        })
     }
 
     fn bf16_slice(tensor: &FloatTensor<Self>) -> Option<&[bf16]> {
-        contiguous(tensor, DType::BF16)
+        contiguous(tensor)
     }
 
     fn try_strided(tensor: &FloatTensor<Self>) -> Option<Strided<'_>> {
@@ -60,15 +63,16 @@ impl HostTensors for LibTorch {
     }
 }
 
-/// The values row by row, if they are of the type that `dtype` names, lie so, and on the CPU.
-///
-/// `T` must be that type.
-fn contiguous<T>(tensor: &FloatTensor<LibTorch>, dtype: DType) -> Option<&[T]> {
-    let readable = tensor.dtype() == dtype && LibTorch::in_memory(tensor);
-    if !readable || dtype.size() != size_of::<T>() || !tensor.tensor.is_contiguous() {
-        return None;
-    }
-    let (first, length) = (tensor.tensor.data_ptr() as *const T, tensor.tensor.numel());
+/// The values row by row, if they are of this type, lie so, and on the CPU.
+fn contiguous<T: Element>(tensor: &FloatTensor<LibTorch>) -> Option<&[T]> {
+    let (first, length) = place::<T>(tensor)?;
     // SAFETY: a contiguous tensor of this type on the CPU, whose values live as long as the tensor.
     Some(if length == 0 { &[] } else { unsafe { slice::from_raw_parts(first, length) } })
+}
+
+/// Where the values lie and how many they are, under the same conditions.
+fn place<T: Element>(tensor: &FloatTensor<LibTorch>) -> Option<(*mut T, usize)> {
+    let readable = tensor.dtype() == T::dtype() && LibTorch::in_memory(tensor);
+    (readable && tensor.tensor.is_contiguous())
+        .then(|| (tensor.tensor.data_ptr() as *mut T, tensor.tensor.numel()))
 }

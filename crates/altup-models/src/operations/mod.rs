@@ -15,16 +15,3 @@ pub mod rms_norm;
 
 #[cfg(test)]
 mod testing;
-
-use burn::backend::Backend;
-use burn::backend::TensorMetadata;
-use burn::backend::tensor::FloatTensor;
-use burn::tensor::DType;
-
-fn to_f32<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
-    cast::<B>(tensor, DType::F32)
-}
-
-fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
-    if tensor.dtype() == dtype { tensor } else { B::float_cast(tensor, dtype.into()) }
-}

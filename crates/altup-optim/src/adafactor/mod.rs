@@ -7,7 +7,7 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch};
 use burn::optim::{AdafactorState, LearningRate, Optimizer};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 /// Adafactor (Shazeer and Stern, 2018) as T5 was pre-trained: steps relative to a parameter's size, no momentum,
 /// decay 1 − t^−0.8, updates clipped to an RMS of 1. It computes what Burn's does, on a CPU in three passes over a
@@ -43,6 +43,9 @@ impl Optimizer for Adafactor {
         grad: Tensor<D>,
         state: Option<AdafactorState<D>>,
     ) -> (Tensor<D>, Option<AdafactorState<D>>) {
+        // As Burn's, in f32: in f16 the squares of small gradients are 0.
+        let dtype = tensor.dtype();
+        let (tensor, grad) = (tensor.cast(DType::F32), grad.cast(DType::F32));
         let state = state.unwrap_or_else(|| start(&tensor));
         let time = state.time + 1;
         let step = AdafactorStep {
@@ -66,7 +69,7 @@ impl Optimizer for Adafactor {
                     second_moment: Tensor::from_dispatch(rows),
                     column_second_moment: Some(Tensor::from_dispatch(columns)),
                 };
-                (Tensor::from_dispatch(tensor), Some(state))
+                (Tensor::<D>::from_dispatch(tensor).cast(dtype), Some(state))
             }
             None => {
                 let (tensor, second_moment) = <Dispatch as AdafactorBackend>::adafactor_vector_step(
@@ -77,7 +80,7 @@ impl Optimizer for Adafactor {
                 );
                 let second_moment = Tensor::from_dispatch(second_moment);
                 let state = AdafactorState { time, second_moment, column_second_moment: None };
-                (Tensor::from_dispatch(tensor), Some(state))
+                (Tensor::<D>::from_dispatch(tensor).cast(dtype), Some(state))
             }
         }
     }

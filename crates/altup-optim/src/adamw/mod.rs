@@ -34,6 +34,10 @@ impl Optimizer for AdamW {
             || AdaptiveMomentumState::new(0, grad.zeros_like(), grad.zeros_like()),
             |state| state.momentum,
         );
+        assert!(
+            momentum.max_moment_2.is_none(),
+            "This AdamW has no AMSGrad, which the optimizer's state is of"
+        );
         let time = momentum.time + 1;
         let power = i32::try_from(time).unwrap_or(i32::MAX);
         let step = AdamWStep {

@@ -65,7 +65,8 @@ pub fn combine_blocks_by_token(
 }
 
 fn check(state: &Tensor<4>, computed: &Tensor<3>) -> [usize; 4] {
-    let shape @ [_, batch_size, seq_length, width] = state.dims();
+    let shape @ [num_blocks, batch_size, seq_length, width] = state.dims();
+    assert!(num_blocks > 0, "A state has at least one block. Got state={shape:?}");
     assert_eq!(
         computed.dims(),
         [batch_size, seq_length, width],

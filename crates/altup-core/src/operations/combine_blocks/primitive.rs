@@ -1,6 +1,7 @@
 //! The operation of primitive tensor operations: what a backend without kernels runs, and what kernels are
 //! tested against.
 
+use altup_backend::cast;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape, Slice};
@@ -73,6 +74,13 @@ pub(super) fn coefs_grad<B: Backend>(
         // Not by a product over nothing: Burn's autotuned one for GPUs leaves its output as it finds it.
         return B::float_zeros(coefs.shape(), &coefs.device(), coefs.dtype().into());
     }
+    // In f32 if it has more bits: these are sums over all tokens.
+    let dtype = match output_grad.dtype() {
+        DType::F16 | DType::BF16 => DType::F32,
+        dtype => dtype,
+    };
+    let [state, computed, output_grad] =
+        [state, computed, output_grad].map(|blocks| cast::<B>(blocks, dtype));
     let output_grad = rows::<B>(output_grad);
     let block = one_block(&computed.shape());
     let computed = B::float_reshape(computed, block);
@@ -106,8 +114,4 @@ fn blocks_last<B: Backend>(blocks: FloatTensor<B>) -> FloatTensor<B> {
 /// `[B, T, K, d]` to `[K, B, T, d]`
 fn blocks_first<B: Backend>(blocks: FloatTensor<B>) -> FloatTensor<B> {
     B::float_permute(blocks, &[2, 0, 1, 3])
-}
-
-fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
-    if tensor.dtype() == dtype { tensor } else { B::float_cast(tensor, dtype.into()) }
 }

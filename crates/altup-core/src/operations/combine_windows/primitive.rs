@@ -1,6 +1,7 @@
 //! The operation of primitive tensor operations: what a backend without kernels runs, and what kernels are
 //! tested against.
 
+use altup_backend::cast;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice, TensorData};
@@ -60,7 +61,7 @@ pub(super) fn gathered_grads<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = coefs.dtype();
     let inner = |a: FloatTensor<B>, b: FloatTensor<B>| match a.shape().num_elements() {
-        // Not by a sum over nothing, which a GPU may leave as it finds it.
+        // A sum over nothing is left to no backend.
         0 => B::float_zeros(Shape::new([1]), &a.device(), dtype.into()),
         _ => {
             let sum = B::float_sum(cast::<B>(B::float_mul(a, b), dtype));
@@ -83,10 +84,6 @@ fn scalars<B: Backend>(coefs: FloatTensor<B>, dtype: DType) -> [FloatTensor<B>; 
         let coef = B::float_slice(coefs.clone(), &[Slice::from(index..index + 1)]);
         B::float_reshape(coef, Shape::new([1, 1, 1]))
     })
-}
-
-fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
-    if tensor.dtype() == dtype { tensor } else { B::float_cast(tensor, dtype.into()) }
 }
 
 /// Where the tokens of a sequence are, in it and among its windows.

@@ -14,8 +14,8 @@ use super::dropout::DropoutBackend;
 
 /// dropout(softmax(q kᵀ + bias)) v, for each head.
 ///
-/// Scores, bias and softmax are f32 whatever the types of query, key and value. A query whose keys are all hidden
-/// attends to all of them evenly.
+/// Bias and softmax are f32 whatever the type of query, key and value. The product q kᵀ is of their type before it is
+/// added to the bias, as in Hugging Face's models. A query whose keys are all hidden attends to all of them evenly.
 ///
 /// # Shapes
 ///
@@ -28,7 +28,7 @@ use super::dropout::DropoutBackend;
 ///
 /// # Panics
 ///
-/// Panics if the shapes do not fit.
+/// Panics if the shapes do not fit, query, key and value are of several types, or the bias isn't f32.
 pub fn attention(
     query: Tensor<4>,
     key: Tensor<4>,
@@ -49,6 +49,15 @@ pub fn attention(
         key.dims(),
         value.dims(),
         bias.dims()
+    );
+    let types = [query.dtype(), key.dtype(), value.dtype(), bias.dtype()];
+    assert!(
+        types[1..3].iter().all(|dtype| *dtype == types[0]) && types[3] == DType::F32,
+        "Query, key and value must be of one type, and the bias f32. Got query={:?}, key={:?}, value={:?}, bias={:?}",
+        types[0],
+        types[1],
+        types[2],
+        types[3]
     );
     let (output, _) = <Dispatch as AttentionBackend>::biased_attention(
         query.into_dispatch(),

@@ -7,7 +7,7 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::Shape;
 
 use crate::operations::dropout::DropoutBackend;
-use crate::operations::{cast, to_f32};
+use altup_backend::{cast, to_f32};
 
 pub(super) fn attention<B: DropoutBackend>(
     query: FloatTensor<B>,

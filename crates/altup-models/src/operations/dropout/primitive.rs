@@ -6,7 +6,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::TensorData;
 
-use crate::operations::cast;
+use altup_backend::cast;
 
 pub(super) fn dropout<B: Backend>(x: FloatTensor<B>, mask: DropoutMask) -> FloatTensor<B> {
     let (shape, dtype, device) = (x.shape(), x.dtype(), x.device());

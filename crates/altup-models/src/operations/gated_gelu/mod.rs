@@ -17,9 +17,10 @@ use burn::tensor::Tensor;
 ///
 /// # Panics
 ///
-/// Panics if they are not.
+/// Panics if they are not, or are of two types.
 pub fn gated_gelu<const D: usize>(gate: Tensor<D>, linear: Tensor<D>) -> Tensor<D> {
     assert_eq!(gate.dims(), linear.dims(), "A gate has the shape of what it gates.");
+    assert_eq!(gate.dtype(), linear.dtype(), "A gate has the type of what it gates.");
     let output =
         <Dispatch as GatedGeluBackend>::gated_gelu(gate.into_dispatch(), linear.into_dispatch());
     Tensor::from_dispatch(output)

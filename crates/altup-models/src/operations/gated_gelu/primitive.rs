@@ -1,8 +1,10 @@
 //! The operation of primitive tensor operations: what a backend without kernels runs, and what kernels are
 //! tested against.
 
-use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata};
+
+use altup_backend::{cast, to_f32};
 
 /// gelu(x) = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))) = x · sigmoid(2 √(2/π) (x + 0.044715 x³)): the same
 /// function, in fewer passes. This is 2 √(2/π).
@@ -24,6 +26,9 @@ pub(super) fn gated_gelu_backward<B: Backend>(
     linear: FloatTensor<B>,
     output_grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype = gate.dtype();
+    // In f16 the square would overflow from 256 on.
+    let [gate, linear, output_grad] = [gate, linear, output_grad].map(to_f32::<B>);
     let sigmoid = gelu_sigmoid::<B>(gate.clone());
     let gelu = B::float_mul(gate.clone(), sigmoid.clone());
     // gelu' = s + gelu (1 − s) z', with z' = 2 √(2/π) (1 + 3 · 0.044715 x²)
@@ -33,7 +38,8 @@ pub(super) fn gated_gelu_backward<B: Backend>(
     let falling = B::float_sub(gelu.clone(), B::float_mul(gelu.clone(), sigmoid.clone()));
     let derivative = B::float_add(sigmoid, B::float_mul(falling, slope));
     let linear_grad = B::float_mul(output_grad.clone(), gelu);
-    (B::float_mul(B::float_mul(output_grad, linear), derivative), linear_grad)
+    let gate_grad = B::float_mul(B::float_mul(output_grad, linear), derivative);
+    (cast::<B>(gate_grad, dtype), cast::<B>(linear_grad, dtype))
 }
 
 fn gelu_sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {

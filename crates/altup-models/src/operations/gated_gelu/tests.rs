@@ -49,3 +49,17 @@ fn an_empty_batch_stays_empty<B: GatedGeluBackend>() {
     let empty = || values::<B>(&[0, 8], 1);
     assert_eq!(B::gated_gelu(empty(), empty()).shape(), Shape::new([0, 8]));
 }
+
+/// The square of 300 is no number of f16.
+#[cfg(feature = "flex")]
+#[test]
+fn large_gates_have_a_gradient_in_f16() {
+    use burn::tensor::{DType, Device, Tensor};
+
+    let device = Device::flex().autodiff();
+    let gate = Tensor::<1>::from_data([300.0, -300.0], &device).cast(DType::F16).require_grad();
+    let linear = Tensor::<1>::from_data([2.0, 2.0], &device).cast(DType::F16);
+    let grads = super::gated_gelu(gate.clone(), linear).sum().backward();
+    let found: Vec<f32> = gate.grad(&grads).unwrap().into_data().iter::<f32>().collect();
+    assert_eq!(found, [2.0, 0.0]);
+}

@@ -19,7 +19,12 @@ const FEW_ROWS: usize = 8;
 ///
 /// - x: `[batch_size, seq_length, d_input]`
 /// - output: `[batch_size, seq_length, d_output]`
+///
+/// # Panics
+///
+/// Panics if the layer has a bias, or isn't for x's width.
 pub fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    check(&[layer], &x);
     if !has_few_rows(&x) {
         return product(layer, x);
     }
@@ -28,8 +33,9 @@ pub fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
     unfold(output, batch_size, seq_length)
 }
 
-/// [`project`] by two layers, as if their weights were one matrix.
+/// [`project`] by two layers, as if their weights were one matrix. It panics as `project` does.
 pub fn project_to_two(layers: [&Linear; 2], x: Tensor<3>) -> [Tensor<3>; 2] {
+    check(&layers, &x);
     if !has_few_rows(&x) {
         return layers.map(|layer| product(layer, x.clone()));
     }
@@ -39,8 +45,9 @@ pub fn project_to_two(layers: [&Linear; 2], x: Tensor<3>) -> [Tensor<3>; 2] {
     <[_; 2]>::from(outputs).map(|output| unfold(output, batch_size, seq_length))
 }
 
-/// [`project`] by three layers, as if their weights were one matrix.
+/// [`project`] by three layers, as if their weights were one matrix. It panics as `project` does.
 pub fn project_to_three(layers: [&Linear; 3], x: Tensor<3>) -> [Tensor<3>; 3] {
+    check(&layers, &x);
     if !has_few_rows(&x) {
         return layers.map(|layer| product(layer, x.clone()));
     }
@@ -53,11 +60,31 @@ pub fn project_to_three(layers: [&Linear; 3], x: Tensor<3>) -> [Tensor<3>; 3] {
 /// Whether reading the weights takes longer than computing with them, and no gradients are asked for.
 fn has_few_rows(x: &Tensor<3>) -> bool {
     let [batch_size, seq_length, _] = x.dims();
-    batch_size * seq_length <= FEW_ROWS && !x.device().is_autodiff()
+    (1..=FEW_ROWS).contains(&(batch_size * seq_length)) && !x.device().is_autodiff()
+}
+
+/// The kernel for few rows would read past the rows of a weight that doesn't fit, into the next row of x.
+fn check(layers: &[&Linear], x: &Tensor<3>) {
+    let [_, _, width] = x.dims();
+    for layer in layers {
+        let weight = layer.weight.dims();
+        assert!(
+            weight[0] == width && layer.bias.is_none(),
+            "A projection has a weight for x's width and no bias. Got x={:?}, weight={weight:?}, bias={:?}",
+            x.dims(),
+            layer.bias.as_ref().map(|bias| bias.dims())
+        );
+    }
 }
 
 fn product(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    let [batch_size, seq_length, _] = x.dims();
     let weight = layer.weight.val();
+    if batch_size * seq_length == 0 {
+        // ndarray's product divides by the number of rows.
+        let [_, d_output] = weight.dims();
+        return Tensor::zeros([batch_size, seq_length, d_output], (&x.device(), x.dtype()));
+    }
     let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
     linear(x, weight, None)
 }

@@ -24,6 +24,29 @@ fn kernels_are_the_default<B: ProjectBackend>() {
     }
 }
 
+#[cfg(feature = "flex")]
+mod layers {
+    use super::super::{project, project_to_two};
+    use burn::nn::LinearConfig;
+    use burn::tensor::{Device, Tensor};
+
+    #[test]
+    #[should_panic(expected = "x=[2, 1, 4], weight=[6, 3]")]
+    fn a_weight_of_another_width_is_a_bug() {
+        let device = Device::flex();
+        let layer = LinearConfig::new(6, 3).with_bias(false).init(&device);
+        project(&layer, Tensor::ones([2, 1, 4], &device));
+    }
+
+    #[test]
+    #[should_panic(expected = "bias=Some([3])")]
+    fn a_bias_is_not_dropped() {
+        let device = Device::flex();
+        let (without, with) = (LinearConfig::new(4, 3).with_bias(false), LinearConfig::new(4, 3));
+        project_to_two([&without.init(&device), &with.init(&device)], Tensor::ones([2, 1, 4], &device));
+    }
+}
+
 /// Weights in bf16 are multiplied as the f32 that they stand for.
 #[cfg(feature = "flex")]
 #[test]

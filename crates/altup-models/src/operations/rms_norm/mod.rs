@@ -19,11 +19,12 @@ use burn::tensor::Tensor;
 ///
 /// # Panics
 ///
-/// Panics if the widths differ.
+/// Panics if the widths or the types differ.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let shape = x.dims();
     let [width] = gamma.dims();
     assert_eq!(shape[D - 1], width, "Got x={shape:?}, gamma=[{width}]");
+    assert_eq!(x.dtype(), gamma.dtype(), "x and gamma must be of one type");
     let rows: Tensor<2> = x.reshape([shape.iter().product::<usize>() / width.max(1), width]);
     let normed: Tensor<2> = Tensor::from_dispatch(<Dispatch as RmsNormBackend>::rms_norm(
         rows.into_dispatch(),

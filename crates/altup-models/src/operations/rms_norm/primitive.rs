@@ -5,7 +5,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::Shape;
 
-use crate::operations::{cast, to_f32};
+use altup_backend::{cast, to_f32};
 
 pub(super) fn rms_norm<B: Backend>(
     x: FloatTensor<B>,
@@ -13,8 +13,9 @@ pub(super) fn rms_norm<B: Backend>(
     epsilon: f32,
 ) -> FloatTensor<B> {
     let dtype = x.dtype();
-    let scale = cast::<B>(inverse_rms::<B>(to_f32::<B>(x.clone()), epsilon), dtype);
-    B::float_mul(B::float_mul(x, scale), as_row::<B>(gamma))
+    let x = to_f32::<B>(x);
+    let normed = B::float_mul(x.clone(), inverse_rms::<B>(x, epsilon));
+    B::float_mul(cast::<B>(normed, dtype), as_row::<B>(gamma))
 }
 
 pub(super) fn rms_norm_backward<B: Backend>(
