@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::{Table, Value};
 
+use crate::coefficients::CoefficientsConfig;
 use crate::precision::Precision;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 use altup_optim::{OptimizerConfig, OptimizerKind};
@@ -28,6 +29,9 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
+    /// How AltUp's coefficients start, and how far they may go.
+    #[serde(skip_serializing_if = "CoefficientsConfig::is_default")]
+    pub coefficients: CoefficientsConfig,
     /// The learning rate over the run.
     pub schedule: ScheduleConfig,
     /// How long and in what portions.
@@ -142,26 +146,34 @@ impl DataConfig {
     ///
     /// If the current folder is not known.
     pub fn make_absolute(&mut self) -> std::io::Result<()> {
+        self.make_absolute_from(&std::env::current_dir()?)
+    }
+
+    /// Makes paths absolute that are relative to `folder`, itself absolute.
+    ///
+    /// # Errors
+    ///
+    /// If a path is empty.
+    pub fn make_absolute_from(&mut self, folder: &Path) -> std::io::Result<()> {
         let named = self.sources.iter_mut().flat_map(|named| [&mut named.train, &mut named.valid]);
         for sources in [&mut self.train, &mut self.valid].into_iter().chain(named) {
             for source in sources {
-                *source = absolute(source)?;
+                *source = absolute(folder, source)?;
             }
         }
         if let Some(tokenizer) = &mut self.tokenizer {
-            *tokenizer = std::path::absolute(&*tokenizer)?;
+            *tokenizer = std::path::absolute(folder.join(&*tokenizer))?;
         }
         Ok(())
     }
 }
 
 /// A source with the folder it is named from. Where it is a glob, that folder's name isn't.
-fn absolute(source: &str) -> std::io::Result<String> {
-    let path = std::path::absolute(source)?;
+fn absolute(folder: &Path, source: &str) -> std::io::Result<String> {
+    let path = std::path::absolute(folder.join(source))?;
     if path.exists() || Path::new(source).is_absolute() {
         return Ok(path.to_string_lossy().into_owned());
     }
-    let folder = std::env::current_dir()?;
     Ok(format!("{}/{source}", glob::Pattern::escape(&folder.to_string_lossy())))
 }
 
@@ -199,6 +211,10 @@ pub struct TrainingConfig {
     pub eval_every: u64,
     /// Validation examples that are scored, the first of the validation corpus. Default: 512
     pub eval_examples: u64,
+    /// Validation examples that are scored after the last step, those above among them. Default: as
+    /// many as in every other pass
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_eval_examples: Option<u64>,
     /// Steps from one checkpoint to the next. Default: 500
     pub checkpoint_every: u64,
     /// Checkpoints that are kept beside the one with the best validation loss. Default: 2
@@ -298,6 +314,7 @@ impl Default for TrainingConfig {
             log_every: 50,
             eval_every: 500,
             eval_examples: 512,
+            final_eval_examples: None,
             checkpoint_every: 500,
             keep_last: 2,
         }
@@ -321,6 +338,7 @@ impl RunConfig {
             },
             data: DataConfig { vocab_size: 2048, input_length: 128, ..DataConfig::default() },
             optimizer: OptimizerConfig::default(),
+            coefficients: CoefficientsConfig::default(),
             schedule: ScheduleConfig {
                 kind: ScheduleKind::InverseSqrt,
                 warmup_steps: 1000,
@@ -380,7 +398,12 @@ impl RunConfig {
         self.with_keys(keys)
     }
 
-    fn with_keys(self, keys: Table) -> Result<Self, RunConfigError> {
+    /// Puts the keys of a table over `self`, those that are tables key by key.
+    ///
+    /// # Errors
+    ///
+    /// Names a key that doesn't exist, or has a value of another type.
+    pub fn with_keys(self, keys: Table) -> Result<Self, RunConfigError> {
         let mut table = self.to_table();
         merge(&mut table, keys);
         Value::Table(table).try_into().map_err(RunConfigError::Key)
@@ -419,6 +442,7 @@ impl RunConfig {
             ("training.log_every", self.training.log_every),
             ("training.eval_every", self.training.eval_every),
             ("training.eval_examples", self.training.eval_examples),
+            ("training.final_eval_examples", self.training.final_eval_examples.unwrap_or(1)),
             ("training.checkpoint_every", self.training.checkpoint_every),
             ("training.keep_last", self.training.keep_last as u64),
             ("data.workers", self.data.workers as u64),
@@ -463,6 +487,9 @@ impl RunConfig {
             if !(value.is_finite() && value >= least) {
                 return error(key, format!("must be a positive number, not {value}"));
             }
+        }
+        if let Some((key, problem)) = self.coefficients.problem() {
+            return error(&format!("coefficients.{key}"), problem);
         }
         if !(0.0..=1.0).contains(&self.schedule.final_share) {
             return error(

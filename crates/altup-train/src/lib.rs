@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod coefficients;
 pub mod config;
 pub mod device;
 
@@ -17,6 +18,8 @@ pub mod run_folder;
 pub mod filling;
 
 pub mod bench;
+
+pub mod study;
 
 pub mod chart;
 pub mod metrics;

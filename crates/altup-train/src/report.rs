@@ -573,7 +573,7 @@ fn first_sentinel(text: &str) -> Option<Range<usize>> {
 }
 
 /// Text as HTML. Prompts, generated text and names may hold anything.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

@@ -85,6 +85,11 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// The folder `path`, whether or not there is a run in it.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// The first of `base`, `base-2`, `base-3`, … that doesn't exist.
     pub fn fresh(base: &Path) -> Self {
         let numbered = (2..).map(|number| PathBuf::from(format!("{}-{number}", base.display())));

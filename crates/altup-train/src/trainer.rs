@@ -173,6 +173,7 @@ impl Trainer {
         let rate = self.learning_rate(step);
         let learner = self.learner.clone();
         self.learner = learner.optimize(&mut self.optimizer, rate.into(), gradients);
+        self.learner.model = self.config.coefficients.clip(self.learner.model.clone());
 
         self.state.step = step;
         self.state.tokens += inputs + targets;
@@ -239,12 +240,17 @@ impl Trainer {
     }
 
     fn score(&self, step: u64) -> ValidRow {
-        let precision = self.config.training.precision;
+        let training = &self.config.training;
+        let precision = training.precision;
+        let examples = match training.final_eval_examples {
+            Some(examples) if step == training.steps => examples,
+            _ => training.eval_examples,
+        };
         evaluate_mixture(
             &Learner { model: precision.to_compute(&self.learner.model.valid()) },
             &self.valid_data,
-            self.config.training.eval_examples,
-            self.config.training.batch_size,
+            examples,
+            training.batch_size,
             step,
             &self.device.clone().without_autodiff(),
         )

@@ -2,8 +2,6 @@
 
 use altup_models::{ModelDirectory, T5Config};
 use anyhow::{Context, bail, ensure};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -106,7 +104,7 @@ pub struct LeftOut {
 }
 
 /// The machine of a comparison.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// The processor, as it calls itself.
     pub cpu: String,
@@ -169,7 +167,8 @@ impl Plan {
                 let (size, model) = (&entry.size, &entry.model);
                 note(&format!("round {round} of {}: {size} {model} on {}", self.rounds, side.name));
                 let case = folder.path().join(format!("{size}-{model}"));
-                let measured = side.measure(&case, &self.works, self.repeats)?;
+                let (model, batch) = (case.join("model"), case.join("batch.json"));
+                let measured = side.measure(&model, &batch, &self.works, self.repeats)?;
                 entry.measured.add(measured);
             }
         }
@@ -196,18 +195,13 @@ impl Plan {
     fn write_case(&self, config: &T5Config, folder: &Path) -> anyhow::Result<()> {
         let model = config.init(self.seed, &crate::device::cpu());
         ModelDirectory::new(folder.join("model")).save(config, &model)?;
-        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
-        let mut rows = |length: usize| -> Vec<Vec<u32>> {
-            let tokens = 2..config.vocab_size as u32;
-            (0..self.batch_size)
-                .map(|_| (0..length).map(|_| random.random_range(tokens.clone())).collect())
-                .collect()
-        };
-        let batch = BenchBatch {
-            input_ids: rows(self.input_length),
-            labels: rows(self.target_length),
-            new_tokens: self.new_tokens,
-        };
+        let batch = BenchBatch::random(
+            config.vocab_size,
+            self.batch_size,
+            [self.input_length, self.target_length],
+            self.new_tokens,
+            self.seed,
+        );
         std::fs::write(folder.join("batch.json"), serde_json::to_vec(&batch)?)?;
         Ok(())
     }
@@ -216,23 +210,24 @@ impl Plan {
     fn check(
         &self,
         size: &str,
-        model: &str,
+        name: &str,
         config: &T5Config,
         case: &Path,
         sides: &[Side],
         comparison: &mut Comparison,
     ) -> anyhow::Result<()> {
-        let batch = BenchBatch::read(&case.join("batch.json"), config.vocab_size)?;
+        let (model, file) = (case.join("model"), case.join("batch.json"));
+        let batch = BenchBatch::read(&file, config.vocab_size)?;
         let floors: BTreeMap<Work, f64> =
             self.works.iter().map(|&work| (work, floor(config, work, &batch).amount())).collect();
         let mut first: Option<(String, f64)> = None;
         for side in sides {
-            let measured = match side.measure(case, &self.works, 0) {
+            let measured = match side.measure(&model, &file, &self.works, 0) {
                 Ok(measured) => measured,
                 Err(error) if side.may_lack_models => {
                     comparison.left_out.push(LeftOut {
                         size: size.to_owned(),
-                        model: model.to_owned(),
+                        model: name.to_owned(),
                         side: side.name.clone(),
                         reason: format!("{error:#}"),
                     });
@@ -246,14 +241,14 @@ impl Plan {
                 || !loss.is_finite()
             {
                 bail!(
-                    "{size} {model}: {} computes a loss of {loss}, {other} of {expected}: they don't run \
+                    "{size} {name}: {} computes a loss of {loss}, {other} of {expected}: they don't run \
                      the same model, so nothing is timed",
                     side.name
                 );
             }
             comparison.entries.push(Entry {
                 size: size.to_owned(),
-                model: model.to_owned(),
+                model: name.to_owned(),
                 side: side.name.clone(),
                 measured,
                 floors: floors.clone(),
@@ -279,7 +274,14 @@ impl Measured {
 }
 
 impl Side {
-    fn measure(&self, case: &Path, works: &[Work], repeats: usize) -> anyhow::Result<Measured> {
+    /// Measures a model directory on a batch, both given by their paths.
+    pub(crate) fn measure(
+        &self,
+        model: &Path,
+        batch: &Path,
+        works: &[Work],
+        repeats: usize,
+    ) -> anyhow::Result<Measured> {
         let works: Vec<&str> = works.iter().map(|work| work.name()).collect();
         let [program, arguments @ ..] = self.command.as_slice() else {
             bail!("the side {} has no program", self.name);
@@ -287,9 +289,9 @@ impl Side {
         let output = Command::new(program)
             .args(arguments)
             .arg("--model")
-            .arg(case.join("model"))
+            .arg(model)
             .arg("--batch")
-            .arg(case.join("batch.json"))
+            .arg(batch)
             .args(["--works", &works.join(","), "--repeats", &repeats.to_string()])
             .stdin(Stdio::null())
             .output()

@@ -15,6 +15,8 @@ pub mod tables;
 
 use breakdown::Part;
 use clap::ValueEnum;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -57,6 +59,26 @@ pub struct BenchBatch {
     pub labels: Vec<Vec<u32>>,
     /// How many tokens decoding makes for each row.
     pub new_tokens: usize,
+}
+
+impl BenchBatch {
+    /// Rows of random tokens that are neither padding nor the end. `lengths` are those of an input and of a target.
+    pub fn random(
+        vocab_size: usize,
+        batch_size: usize,
+        lengths: [usize; 2],
+        new_tokens: usize,
+        seed: u64,
+    ) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut rows = |length: usize| -> Vec<Vec<u32>> {
+            let tokens = 2..vocab_size as u32;
+            (0..batch_size)
+                .map(|_| (0..length).map(|_| random.random_range(tokens.clone())).collect())
+                .collect()
+        };
+        Self { input_ids: rows(lengths[0]), labels: rows(lengths[1]), new_tokens }
+    }
 }
 
 /// What a side measured. A program that prints it as one line of JSON can be a side.

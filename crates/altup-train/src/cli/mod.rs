@@ -12,6 +12,7 @@ mod model_source;
 pub(crate) mod output;
 mod report;
 mod sizes;
+mod study;
 mod tasks;
 mod train;
 mod variant;
@@ -42,6 +43,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Report(report::ReportArgs),
     Sizes(sizes::SizesArgs),
+    Study(study::StudyArgs),
     Tasks(tasks::TasksArgs),
     Backends(backends::BackendsArgs),
     Bench(bench::BenchArgs),
@@ -117,6 +119,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Report(args) => report::run(args),
         Command::Sizes(args) => sizes::run(args),
+        Command::Study(args) => study::run(args),
         Command::Tasks(args) => tasks::run(args),
         Command::Backends(args) => backends::run(args),
         Command::Bench(args) => bench::bench(args),

@@ -225,7 +225,9 @@ fn trainer(
     resumed: bool,
 ) -> anyhow::Result<Trainer> {
     let checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
-    let learner = Learner { model: model_config.init(config.seed, &device) };
+    let model = model_config.init(config.seed, &device);
+    let model = config.coefficients.start(model, model_config.altup.as_ref(), config.seed);
+    let learner = Learner { model };
     let optimizer = config.optimizer.init();
     let (state, learner, optimizer, metrics) = if resumed {
         let restored = checkpoints.restore(learner, optimizer)?;
@@ -259,7 +261,7 @@ fn trainer(
 }
 
 /// A flag that Ctrl-C and SIGTERM set. A second signal ends the process at once.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

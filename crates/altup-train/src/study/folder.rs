@@ -1,0 +1,301 @@
+//! The folder of a study, and where its runs are.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::plan::{PlannedRun, StudyPlan};
+use crate::config::{RunConfig, RunConfigError};
+use crate::metrics::replace_file;
+use crate::run_folder::RunFolder;
+
+/// The folder of a study:
+///
+/// ```text
+/// study.toml       the file of the study, as it was last run
+/// runs/            a run folder for each run
+/// logs/            what the processes of the runs wrote
+/// configs/         the configuration of each run
+/// latency.json     what was measured side by side
+/// results.json     a row for each run, and what they come to; results.csv has the rows
+/// report.html      report.md, and charts/*.svg
+/// lock             held while a study or one of its runs is at work
+/// ```
+#[derive(Clone, Debug)]
+pub struct StudyFolder {
+    path: PathBuf,
+}
+
+/// Where a run of a study is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunStatus {
+    /// Not started, or without a checkpoint to go on from.
+    New,
+    /// It has checkpoints to go on from.
+    Started,
+    /// It is done.
+    Finished,
+}
+
+/// Why a study can't have its folder.
+#[derive(Debug, thiserror::Error)]
+pub enum StudyFolderError {
+    /// A folder that is not a study's.
+    #[error("{} is not the folder of a study (it has no study.toml): name a new folder", path.display())]
+    NotAStudy {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process works in it.
+    #[error("{} is in use: another `altup study` works there, or a run that it started", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Runs in the folder are no runs of this study any more.
+    #[error(
+        "{}: {}. Remove these runs with --prune, or name a new folder",
+        path.display(), runs.join("; ")
+    )]
+    Changed {
+        /// The folder.
+        path: PathBuf,
+        /// The runs, each with what has changed.
+        runs: Vec<String>,
+    },
+    /// The configuration of a run can't be read.
+    #[error(transparent)]
+    Config(#[from] RunConfigError),
+    /// A file or folder can't be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// The right to work in a study's folder, which ends when this is dropped and all processes that got it have ended.
+#[derive(Debug)]
+pub struct StudyLock {
+    file: File,
+}
+
+impl StudyLock {
+    /// The locked file, for processes that are to share the lock.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl StudyFolder {
+    /// The folder `path`, whether or not it exists.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Makes the folder, or takes one that is a study's, and locks it. Where it is locked, waits for as long as `patience`:
+    /// the runs of a study that was killed are saving themselves.
+    ///
+    /// # Errors
+    ///
+    /// If it holds something else, if another process works in it, or if it can't be written.
+    pub fn lock(&self, patience: Duration) -> Result<StudyLock, StudyFolderError> {
+        let error = |source| StudyFolderError::File { path: self.path.clone(), source };
+        let has_entries =
+            fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some());
+        if has_entries && !self.study_file().exists() && !self.lock_file().exists() {
+            return Err(StudyFolderError::NotAStudy { path: self.path.clone() });
+        }
+        fs::create_dir_all(&self.path).map_err(error)?;
+        let file = File::create(self.lock_file()).map_err(error)?;
+        let started = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(StudyLock { file }),
+                Err(fs::TryLockError::WouldBlock) if started.elapsed() < patience => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(fs::TryLockError::WouldBlock) => {
+                    return Err(StudyFolderError::InUse { path: self.path.clone() });
+                }
+                Err(fs::TryLockError::Error(source)) => return Err(error(source)),
+            }
+        }
+    }
+
+    /// Makes the folder fit the plan. Finished and started runs whose configuration is the plan's are kept.
+    ///
+    /// # Errors
+    ///
+    /// Names the runs that have another configuration, or that the plan doesn't have; with `prune` they are removed.
+    pub fn reconcile(&self, plan: &StudyPlan, prune: bool) -> Result<(), StudyFolderError> {
+        let mut changed = Vec::new();
+        for name in self.run_names()? {
+            let stored = self.run_folder(&name);
+            if !stored.config().exists() {
+                continue; // Nothing was computed in it yet.
+            }
+            let Some(planned) = plan.runs.iter().find(|run| run.name == name) else {
+                changed.push((name.clone(), format!("{name} is not in the study")));
+                continue;
+            };
+            let config = RunConfig::default().with_file(&stored.config())?;
+            let differences = config.differences(&planned.config);
+            if !differences.is_empty() {
+                changed.push((
+                    name.clone(),
+                    format!("{name} was run with {}", differences.join(", ")),
+                ));
+            }
+        }
+        if !prune && !changed.is_empty() {
+            let runs = changed.into_iter().map(|(_, what)| what).collect();
+            return Err(StudyFolderError::Changed { path: self.path.clone(), runs });
+        }
+        for (name, _) in changed {
+            self.discard(&name)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a run left.
+    ///
+    /// # Errors
+    ///
+    /// Names what can't be removed.
+    pub fn discard(&self, name: &str) -> Result<(), StudyFolderError> {
+        let path = self.run(name);
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(StudyFolderError::File { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a run is.
+    pub fn status(&self, name: &str) -> RunStatus {
+        let run = self.run_folder(name);
+        let is_step = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("step-"))
+        };
+        let has_checkpoint =
+            || fs::read_dir(run.checkpoints()).is_ok_and(|mut entries| entries.any(is_step));
+        if run.summary().exists() {
+            RunStatus::Finished
+        } else if run.config().exists() && has_checkpoint() {
+            RunStatus::Started
+        } else {
+            RunStatus::New
+        }
+    }
+
+    /// Writes the configuration of a run where its process reads it.
+    ///
+    /// # Errors
+    ///
+    /// Names what can't be written.
+    pub fn write_config(&self, run: &PlannedRun) -> Result<PathBuf, StudyFolderError> {
+        let path = self.path.join("configs").join(format!("{}.toml", run.name));
+        self.write(&path, run.config.to_toml().as_bytes())?;
+        Ok(path)
+    }
+
+    /// Writes a file of the study, whole or not at all, and the folders above it.
+    ///
+    /// # Errors
+    ///
+    /// Names what can't be written.
+    pub fn write(&self, path: &Path, contents: &[u8]) -> Result<(), StudyFolderError> {
+        let write = || {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            replace_file(path, contents)
+        };
+        write().map_err(|source| StudyFolderError::File { path: path.to_owned(), source })
+    }
+
+    /// The names of the runs that have folders, sorted.
+    fn run_names(&self) -> Result<Vec<String>, StudyFolderError> {
+        let path = self.path.join("runs");
+        let error = |source| StudyFolderError::File { path: path.clone(), source };
+        let mut names = Vec::new();
+        match fs::read_dir(&path) {
+            Ok(entries) => {
+                for entry in entries {
+                    names.push(entry.map_err(error)?.file_name().to_string_lossy().into_owned());
+                }
+            }
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(error(source)),
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of a run.
+    pub fn run(&self, name: &str) -> PathBuf {
+        self.path.join("runs").join(name)
+    }
+
+    /// The folder of a run, and where everything in it lies.
+    pub fn run_folder(&self, name: &str) -> RunFolder {
+        RunFolder::at(&self.run(name))
+    }
+
+    /// What the process of a run wrote.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.path.join("logs").join(format!("{name}.log"))
+    }
+
+    /// The file of the study.
+    pub fn study_file(&self) -> PathBuf {
+        self.path.join("study.toml")
+    }
+
+    /// What was measured side by side.
+    pub fn latency(&self) -> PathBuf {
+        self.path.join("latency.json")
+    }
+
+    /// The results.
+    pub fn results(&self) -> PathBuf {
+        self.path.join("results.json")
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_study_works_in_a_folder_and_in_no_other_kind_of_folder() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = StudyFolder::new(&parent.path().join("study"));
+        let lock = folder.lock(Duration::ZERO).unwrap();
+        let refused = folder.lock(Duration::ZERO).unwrap_err();
+        assert!(matches!(refused, StudyFolderError::InUse { .. }), "{refused}");
+        drop(lock);
+        folder.lock(Duration::ZERO).unwrap();
+
+        let other = parent.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("notes.txt"), "mine").unwrap();
+        let refused = StudyFolder::new(&other).lock(Duration::ZERO).unwrap_err();
+        assert!(matches!(refused, StudyFolderError::NotAStudy { .. }), "{refused}");
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nothing is written there");
+    }
+}

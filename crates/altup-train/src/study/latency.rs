@@ -1,0 +1,203 @@
+//! How long the trained models take, side by side on this machine: every model alone in a process of its own, and all of
+//! them in turns, so that what else the machine does falls on all.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use altup_models::ModelDirectory;
+use serde::{Deserialize, Serialize};
+
+use super::folder::{RunStatus, StudyFolder, StudyFolderError};
+use super::plan::{Cell, MeasureConfig, StudyPlan};
+use crate::bench::comparison::{Machine, Side};
+use crate::bench::{BenchBatch, Work, median};
+
+/// What `latency.json` holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// What was measured, by what, where. Figures are side by side only where all of this is the same.
+    pub setting: Setting,
+    /// What each model took in each round.
+    pub timed: Vec<Timed>,
+}
+
+/// What makes figures comparable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The machine.
+    pub machine: Machine,
+    /// The backend.
+    pub backend: String,
+    /// Lengths, batch sizes, rounds.
+    pub measure: MeasureConfig,
+    /// The models, each by the name of the run that it comes from.
+    pub models: BTreeMap<String, String>,
+}
+
+/// A model's turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timed {
+    /// The round, from 0.
+    pub round: usize,
+    /// The model: size and variant.
+    pub model: String,
+    /// Rows of the batch.
+    pub batch_size: usize,
+    /// What was timed.
+    pub work: Work,
+    /// The median of the repeats.
+    pub seconds: f64,
+    /// The most memory in use.
+    pub peak_bytes: Option<u64>,
+}
+
+/// Why models can't be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum LatencyError {
+    /// A file of the study can't be written.
+    #[error(transparent)]
+    Folder(#[from] StudyFolderError),
+    /// The figures of before can't be read.
+    #[error("cannot use {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A model can't be measured.
+    #[error("cannot measure {model}")]
+    Model {
+        /// The model.
+        model: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Latency {
+    /// What was measured in the folder of a study, if anything was.
+    ///
+    /// # Errors
+    ///
+    /// If the file is there and can't be read.
+    pub fn read(folder: &StudyFolder) -> Result<Option<Self>, LatencyError> {
+        let path = folder.latency();
+        let error = |source| LatencyError::Read { path: path.clone(), source };
+        match std::fs::read(&path) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(|e| error(e.into()))?)),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(error(source)),
+        }
+    }
+
+    /// Seconds by round, of what was measured in all of them.
+    pub fn seconds(&self, model: &str, batch_size: usize, work: Work) -> Vec<f64> {
+        let of = |timed: &&Timed| {
+            timed.model == model && timed.batch_size == batch_size && timed.work == work
+        };
+        self.timed.iter().filter(of).map(|timed| timed.seconds).collect()
+    }
+
+    fn has(&self, round: usize, model: &str, batch_size: usize, work: Work) -> bool {
+        self.timed.iter().any(|timed| {
+            (timed.round, timed.model.as_str()) == (round, model)
+                && (timed.batch_size, timed.work) == (batch_size, work)
+        })
+    }
+}
+
+/// Measures one trained model of each size and variant, as long as `stop` isn't set. What an earlier call has measured in
+/// the same setting stays; in another one all is measured anew, for it would not be side by side.
+///
+/// # Errors
+///
+/// If a file can't be read or written, or a model can't be measured.
+pub fn measure(
+    plan: &StudyPlan,
+    folder: &StudyFolder,
+    side: &Side,
+    note: &mut dyn FnMut(&str),
+    stop: &AtomicBool,
+) -> Result<(), LatencyError> {
+    let mut models = BTreeMap::new();
+    for run in &plan.runs {
+        if folder.status(&run.name) == RunStatus::Finished {
+            models.entry(run.cell.model()).or_insert_with(|| run.name.clone());
+        }
+    }
+    // In the order of tables, where the map has the names sorted.
+    let mut order: Vec<String> = Vec::new();
+    for model in plan.cells().iter().map(Cell::model) {
+        if models.contains_key(&model) && !order.contains(&model) {
+            order.push(model);
+        }
+    }
+
+    let measure = &plan.measure;
+    let setting = Setting {
+        machine: Machine::here(),
+        backend: side.name.clone(),
+        measure: measure.clone(),
+        models: models.clone(),
+    };
+    let earlier = Latency::read(folder)?.filter(|latency| latency.setting == setting);
+    let mut latency = earlier.unwrap_or(Latency { setting, timed: Vec::new() });
+    let batches = tempfile::tempdir()
+        .map_err(|source| LatencyError::Read { path: std::env::temp_dir(), source })?;
+    let forward =
+        measure.batch_sizes.iter().map(|&rows| (rows, vec![Work::Forward, Work::Prefill]));
+    let turns: Vec<(usize, Vec<Work>)> =
+        forward.chain([(measure.train_batch_size, vec![Work::Train])]).collect();
+    for round in 0..measure.rounds {
+        for (rows, works) in &turns {
+            for model in &order {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                if works.iter().all(|&work| latency.has(round, model, *rows, work)) {
+                    continue;
+                }
+                note(&format!("round {} of {}: {model}, {rows} rows", round + 1, measure.rounds));
+                let directory = folder.run_folder(&models[model]).model();
+                let batch = batches.path().join(format!("{rows}.json"));
+                let error = |source: Box<dyn std::error::Error + Send + Sync>| {
+                    LatencyError::Model { model: model.clone(), source }
+                };
+                write_batch(&batch, &directory, *rows, measure).map_err(error)?;
+                let measured = side
+                    .measure(&directory, &batch, works, measure.repeats)
+                    .map_err(|source| error(source.into()))?;
+                for (work, timing) in measured.measurements {
+                    latency.timed.push(Timed {
+                        round,
+                        model: model.clone(),
+                        batch_size: *rows,
+                        work,
+                        seconds: median(&timing.seconds),
+                        peak_bytes: timing.peak_bytes,
+                    });
+                }
+                let json =
+                    serde_json::to_vec_pretty(&latency).map_err(|source| error(source.into()))?;
+                folder.write(&folder.latency(), &json)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A batch of random tokens for a model directory.
+fn write_batch(
+    path: &Path,
+    model: &Path,
+    rows: usize,
+    measure: &MeasureConfig,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let vocab_size = ModelDirectory::new(model).config()?.vocab_size;
+    let lengths = [measure.input_length, measure.target_length];
+    let batch = BenchBatch::random(vocab_size, rows, lengths, 1, 0);
+    Ok(std::fs::write(path, serde_json::to_vec(&batch)?)?)
+}

@@ -1,0 +1,513 @@
+//! A study's report: `report.html` and `report.md`, which say the same, `results.json`, `results.csv` and the charts.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::figures::{Figure, Figures};
+use super::folder::{StudyFolder, StudyFolderError};
+use super::plan::{Cell, Metric, StudyPlan};
+use super::results::{CellResult, Compared, Results, Times};
+use super::statistics::{PairedDifference, SpeedUp, Verdict};
+use super::{markdown, page};
+use crate::bench::Work;
+use crate::metrics::{MetricsError, MetricsLog, MetricsRow};
+use crate::progress::format_count;
+
+/// Why a report can't be written.
+#[derive(Debug, thiserror::Error)]
+pub enum StudyReportError {
+    /// The metrics of a run can't be read.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// A file can't be written.
+    #[error(transparent)]
+    Folder(#[from] StudyFolderError),
+}
+
+/// What a report shows, before it is a page.
+pub(super) struct Document {
+    pub(super) title: String,
+    /// What the study asks.
+    pub(super) question: String,
+    /// Names and values.
+    pub(super) facts: Vec<(String, String)>,
+    pub(super) sections: Vec<Section>,
+}
+
+/// A part of a report.
+#[derive(Default)]
+pub(super) struct Section {
+    pub(super) heading: String,
+    /// Paragraphs above the tables.
+    pub(super) text: Vec<String>,
+    pub(super) tables: Vec<Table>,
+    pub(super) figures: Vec<Figure>,
+}
+
+/// A table of a report.
+pub(super) struct Table {
+    pub(super) caption: String,
+    pub(super) header: Vec<String>,
+    pub(super) rows: Vec<Vec<Value>>,
+}
+
+/// What stands in a cell of a table.
+pub(super) struct Value {
+    pub(super) text: String,
+    /// Whether an interval decides it.
+    pub(super) is_decided: bool,
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self { text, is_decided: false }
+    }
+}
+
+/// Writes a study's results and report into its folder.
+///
+/// # Errors
+///
+/// If the metrics of a run can't be read, or a file can't be written.
+pub fn write(
+    plan: &StudyPlan,
+    folder: &StudyFolder,
+    results: &Results,
+) -> Result<(), StudyReportError> {
+    let mut rows = BTreeMap::new();
+    for run in &results.runs {
+        let path = folder.run_folder(&run.name).metrics();
+        rows.insert(run.name.clone(), MetricsLog::read(&path)?);
+    }
+    let document = document(plan, results, &rows);
+    let path = |name: &str| folder.path().join(name);
+    for figure in document.sections.iter().flat_map(|section| &section.figures) {
+        folder.write(&path("charts").join(&figure.file), figure.svg.as_bytes())?;
+    }
+    folder.write(&path("report.html"), page::html(&document).as_bytes())?;
+    folder.write(&path("report.md"), markdown::markdown(&document).as_bytes())?;
+    folder.write(&path("results.csv"), results.csv().as_bytes())?;
+    let json = serde_json::to_vec_pretty(results).map_err(|source| StudyFolderError::File {
+        path: folder.results(),
+        source: io::Error::from(source),
+    })?;
+    // Last: its presence says that the report is there.
+    Ok(folder.write(&folder.results(), &json)?)
+}
+
+fn document(
+    plan: &StudyPlan,
+    results: &Results,
+    rows: &BTreeMap<String, Vec<MetricsRow>>,
+) -> Document {
+    let figures = Figures { plan, results, rows };
+    let sections = [
+        quality(plan, results),
+        equal_quality(plan, results, &figures),
+        speed(plan, results),
+        Section {
+            heading: "Budget".into(),
+            text: vec!["The paired difference to the baseline by how many times the budget the runs are long.".into()],
+            figures: figures.gaps(),
+            ..Section::default()
+        },
+        Section {
+            heading: "Curves".into(),
+            text: vec![
+                "Means over the seeds. Bands: of a loss, a standard deviation to either side; of a paired difference, its \
+                 95 % interval."
+                    .into(),
+            ],
+            figures: figures.curves(),
+            ..Section::default()
+        },
+        Section {
+            heading: "Coefficients".into(),
+            text: vec![
+                "What the layers learned beside p = I, g = 1; means over the seeds.".into(),
+            ],
+            figures: figures.coefficients(),
+            ..Section::default()
+        },
+        methods(plan, results),
+    ];
+    let is_shown = |section: &Section| {
+        !section.tables.is_empty() || !section.figures.is_empty() || section.heading == "Methods"
+    };
+    Document {
+        title: plan.title.clone(),
+        question: plan.question.clone(),
+        facts: facts(plan, results),
+        sections: sections.into_iter().filter(is_shown).collect(),
+    }
+}
+
+fn facts(plan: &StudyPlan, results: &Results) -> Vec<(String, String)> {
+    let mut facts = vec![(
+        "Runs".to_owned(),
+        match results.missing.len() {
+            0 => format!("{}, all finished", results.planned),
+            missing => format!("{} of {} finished", results.planned - missing, results.planned),
+        },
+    )];
+    let mut add = |name: &str, value: String| facts.push((name.to_owned(), value));
+    add("Compared with", plan.label(&plan.baseline).to_owned());
+    let steps: Vec<u64> = results.runs.iter().map(|run| run.steps).collect();
+    let tokens: Vec<u64> = results.runs.iter().map(|run| run.tokens).collect();
+    let range = |values: &[u64], show: fn(u64) -> String| match (
+        values.iter().min(),
+        values.iter().max(),
+    ) {
+        (Some(low), Some(high)) if low == high => show(*low),
+        (Some(low), Some(high)) => format!("{} to {}", show(*low), show(*high)),
+        _ => "–".into(),
+    };
+    add("Steps", range(&steps, |steps| steps.to_string()));
+    add("Training tokens", range(&tokens, format_count));
+    let scored: Vec<u64> = results.runs.iter().map(|run| run.valid_tokens).collect();
+    add("Validation targets", range(&scored, format_count));
+    if let Some(run) = plan.runs.first() {
+        add("Optimization", run.config.optimization());
+    }
+    if let Some(latency) = &results.latency {
+        let machine = &latency.setting.machine;
+        let backend = &latency.setting.backend;
+        add("Timed on", format!("{}, {} cores, {backend}", machine.cpu, machine.cores));
+    }
+    add("Software", format!("altup {}, Burn 0.22.1", results.version));
+    facts
+}
+
+/// A caption of the cells of a size and budget; empty where there is only one.
+fn group_caption(plan: &StudyPlan, cell: &Cell) -> String {
+    let mut words = Vec::new();
+    if plan.sizes.len() > 1 {
+        words.push(cell.size.clone());
+    }
+    if plan.multiples.len() > 1 {
+        words.push(format!("{} × the budget", cell.multiple));
+    }
+    words.join(", ")
+}
+
+/// The cells of each size and budget, in the order of tables.
+pub(super) fn groups(results: &Results) -> Vec<Vec<&CellResult>> {
+    let mut groups: Vec<Vec<&CellResult>> = Vec::new();
+    for cell in &results.cells {
+        let belongs = |group: &Vec<&CellResult>| {
+            let first = &group[0].cell;
+            (&first.size, first.multiple) == (&cell.cell.size, cell.cell.multiple)
+        };
+        match groups.last_mut().filter(|group| belongs(group)) {
+            Some(group) => group.push(cell),
+            None => groups.push(vec![cell]),
+        }
+    }
+    groups
+}
+
+fn quality(plan: &StudyPlan, results: &Results) -> Section {
+    let mut header: Vec<String> =
+        ["", "Parameters: tables", "all else", "Seeds"].map(String::from).into();
+    for metric in &plan.metrics {
+        header.extend([metric.label().to_owned(), "to the baseline".to_owned()]);
+    }
+    let table = |group: Vec<&CellResult>| Table {
+        caption: group_caption(plan, &group[0].cell),
+        header: header.clone(),
+        rows: group.into_iter().map(|cell| quality_row(plan, cell)).collect(),
+    };
+    Section {
+        heading: "Quality".into(),
+        text: vec![
+            "Mean ± standard deviation over the seeds; then the mean paired difference to the baseline with its 95 % \
+             interval, bold where the interval doesn't hold zero."
+                .into(),
+        ],
+        tables: groups(results).into_iter().map(table).collect(),
+        figures: Vec::new(),
+    }
+}
+
+fn quality_row(plan: &StudyPlan, cell: &CellResult) -> Vec<Value> {
+    let count = cell.metrics.get(&Metric::ValidLoss).map_or(0, |compared| compared.spread.count);
+    let parameters = |of: fn(&CellResult) -> Option<usize>| {
+        of(cell).map_or("–".to_owned(), |count| format_count(count as u64))
+    };
+    let seeds = match count == cell.planned {
+        true => count.to_string(),
+        false => format!("{count} of {}", cell.planned),
+    };
+    let mut row: Vec<Value> = vec![
+        cell.label.clone().into(),
+        parameters(|cell| Some(cell.parameters?.tables)).into(),
+        parameters(|cell| Some(cell.parameters?.rest)).into(),
+        seeds.into(),
+    ];
+    for &metric in &plan.metrics {
+        match cell.metrics.get(&metric) {
+            Some(compared) => {
+                row.push(spread_text(metric, compared).into());
+                row.push(compared.difference.map_or("".to_owned().into(), |difference| Value {
+                    text: difference_text(metric, &difference),
+                    is_decided: difference.verdict() != Verdict::Undecided,
+                }));
+            }
+            None => row.extend(["–", ""].map(|text| text.to_owned().into())),
+        }
+    }
+    row
+}
+
+/// What a figure is multiplied by in tables, and its decimals there.
+fn scale(metric: Metric) -> (f64, usize) {
+    match metric {
+        Metric::ValidLoss | Metric::BestValidLoss => (1.0, 4),
+        Metric::Accuracy => (100.0, 2),
+        Metric::Perplexity => (1.0, 2),
+    }
+}
+
+fn spread_text(metric: Metric, compared: &Compared) -> String {
+    let (factor, decimals) = scale(metric);
+    let mean = format!("{:.decimals$}", factor * compared.spread.mean);
+    let deviation = compared.spread.standard_deviation;
+    deviation
+        .map_or(mean.clone(), |deviation| format!("{mean} ± {:.decimals$}", factor * deviation))
+}
+
+fn difference_text(metric: Metric, difference: &PairedDifference) -> String {
+    let (factor, decimals) = scale(metric);
+    let number = |value: f64| signed(factor * value, decimals);
+    let mut text = number(difference.mean);
+    match difference.interval {
+        Some(interval) => {
+            text.push_str(&format!(" [{}, {}]", number(interval.low), number(interval.high)));
+            if difference.is_of_few() {
+                text.push_str(&format!(" ({} seeds)", difference.pairs));
+            }
+        }
+        None => text.push_str(" (1 seed, no interval)"),
+    }
+    text
+}
+
+/// A number with its sign, a minus as long as a plus.
+pub(super) fn signed(value: f64, decimals: usize) -> String {
+    let text = format!("{value:+.decimals$}");
+    // What rounds to zero has no sign.
+    match text[1..].chars().all(|digit| "0.".contains(digit)) {
+        true => text[1..].to_owned(),
+        false => text.replace('-', "−"),
+    }
+}
+
+/// A ratio of times, and what is known of it.
+fn speed_up_text(speed_up: &SpeedUp) -> String {
+    match *speed_up {
+        SpeedUp::OnLine { ratio, low, high, seeds } => {
+            let interval = match (low, high) {
+                _ if seeds < 2 => "(1 seed, no interval)".to_owned(),
+                (Some(low), Some(high)) => format!("[{low:.2}, {high:.2}]"),
+                (Some(low), None) => format!("[{low:.2}, beyond the dense models measured)"),
+                (None, Some(high)) => format!("(beyond the dense models measured, {high:.2}]"),
+                (None, None) => "(no dense model measured is excluded)".to_owned(),
+            };
+            format!("{ratio:.2} × {interval}")
+        }
+        SpeedUp::BetterThanLine { above, .. } => {
+            let above = above.map_or(String::new(), |above| format!(", above {above:.2} ×"));
+            format!("beyond the dense models measured: better than all{above}")
+        }
+        SpeedUp::WorseThanLine { below, .. } => {
+            let below = below.map_or(String::new(), |below| format!(", below {below:.2} ×"));
+            format!("beyond the dense models measured: worse than the fastest{below}")
+        }
+    }
+}
+
+fn equal_quality(plan: &StudyPlan, results: &Results, figures: &Figures<'_>) -> Section {
+    let batch_sizes: Vec<usize> = match &results.latency {
+        Some(latency) => latency.setting.measure.batch_sizes.clone(),
+        None => Vec::new(),
+    };
+    let of = |cell: &CellResult, rows: usize| {
+        let is_asked = |times: &&Times| (times.work, times.batch_size) == (Work::Forward, rows);
+        cell.times.iter().find(is_asked).and_then(|times| times.speed_up)
+    };
+    let mut rows = Vec::new();
+    for cell in &results.cells {
+        let speed_ups: Vec<Option<SpeedUp>> =
+            batch_sizes.iter().map(|&rows| of(cell, rows)).collect();
+        if speed_ups.iter().all(Option::is_none) {
+            continue;
+        }
+        let mut row: Vec<Value> = vec![
+            [group_caption(plan, &cell.cell), cell.label.clone()]
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .collect::<Vec<_>>()
+                .join(": ")
+                .into(),
+        ];
+        row.extend(speed_ups.iter().map(|speed_up| Value {
+            text: speed_up.as_ref().map_or("–".to_owned(), speed_up_text),
+            is_decided: speed_up.is_some_and(|speed_up| match speed_up {
+                SpeedUp::OnLine { low, high, .. } => {
+                    low.is_some_and(|low| low > 1.0) || high.is_some_and(|high| high < 1.0)
+                }
+                SpeedUp::BetterThanLine { above, .. } => above.is_some_and(|above| above > 1.0),
+                SpeedUp::WorseThanLine { below, .. } => below.is_some_and(|below| below < 1.0),
+            }),
+        }));
+        rows.push(row);
+    }
+    let header = |rows: &usize| format!("batch {rows}");
+    let header: Vec<String> =
+        std::iter::once(String::new()).chain(batch_sizes.iter().map(header)).collect();
+    let tables = match rows.is_empty() {
+        true => Vec::new(),
+        false => vec![Table { caption: String::new(), header, rows }],
+    };
+    Section {
+        heading: "Speed at equal quality".into(),
+        text: vec![
+            "The latency of the dense model that would have the variant's final loss, over the variant's own: above 1 the \
+             variant is faster. The dense model is interpolated between those measured, in the logarithm of the latency, and \
+             never extrapolated. Bold where the interval doesn't hold 1."
+                .into(),
+        ],
+        tables,
+        figures: figures.quality_against_latency(),
+    }
+}
+
+fn speed(plan: &StudyPlan, results: &Results) -> Section {
+    let Some(latency) = &results.latency else { return Section::default() };
+    let measure = &latency.setting.measure;
+    let mut columns: Vec<(Work, usize, String)> = measure
+        .batch_sizes
+        .iter()
+        .map(|&rows| (Work::Forward, rows, format!("forward, batch {rows}")))
+        .collect();
+    columns.extend(
+        measure
+            .batch_sizes
+            .iter()
+            .map(|&rows| (Work::Prefill, rows, format!("encoder and first token, batch {rows}"))),
+    );
+    let rows = measure.train_batch_size;
+    columns.push((Work::Train, rows, format!("training step, batch {rows}")));
+    let header =
+        std::iter::once(String::new()).chain(columns.iter().map(|(.., name)| name.clone()));
+    let header: Vec<String> = header.collect();
+    // Times are the model's: budgets share them.
+    let first = plan.multiples.first().copied().unwrap_or(1);
+    let tables = groups(results).into_iter().filter(|group| group[0].cell.multiple == first);
+    let row = |cell: &CellResult| -> Vec<Value> {
+        let of = |(work, rows, _): &(Work, usize, String)| {
+            let is_asked = |times: &&Times| (times.work, times.batch_size) == (*work, *rows);
+            cell.times.iter().find(is_asked).map_or("–".to_owned(), times_text).into()
+        };
+        std::iter::once(cell.label.clone().into()).chain(columns.iter().map(of)).collect()
+    };
+    let tables = tables.map(|group| Table {
+        caption: if plan.sizes.len() > 1 { group[0].cell.size.clone() } else { String::new() },
+        header: header.clone(),
+        rows: group.into_iter().map(row).collect(),
+    });
+    Section {
+        heading: "Speed".into(),
+        text: vec![format!(
+            "Milliseconds, medians of {} rounds with the shortest and the longest, and the ratio to the baseline: the median of \
+             the rounds' ratios. {} input and {} target tokens. Every model was timed alone, in a process of its own, all of \
+             them in turns.",
+            measure.rounds, measure.input_length, measure.target_length
+        )],
+        tables: tables.collect(),
+        figures: Vec::new(),
+    }
+}
+
+fn times_text(times: &Times) -> String {
+    let milliseconds = |seconds: f64| match 1000.0 * seconds {
+        value @ 100.0.. => format!("{value:.0}"),
+        value @ 10.0.. => format!("{value:.1}"),
+        value => format!("{value:.2}"),
+    };
+    let mut text = format!(
+        "{} ({} – {})",
+        milliseconds(times.seconds),
+        milliseconds(times.shortest),
+        milliseconds(times.longest)
+    );
+    if let Some(ratio) = times.to_baseline {
+        text.push_str(&format!(", {ratio:.2} ×"));
+    }
+    text
+}
+
+fn methods(plan: &StudyPlan, results: &Results) -> Section {
+    let mut text = vec![
+        "Runs of a seed see the same batches in the same order, whatever the variant, and start from the same layers: \
+         differences are taken seed by seed, which removes what the seeds have in common. Intervals are Student's t over the \
+         differences, at 95 %; with 2 seeds they are very wide, with 1 there is none. None is adjusted for how many are looked \
+         at."
+            .to_owned(),
+        "The interval of a speed-up is Fieller's: it holds the latencies at which the interpolated dense models don't differ \
+         from the variant by their paired t test. The spread of the latencies over rounds is added in quadrature. An end that \
+         no dense model measured bounds is left open."
+            .to_owned(),
+        format!(
+            "The dense line: {}.",
+            plan.scaling_line.iter().map(|name| plan.label(name)).collect::<Vec<_>>().join(", ")
+        ),
+    ];
+    if !plan.expected.is_empty() {
+        text.push(format!("Expected time: {}.", plan.expected));
+    }
+    if !results.missing.is_empty() {
+        text.push(format!("Not finished: {}.", results.missing.join(", ")));
+    }
+    Section { heading: "Methods".into(), text, ..Section::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::statistics::Interval;
+
+    #[test]
+    fn differences_say_their_interval_and_when_they_are_of_few() {
+        let mut difference = PairedDifference {
+            pairs: 4,
+            unpaired: 0,
+            mean: -0.03625,
+            standard_deviation: Some(0.002),
+            interval: Some(Interval { low: -0.04, high: -0.0325 }),
+        };
+        let loss = |difference| difference_text(Metric::ValidLoss, difference);
+        assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325]");
+        difference.pairs = 2;
+        assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325] (2 seeds)");
+        difference.interval = None;
+        assert_eq!(loss(&difference), "−0.0363 (1 seed, no interval)");
+        assert_eq!(difference_text(Metric::Accuracy, &difference), "−3.62 (1 seed, no interval)");
+        assert_eq!(signed(0.00001, 4), "0.0000");
+        assert_eq!(signed(0.25, 2), "+0.25");
+    }
+
+    #[test]
+    fn a_speed_up_beyond_the_line_is_said_to_be() {
+        let on = SpeedUp::OnLine { ratio: 1.5, low: Some(1.25), high: None, seeds: 3 };
+        assert_eq!(speed_up_text(&on), "1.50 × [1.25, beyond the dense models measured)");
+        let better = SpeedUp::BetterThanLine { above: Some(2.0), seeds: 3 };
+        let text = "beyond the dense models measured: better than all, above 2.00 ×";
+        assert_eq!(speed_up_text(&better), text);
+        let worse = SpeedUp::WorseThanLine { below: None, seeds: 1 };
+        assert_eq!(
+            speed_up_text(&worse),
+            "beyond the dense models measured: worse than the fastest"
+        );
+    }
+}

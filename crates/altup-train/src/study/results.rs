@@ -1,0 +1,439 @@
+//! What came of a study: a row for each finished run, read from its folder, and what the rows come to.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use altup_models::{DirectoryError, ModelDirectory, Role, Stack, parameters, visit_parameters};
+use altup_models::{ParameterInfo, ParameterVisitor};
+use burn::module::Param;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::folder::{RunStatus, StudyFolder};
+use super::latency::{Latency, LatencyError};
+use super::plan::{Cell, Metric, PlannedRun, StudyPlan};
+use super::statistics::{BySeed, PairedDifference, Placed, SpeedUp, Spread};
+use crate::bench::{Work, median};
+use crate::checkpoint::RunState;
+use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TrainRow, ValidRow};
+
+/// A study's results, as `results.json` holds them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// The study.
+    pub study: String,
+    /// The version of this program.
+    pub version: String,
+    /// Runs that the study plans.
+    pub planned: usize,
+    /// Those of them that are not finished.
+    pub missing: Vec<String>,
+    /// A row for each finished run.
+    pub runs: Vec<RunResult>,
+    /// What the runs of each size, budget and variant come to, in the order of tables.
+    pub cells: Vec<CellResult>,
+    /// What was measured side by side.
+    pub latency: Option<Latency>,
+}
+
+/// A finished run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// Its name.
+    pub name: String,
+    /// What it has in common with the runs of other seeds.
+    #[serde(flatten)]
+    pub cell: Cell,
+    /// The seed.
+    pub seed: u64,
+    /// Its parameters.
+    pub parameters: Parameters,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Input and target tokens seen.
+    pub tokens: u64,
+    /// The validation loss after the last step, in nats per target token.
+    pub valid_loss: f64,
+    /// The least validation loss of all passes over as many targets as the last one.
+    pub best_valid_loss: f64,
+    /// The step of that pass.
+    pub best_step: u64,
+    /// The share of validation targets predicted right after the last step.
+    pub accuracy: f64,
+    /// e to the power of the validation loss.
+    pub perplexity: f64,
+    /// Validation targets scored after the last step.
+    pub valid_tokens: u64,
+    /// Input and target tokens a second: the median over the rows of the metrics. Runs side by side on a machine slow each
+    /// other down; `latency` has figures that can be compared.
+    pub tokens_per_second: f64,
+    /// Seconds of training.
+    pub train_seconds: f64,
+    /// What the training tokens are: runs of a seed with the same saw the same batches.
+    pub data: Option<String>,
+    /// The coefficients of AltUp at the end.
+    pub coefficients: Vec<LayerCoefficients>,
+}
+
+/// Numbers of parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// In the embedding and output tables.
+    pub tables: usize,
+    /// In all else.
+    pub rest: usize,
+}
+
+/// The coefficients of a layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerCoefficients {
+    /// `encoder` or `decoder`.
+    pub stack: String,
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// p, row by row.
+    pub p: Vec<f64>,
+    /// g.
+    pub g: Vec<f64>,
+}
+
+/// What the runs that differ only by their seed come to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CellResult {
+    /// What they have in common.
+    #[serde(flatten)]
+    pub cell: Cell,
+    /// Its name in tables.
+    pub label: String,
+    /// Runs that the study plans.
+    pub planned: usize,
+    /// Its parameters, where a run is finished.
+    pub parameters: Option<Parameters>,
+    /// Each figure over the seeds, and beside the baseline.
+    pub metrics: BTreeMap<Metric, Compared>,
+    /// Times of the trained model, side by side with the others.
+    pub times: Vec<Times>,
+}
+
+/// A figure of a variant.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Over the seeds.
+    pub spread: Spread,
+    /// Beside the baseline of the same size and budget, on the same seeds; of the baseline itself there is none.
+    pub difference: Option<PairedDifference>,
+}
+
+/// The times of a work on a batch, over rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// What was timed.
+    pub work: Work,
+    /// Rows of the batch.
+    pub batch_size: usize,
+    /// The median over rounds, in seconds.
+    pub seconds: f64,
+    /// The shortest.
+    pub shortest: f64,
+    /// The longest.
+    pub longest: f64,
+    /// Relative to the baseline's of the same size: the median of the rounds' ratios.
+    pub to_baseline: Option<f64>,
+    /// Of a forward pass: how much faster than the dense model of the same loss.
+    pub speed_up: Option<SpeedUp>,
+}
+
+/// Why results can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ResultsError {
+    /// The metrics of a run.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// What was measured.
+    #[error(transparent)]
+    Latency(#[from] LatencyError),
+    /// A trained model.
+    #[error("cannot use the model of the run {run}")]
+    Model {
+        /// The run.
+        run: String,
+        /// The cause.
+        source: DirectoryError,
+    },
+    /// A run has ended without what every run has.
+    #[error("{}: no row of {kind}", path.display())]
+    NoRow {
+        /// The metrics.
+        path: PathBuf,
+        /// The kind of row that is missing.
+        kind: &'static str,
+    },
+    /// Runs of a seed that were to see the same text have seen other text.
+    #[error(
+        "{run} and {other} were trained on different tokens: the text, or the tokenizer made of it, has changed between \
+         them; remove one of them"
+    )]
+    OtherData {
+        /// A run.
+        run: String,
+        /// Another of its seed.
+        other: String,
+    },
+}
+
+impl Results {
+    /// Reads what is finished from the folder of a study.
+    ///
+    /// # Errors
+    ///
+    /// If a file of a finished run is missing or damaged, or if runs that are compared have seen different text.
+    pub fn collect(plan: &StudyPlan, folder: &StudyFolder) -> Result<Self, ResultsError> {
+        let (mut runs, mut missing) = (Vec::new(), Vec::new());
+        for run in &plan.runs {
+            match folder.status(&run.name) {
+                RunStatus::Finished => runs.push(RunResult::read(run, folder)?),
+                _ => missing.push(run.name.clone()),
+            }
+        }
+        check_data(&runs)?;
+        let latency = Latency::read(folder)?;
+        Ok(Self {
+            study: plan.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            planned: plan.runs.len(),
+            missing,
+            cells: cells(plan, &runs, latency.as_ref()),
+            runs,
+            latency,
+        })
+    }
+
+    /// The finished runs of a cell, by seed.
+    pub fn of_cell<'a>(&'a self, cell: &'a Cell) -> impl Iterator<Item = &'a RunResult> {
+        self.runs.iter().filter(move |run| run.cell == *cell)
+    }
+
+    /// The rows of `runs` as CSV, without the coefficients.
+    pub fn csv(&self) -> String {
+        let mut csv = String::from(
+            "name,size,variant,multiple,seed,table_parameters,other_parameters,steps,tokens,valid_loss,best_valid_loss,\
+             best_step,accuracy,perplexity,valid_tokens,tokens_per_second,train_seconds\n",
+        );
+        for run in &self.runs {
+            let RunResult { name, cell, seed, parameters, steps, tokens, .. } = run;
+            let Cell { size, variant, multiple } = cell;
+            let Parameters { tables, rest } = parameters;
+            csv.push_str(&format!(
+                "{name},{size},{variant},{multiple},{seed},{tables},{rest},{steps},{tokens},{},{},{},{},{},{},{},{}\n",
+                run.valid_loss,
+                run.best_valid_loss,
+                run.best_step,
+                run.accuracy,
+                run.perplexity,
+                run.valid_tokens,
+                run.tokens_per_second,
+                run.train_seconds
+            ));
+        }
+        csv
+    }
+}
+
+impl RunResult {
+    /// A figure.
+    pub fn metric(&self, metric: Metric) -> f64 {
+        match metric {
+            Metric::ValidLoss => self.valid_loss,
+            Metric::BestValidLoss => self.best_valid_loss,
+            Metric::Accuracy => self.accuracy,
+            Metric::Perplexity => self.perplexity,
+        }
+    }
+
+    fn read(run: &PlannedRun, folder: &StudyFolder) -> Result<Self, ResultsError> {
+        let files = folder.run_folder(&run.name);
+        let rows = MetricsLog::read(&files.metrics())?;
+        let no_row = |kind| ResultsError::NoRow { path: files.metrics(), kind };
+        let train: Vec<&TrainRow> = train_rows(&rows).collect();
+        let valid: Vec<&ValidRow> = valid_rows(&rows).collect();
+        let last_train = train.last().ok_or_else(|| no_row("training"))?;
+        let last = valid.last().ok_or_else(|| no_row("validation"))?;
+        // Of passes over as many examples as the last one: losses of others are not comparable.
+        let like_last = valid.iter().filter(|row| row.tokens == last.tokens);
+        let best = like_last.min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap_or(last);
+        let speeds: Vec<f64> = train.iter().map(|row| row.tokens_per_second).collect();
+        let model = |source| ResultsError::Model { run: run.name.clone(), source };
+        let (_, model) =
+            ModelDirectory::new(files.model()).load(&crate::device::cpu()).map_err(model)?;
+        let (tables, rest): (Vec<_>, Vec<_>) =
+            parameters(&model).into_iter().partition(|parameter| parameter.role.is_table());
+        let size =
+            |parameters: Vec<ParameterInfo>| parameters.iter().map(ParameterInfo::size).sum();
+        let mut coefficients = Coefficients(Vec::new());
+        visit_parameters(&model, &mut coefficients);
+        Ok(Self {
+            name: run.name.clone(),
+            cell: run.cell.clone(),
+            seed: run.seed,
+            parameters: Parameters { tables: size(tables), rest: size(rest) },
+            steps: last_train.step,
+            tokens: last_train.tokens,
+            valid_loss: last.loss,
+            best_valid_loss: best.loss,
+            best_step: best.step,
+            accuracy: last.accuracy,
+            perplexity: last.perplexity,
+            valid_tokens: last.tokens,
+            tokens_per_second: median(&speeds),
+            train_seconds: last_train.elapsed_seconds,
+            data: data_fingerprint(run, folder),
+            coefficients: coefficients.0,
+        })
+    }
+}
+
+/// The seconds that a finished run has trained.
+pub(super) fn train_seconds(folder: &StudyFolder, run: &str) -> Option<f64> {
+    let rows = MetricsLog::read(&folder.run_folder(run).metrics()).ok()?;
+    train_rows(&rows).last().map(|row| row.elapsed_seconds)
+}
+
+/// What the training tokens of a run are, as its newest checkpoint says it.
+fn data_fingerprint(run: &PlannedRun, folder: &StudyFolder) -> Option<String> {
+    let checkpoints = folder.run_folder(&run.name).checkpoints();
+    let newest = fs::read_dir(checkpoints).ok()?.flatten().map(|entry| entry.path()).max()?;
+    let text = fs::read(newest.join("state.json")).ok()?;
+    Some(serde_json::from_slice::<RunState>(&text).ok()?.data)
+}
+
+/// Runs of the same size, budget and seed were planned on the same batches: their tokens must be the same too.
+fn check_data(runs: &[RunResult]) -> Result<(), ResultsError> {
+    let mut seen: BTreeMap<(&str, u64, u64), (&str, &str)> = BTreeMap::new();
+    for run in runs {
+        let Some(data) = run.data.as_deref() else { continue };
+        let key = (run.cell.size.as_str(), run.cell.multiple, run.seed);
+        let (other, first) = *seen.entry(key).or_insert((&run.name, data));
+        if first != data {
+            return Err(ResultsError::OtherData { run: run.name.clone(), other: other.into() });
+        }
+    }
+    Ok(())
+}
+
+struct Coefficients(Vec<LayerCoefficients>);
+
+impl ParameterVisitor for Coefficients {
+    fn visit<const D: usize>(&mut self, info: &ParameterInfo, param: &Param<Tensor<D>>) {
+        let (Some(stack), Some(layer)) = (info.stack, info.layer) else { return };
+        if !matches!(info.role, Role::PredictionCoefs | Role::CorrectionCoefs) {
+            return;
+        }
+        let stack = match stack {
+            Stack::Encoder => "encoder",
+            Stack::Decoder => "decoder",
+        };
+        let values: Vec<f64> = param.val().into_data().iter::<f64>().collect();
+        let is_new =
+            self.0.last().is_none_or(|last| (last.stack.as_str(), last.layer) != (stack, layer));
+        if is_new {
+            let stack = stack.to_owned();
+            self.0.push(LayerCoefficients { stack, layer, p: Vec::new(), g: Vec::new() });
+        }
+        if let Some(last) = self.0.last_mut() {
+            match info.role {
+                Role::PredictionCoefs => last.p = values,
+                _ => last.g = values,
+            }
+        }
+    }
+}
+
+pub(super) fn train_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &TrainRow> {
+    rows.iter().filter_map(|row| match row {
+        MetricsRow::Train(row) => Some(row),
+        _ => None,
+    })
+}
+
+pub(super) fn valid_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &ValidRow> {
+    rows.iter().filter_map(|row| match row {
+        MetricsRow::Valid(row) => Some(row),
+        _ => None,
+    })
+}
+
+/// What the runs come to, cell by cell.
+fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec<CellResult> {
+    let by_seed = |cell: &Cell, metric: Metric| -> BySeed {
+        let of_cell = runs.iter().filter(|run| run.cell == *cell);
+        of_cell.map(|run| (run.seed, run.metric(metric))).collect()
+    };
+    let placed = |cell: &Cell, rows: usize| Placed {
+        seconds: latency
+            .map_or(Vec::new(), |latency| latency.seconds(&cell.model(), rows, Work::Forward)),
+        losses: by_seed(cell, Metric::ValidLoss),
+    };
+    let cells = plan.cells();
+    let result = |cell: &Cell| {
+        let baseline = plan.baseline_of(cell);
+        let compared = |metric: Metric| {
+            let values = by_seed(cell, metric);
+            let difference = (*cell != baseline)
+                .then(|| PairedDifference::of(&values, &by_seed(&baseline, metric)))
+                .flatten();
+            Some((metric, Compared { spread: Spread::of(values.into_values())?, difference }))
+        };
+        let all = [Metric::ValidLoss, Metric::BestValidLoss, Metric::Accuracy, Metric::Perplexity];
+        let speed_up = |rows: usize| {
+            if plan.scaling_line.contains(&cell.variant) {
+                return None;
+            }
+            let on_line = cells.iter().filter(|other| {
+                plan.scaling_line.contains(&other.variant) && other.multiple == cell.multiple
+            });
+            let line: Vec<Placed> = on_line
+                .map(|other| placed(other, rows))
+                .filter(|placed| !placed.losses.is_empty() && !placed.seconds.is_empty())
+                .collect();
+            SpeedUp::of(&placed(cell, rows), &line)
+        };
+        CellResult {
+            label: plan.label(&cell.variant).to_owned(),
+            planned: plan.runs.iter().filter(|run| run.cell == *cell).count(),
+            parameters: runs.iter().find(|run| run.cell == *cell).map(|run| run.parameters),
+            metrics: all.into_iter().filter_map(compared).collect(),
+            times: latency.map_or(Vec::new(), |latency| times(latency, cell, &baseline, speed_up)),
+            cell: cell.clone(),
+        }
+    };
+    cells.iter().map(result).collect()
+}
+
+fn times(
+    latency: &Latency,
+    cell: &Cell,
+    baseline: &Cell,
+    speed_up: impl Fn(usize) -> Option<SpeedUp>,
+) -> Vec<Times> {
+    let measure = &latency.setting.measure;
+    let forward =
+        measure.batch_sizes.iter().flat_map(|&rows| [(Work::Forward, rows), (Work::Prefill, rows)]);
+    let works = forward.chain([(Work::Train, measure.train_batch_size)]);
+    let times = works.filter_map(|(work, batch_size)| {
+        let seconds = latency.seconds(&cell.model(), batch_size, work);
+        let others = latency.seconds(&baseline.model(), batch_size, work);
+        let ratios: Vec<f64> =
+            seconds.iter().zip(&others).map(|(own, other)| own / other).collect();
+        (!seconds.is_empty()).then(|| Times {
+            work,
+            batch_size,
+            seconds: median(&seconds),
+            shortest: seconds.iter().copied().fold(f64::INFINITY, f64::min),
+            longest: seconds.iter().copied().fold(0.0, f64::max),
+            to_baseline: (!ratios.is_empty()).then(|| median(&ratios)),
+            speed_up: if work == Work::Forward { speed_up(batch_size) } else { None },
+        })
+    });
+    times.collect()
+}

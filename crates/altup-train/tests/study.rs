@@ -1,0 +1,426 @@
+//! `altup study` from end to end.
+
+mod support;
+
+use altup_train::config::RunConfig;
+use altup_train::progress::{Progress, ProgressMode};
+use altup_train::run_data::RunData;
+use altup_train::study::StudyPlan;
+use altup_train::study::plan::Overrides;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use support::{Workspace, fails, losses, names_in, succeeds};
+
+/// Two variants of two seeds, a matter of milliseconds each.
+const STUDY: &str = r#"
+name = "made"
+title = "A made study"
+question = "Does AltUp learn anything from made words?"
+baseline = "dense"
+seeds = [3, 5]
+budget = { steps = 4 }
+metrics = ["valid_loss", "accuracy"]
+measure = { batch_sizes = [1], train_batch_size = 1, input_length = 16, target_length = 8, rounds = 2, repeats = 1 }
+
+[run]
+model = { size = "tiny", d_model = 16, d_kv = 8, num_heads = 2, d_ff = 32, num_layers = 2 }
+data = { train = ["corpus.txt"], vocab_size = 300, input_length = 32 }
+schedule = { warmup_steps = 100 }
+training = { batch_size = 4, log_every = 1, eval_every = 2, eval_examples = 4, final_eval_examples = 8, checkpoint_every = 1 }
+
+[[variants]]
+name = "dense"
+
+[[variants]]
+name = "altup2"
+label = "AltUp <2>"
+run = { model = { altup = { num_blocks = 2 } } }
+
+[smoke]
+seeds = [1]
+budget = { steps = 2 }
+"#;
+
+const RUNS: [&str; 4] =
+    ["tiny-dense-seed3", "tiny-altup2-seed3", "tiny-dense-seed5", "tiny-altup2-seed5"];
+
+fn workspace() -> Workspace {
+    let workspace = Workspace::new();
+    workspace.write("study.toml", STUDY);
+    workspace
+}
+
+fn study(workspace: &Workspace, extra: &[&str]) -> Command {
+    let command = ["study", "study.toml", "--output", "out"];
+    workspace.altup(&[&command[..], extra].concat())
+}
+
+fn run_study(workspace: &Workspace, extra: &[&str]) -> Output {
+    study(workspace, extra).output().unwrap()
+}
+
+fn results(workspace: &Workspace) -> Value {
+    let text = fs::read_to_string(workspace.path("out/results.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn run_folder(workspace: &Workspace, name: &str) -> PathBuf {
+    workspace.path("out/runs").join(name)
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn wait_for(what: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !what() {
+        assert!(started.elapsed() < Duration::from_secs(120), "it never happens");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_study_trains_its_runs_measures_them_and_reports() {
+    let workspace = workspace();
+    let output = succeeds(run_study(&workspace, &["--jobs", "2"]));
+    let lines = errors(&output);
+    let started: Vec<&str> =
+        lines.lines().filter_map(|line| line.strip_prefix("started ")).collect();
+    assert_eq!(started, RUNS, "all variants of a seed before the next seed:\n{lines}");
+    assert!(lines.contains("4 of 4 runs done"), "{lines}");
+
+    let results = results(&workspace);
+    let runs = results["runs"].as_array().unwrap();
+    let names: Vec<&str> = runs.iter().map(|run| run["name"].as_str().unwrap()).collect();
+    assert_eq!(names, RUNS);
+    for run in runs {
+        let rows = losses(&run_folder(&workspace, run["name"].as_str().unwrap()));
+        let last = rows.iter().rfind(|row| row["kind"] == "valid").unwrap();
+        assert_eq!(run["valid_loss"], last["loss"]);
+        assert_eq!(run["steps"], 4);
+        assert_eq!(run["data"], runs[0]["data"], "the same text");
+        let layers = run["coefficients"].as_array().unwrap();
+        assert_eq!(layers.len(), if run["variant"] == "altup2" { 4 } else { 0 });
+    }
+    let loss = |name: &str| {
+        let of = runs.iter().find(|run| run["name"] == name).unwrap();
+        of["valid_loss"].as_f64().unwrap()
+    };
+    let cells = results["cells"].as_array().unwrap();
+    let difference = &cells[1]["metrics"]["valid_loss"]["difference"];
+    assert_eq!(difference["pairs"], 2);
+    let expected = (loss(RUNS[1]) - loss(RUNS[0]) + loss(RUNS[3]) - loss(RUNS[2])) / 2.0;
+    assert!((difference["mean"].as_f64().unwrap() - expected).abs() < 1e-12);
+    let times = cells[1]["times"].as_array().unwrap();
+    let works: Vec<&str> = times.iter().map(|times| times["work"].as_str().unwrap()).collect();
+    assert_eq!(works, ["forward", "prefill", "train"]);
+    assert_eq!(
+        results["latency"]["timed"].as_array().unwrap().len(),
+        2 * 2 * 3,
+        "models, rounds, works"
+    );
+
+    let html = fs::read_to_string(workspace.path("out/report.html")).unwrap();
+    assert!(html.contains("AltUp &lt;2&gt;") && html.contains("(2 seeds)"));
+    assert!(
+        !html.replace("http://www.w3.org/2000/svg", "").contains("http"),
+        "it needs no other file"
+    );
+    let markdown = fs::read_to_string(workspace.path("out/report.md")).unwrap();
+    for line in markdown.lines().filter_map(|line| line.split_once("](charts/")) {
+        let chart = workspace.path("out/charts").join(line.1.trim_end_matches(')'));
+        assert!(fs::read_to_string(&chart).unwrap().starts_with("<svg"), "{}", chart.display());
+    }
+    let charts = names_in(&workspace.path("out/charts"));
+    for name in ["loss.svg", "difference.svg", "latency-batch1.svg", "coefficients-tiny-altup2.svg"]
+    {
+        assert!(charts.iter().any(|chart| chart == name), "{name} in {charts:?}");
+    }
+    let csv = fs::read_to_string(workspace.path("out/results.csv")).unwrap();
+    let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
+    assert_eq!(columns, [17; 5]);
+}
+
+#[test]
+fn what_is_finished_is_not_repeated() {
+    let workspace = workspace();
+    succeeds(run_study(&workspace, &["--only", "runs"]));
+    let written = |name: &str| {
+        let path = run_folder(&workspace, name).join("model/model.safetensors");
+        fs::metadata(path).unwrap().modified().unwrap()
+    };
+    let before = RUNS.map(written);
+    fs::remove_dir_all(run_folder(&workspace, RUNS[2])).unwrap();
+    let output = succeeds(run_study(&workspace, &["--only", "runs", "--json"]));
+    assert!(errors(&output).contains(&format!("started {}\n", RUNS[2])));
+    let started = errors(&output).lines().filter(|line| line.starts_with("started ")).count();
+    assert_eq!(started, 1, "{}", errors(&output));
+    for (number, name) in RUNS.iter().enumerate().filter(|(number, _)| *number != 2) {
+        assert_eq!(written(name), before[number], "{name}");
+    }
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["finished"], 4);
+    assert_eq!(summary["failed"], serde_json::json!([]));
+}
+
+/// Long enough to be interrupted.
+fn long_study(workspace: &Workspace) {
+    workspace.write(
+        "study.toml",
+        STUDY.replace("steps = 4 }", "steps = 150 }").replace("eval_every = 2", "eval_every = 50"),
+    );
+}
+
+fn interrupt_and_go_on(signal: &str) -> Output {
+    let workspace = workspace();
+    long_study(&workspace);
+    succeeds(
+        workspace
+            .altup(&["study", "study.toml", "--output", "whole", "--only", "runs", "--quiet"])
+            .output()
+            .unwrap(),
+    );
+
+    let mut interrupted = study(&workspace, &["--only", "runs"]);
+    let child = interrupted.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The second run is under way.
+    let checkpoints = run_folder(&workspace, RUNS[1]).join("checkpoints");
+    let has_checkpoint = || {
+        let entries = fs::read_dir(&checkpoints).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("step-"))
+    };
+    wait_for(has_checkpoint);
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    assert!(run_folder(&workspace, RUNS[0]).join("summary.json").exists());
+    assert!(!run_folder(&workspace, RUNS[3]).join("summary.json").exists());
+
+    let again = succeeds(run_study(&workspace, &["--only", "runs"]));
+    let lines = errors(&again);
+    assert!(!lines.contains(&format!("started {}", RUNS[0])), "{lines}");
+    assert!(lines.contains(&format!("started {} after step ", RUNS[1])), "{lines}");
+    for name in RUNS {
+        let whole = workspace.path("whole/runs").join(name);
+        assert_eq!(losses(&run_folder(&workspace, name)), losses(&whole), "{name}");
+    }
+    output
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_study_that_was_killed_goes_on_where_its_runs_were() {
+    interrupt_and_go_on("-KILL");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_study_that_is_told_to_stop_saves_its_runs_and_says_how_to_go_on() {
+    let output = interrupt_and_go_on("-TERM");
+    let lines = errors(&output);
+    assert!(lines.contains(&format!("stopped {}", RUNS[1])), "{lines}");
+    assert!(
+        lines.ends_with("error: stopped before the study was done: the same command goes on\n"),
+        "{lines}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_run_that_fails_is_named_and_the_others_go_on() {
+    let workspace = workspace();
+    let diverges = "name = \"wild\"\nrun = { optimizer = { kind = \"adamw\", learning_rate = 1e30 } }\n\n[smoke]";
+    workspace.write("study.toml", STUDY.replace("[smoke]", &format!("[[variants]]\n{diverges}")));
+    let output = run_study(&workspace, &["--only", "runs", "--quiet"]);
+    let message = fails(output);
+    assert!(message.starts_with("error: 2 of 6 runs failed: tiny-wild-seed3: "), "{message}");
+    assert!(message.contains("diverged"), "{message}");
+    let results = results(&workspace);
+    assert_eq!(results["runs"].as_array().unwrap().len(), 4);
+    assert_eq!(results["missing"], serde_json::json!(["tiny-wild-seed3", "tiny-wild-seed5"]));
+    let report = fs::read_to_string(workspace.path("out/report.md")).unwrap();
+    assert!(report.contains("Not finished: tiny-wild-seed3, tiny-wild-seed5."));
+}
+
+#[test]
+fn a_changed_study_keeps_what_is_unchanged_and_refuses_the_rest_by_name() {
+    let workspace = workspace();
+    succeeds(run_study(&workspace, &["--only", "runs", "--quiet"]));
+    let dense = run_folder(&workspace, RUNS[0]).join("model/model.safetensors");
+    let before = fs::metadata(&dense).unwrap().modified().unwrap();
+
+    // Another AltUp, and one seed less.
+    let changed = STUDY.replace("num_blocks = 2 }", "num_blocks = 3 }").replace("[3, 5]", "[3]");
+    workspace.write("study.toml", changed);
+    let message = fails(run_study(&workspace, &["--only", "runs", "--quiet"]));
+    for words in [
+        "tiny-altup2-seed3 was run with model.altup.num_blocks (2 → 3)",
+        "tiny-altup2-seed5 is not in the study",
+        "tiny-dense-seed5 is not in the study",
+        "--prune",
+    ] {
+        assert!(message.contains(words), "{message}");
+    }
+    assert!(!message.contains("tiny-dense-seed3"), "{message}");
+    assert_eq!(names_in(&workspace.path("out/runs")).len(), 4, "nothing is removed unasked");
+
+    succeeds(run_study(&workspace, &["--only", "runs", "--quiet", "--prune"]));
+    assert_eq!(names_in(&workspace.path("out/runs")), ["tiny-altup2-seed3", "tiny-dense-seed3"]);
+    assert_eq!(fs::metadata(&dense).unwrap().modified().unwrap(), before, "the dense run is kept");
+}
+
+#[test]
+fn a_folder_that_is_no_studys_is_left_alone() {
+    let workspace = workspace();
+    workspace.write("out/thesis.txt", "years of work");
+    let message = fails(run_study(&workspace, &["--prune"]));
+    assert!(message.contains("out is not the folder of a study"), "{message}");
+    assert_eq!(names_in(&workspace.path("out")), ["thesis.txt"]);
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_run_and_writes_nothing() {
+    let workspace = workspace();
+    let output = succeeds(workspace.altup(&["study", "study.toml", "--dry-run"]).output().unwrap());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 5, "{text}");
+    assert!(lines[1].starts_with("to run   tiny-dense-seed3  4 steps  "), "{text}");
+    assert!(!workspace.path("out").exists());
+    let smoke = ["study", "study.toml", "--dry-run", "--smoke"];
+    let output = succeeds(workspace.altup(&smoke).output().unwrap());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("(smoke): 2 runs") && text.contains("tiny-altup2-seed1  2 steps"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_study_that_makes_no_sense_is_refused_before_anything_runs() {
+    let workspace = workspace();
+    let refused = |from: &str, to: &str, words: &str| {
+        let study = STUDY.replacen(from, to, 1);
+        assert_ne!(study, STUDY, "{from}");
+        workspace.write("study.toml", study);
+        let message = fails(run_study(&workspace, &[]));
+        assert!(message.contains("study.toml") && message.contains(words), "{words}: {message}");
+    };
+    refused("seeds = [3, 5]", "seedz = [3, 5]", "line 6: unknown field `seedz`");
+    refused("batch_size = 4", "batchsize = 4", "line 14: unknown field `batchsize`");
+    refused(
+        "{ num_blocks = 2 }",
+        "{ num_blocks = 2, blocks = 2 }",
+        "line 22: unknown field `blocks`",
+    );
+    refused("steps = 4", "steps = \"four\"", "line 7: invalid type");
+    refused("seeds = [3, 5]", "seeds = [3, 3]", "seeds of tiny-dense must be different numbers");
+    refused(
+        "baseline = \"dense\"",
+        "baseline = \"dence\"",
+        "baseline must be one of the variants dense, altup2",
+    );
+    refused("name = \"altup2\"", "name = \"dense\"", "variants[1].name \"dense\" is another's");
+    refused("name = \"altup2\"", "name = \"../up\"", "variants[1].name must be a word");
+    refused("steps = 4 }", "steps = 4, tokens = 100 }", "budget must be steps or tokens, not both");
+    refused(
+        "steps = 4 }",
+        "steps = 4, multiples = [2, 2] }",
+        "budget.multiples must be different numbers",
+    );
+    refused("rounds = 2", "rounds = 0", "measure.rounds must be at least 1, not 0");
+    refused(
+        "label = \"AltUp <2>\"",
+        "sizes = [\"huge\"]",
+        "variants.altup2.sizes \"huge\" is no size",
+    );
+}
+
+#[test]
+fn runs_that_can_not_be_compared_are_refused() {
+    let workspace = workspace();
+    let refused = |altup: &str, words: &str| {
+        let study = STUDY.replace("{ model = { altup = { num_blocks = 2 } } }", altup);
+        workspace.write("study.toml", study);
+        let message = fails(run_study(&workspace, &[]));
+        assert!(message.contains(words), "{words}: {message}");
+        assert!(!workspace.path("out/runs").exists());
+    };
+    refused(
+        "{ model = { altup = { num_blocks = 0 } } }",
+        "the run tiny-altup2-seed3 can't be: model.altup.num_blocks must be between 1 and 1024, not 0",
+    );
+    refused(
+        "{ data = { input_length = 64 } }",
+        "they don't see the same batches: data.input_length (32 → 64)",
+    );
+    refused("{ training = { batch_size = 8 } }", "training.batch_size (4 → 8)");
+    refused("{ seed = 4 }", "variants.altup2.run.seed can't be given");
+    refused("{ training = { steps = 9 } }", "variants.altup2.run.training.steps can't be given");
+    let refused = fails(run_study(&workspace, &["--set", "training.steps=9"]));
+    assert!(refused.contains("--set training.steps can't be given"), "{refused}");
+    workspace.write("study.toml", STUDY.split("[smoke]").next().unwrap());
+    let refused = fails(run_study(&workspace, &["--smoke"]));
+    assert!(refused.contains("smoke is missing"), "{refused}");
+}
+
+#[test]
+fn a_budget_of_tokens_is_rounded_up_to_steps() {
+    let workspace = workspace();
+    // Inputs of 32 and targets of 8 tokens, 4 examples a step: 160 tokens.
+    for (tokens, steps) in [(1, 1), (160, 1), (161, 2), (1600, 10)] {
+        workspace.write("study.toml", STUDY.replace("steps = 4", &format!("tokens = {tokens}")));
+        let plan = StudyPlan::read(&workspace.path("study.toml"), &Overrides::default()).unwrap();
+        assert_eq!(plan.runs[0].config.training.steps, steps, "{tokens} tokens");
+    }
+}
+
+/// A fingerprint of the first batches that a run trains on.
+fn batches_seen(workspace: &Workspace, config: &RunConfig) -> String {
+    let progress = Progress::new(ProgressMode::Quiet, 1, 0);
+    let data = RunData::prepare(config, None, &workspace.path("cache"), &progress).unwrap();
+    let size = config.training.batch_size;
+    let batches = (0..20).map(|number| data.train.batch(number * size as u64, size));
+    batches.map(|batch| format!("{:?} {:?}\n", batch.input_ids, batch.labels)).collect()
+}
+
+#[test]
+fn variants_of_a_seed_see_the_same_batches_in_the_same_order() {
+    let workspace = workspace();
+    let plan = StudyPlan::read(&workspace.path("study.toml"), &Overrides::default()).unwrap();
+    let seen: Vec<String> =
+        plan.runs.iter().map(|run| batches_seen(&workspace, &run.config)).collect();
+    assert_eq!(plan.runs[0].seed, plan.runs[1].seed);
+    assert!(seen[0] == seen[1], "dense and AltUp of seed 3");
+    assert!(seen[2] == seen[3], "dense and AltUp of seed 5");
+    assert!(seen[0] != seen[2], "two seeds");
+}
+
+#[test]
+fn every_shipped_study_runs_on_its_smoke_budget() {
+    let folder = Path::new("../../configs/studies");
+    let names = names_in(folder);
+    let expected = ["budget", "coefficients", "encoder", "experts", "widths"];
+    assert_eq!(names, expected.map(|name| format!("{name}.toml")));
+    let workspace = Workspace::new();
+    for name in &names {
+        let file = fs::canonicalize(folder.join(name)).unwrap();
+        let plan = StudyPlan::read(&file, &Overrides::default()).unwrap();
+        assert!(plan.expected.contains("two cores"), "{name} says its time");
+        let output = workspace
+            .altup(&["study", file.to_str().unwrap(), "--smoke", "--output", name, "--quiet"])
+            .args(["--train", "corpus.txt", "--jobs", "2"])
+            .output()
+            .unwrap();
+        succeeds(output);
+        let text = fs::read_to_string(workspace.path(name).join("results.json")).unwrap();
+        let results: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(results["missing"], serde_json::json!([]), "{name}");
+        assert!(workspace.path(name).join("report.html").exists(), "{name}");
+    }
+}
