@@ -237,7 +237,9 @@ fn a_run_that_fails_is_named_and_the_others_go_on() {
     let diverges = "name = \"wild\"\nrun = { optimizer = { kind = \"adamw\", learning_rate = 1e30 } }\n\n[smoke]";
     workspace.write("study.toml", STUDY.replace("[smoke]", &format!("[[variants]]\n{diverges}")));
     let output = run_study(&workspace, &["--only", "runs", "--quiet"]);
-    let message = fails(output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("4 of 6 runs finished"));
+    let message = errors(&output);
     assert!(message.starts_with("error: 2 of 6 runs failed: tiny-wild-seed3: "), "{message}");
     assert!(message.contains("diverged"), "{message}");
     let results = results(&workspace);

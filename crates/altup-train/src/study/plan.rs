@@ -400,6 +400,8 @@ impl Reader<'_> {
 
     fn plan(&self, mut file: StudyFile<Table>) -> Result<StudyPlan, PlanError> {
         let smoke = file.smoke.take();
+        let in_smoke = smoke.as_ref().and_then(|smoke| smoke.run.as_ref());
+        self.check_managed("smoke.run", in_smoke)?;
         let mut smoke_keys = None;
         let mut smoke_seeds = None;
         if self.overrides.smoke {
@@ -409,9 +411,6 @@ impl Reader<'_> {
             file.budget = smoke.budget.unwrap_or(file.budget);
             file.measure = smoke.measure.unwrap_or(file.measure);
             (smoke_keys, smoke_seeds) = (smoke.run, smoke.seeds);
-        } else if let Some(smoke) = &smoke {
-            // Checked even where it isn't used.
-            self.check_managed("smoke.run", smoke.run.as_ref())?;
         }
         for assignment in &self.overrides.assignments {
             let key = assignment.split('=').next().unwrap_or_default().trim();
@@ -662,9 +661,8 @@ impl Reader<'_> {
             let cell = plan.baseline_of(&run.cell);
             let is_baseline = |other: &&PlannedRun| other.cell == cell && other.seed == run.seed;
             let Some(baseline) = plan.runs.iter().find(is_baseline) else {
-                let key = format!("variants.{}.seeds", plan.baseline);
-                let problem =
-                    format!("must hold the seed of {}, which is compared with it", run.name);
+                let key = format!("variants.{}", plan.baseline);
+                let problem = format!("has no run of the size and the seed of {}", run.name);
                 return self.error(key, problem);
             };
             let seen = |config: &RunConfig| {

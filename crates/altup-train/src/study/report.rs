@@ -475,7 +475,192 @@ fn methods(plan: &StudyPlan, results: &Results) -> Section {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::comparison::Machine;
+    use crate::metrics::ValidRow;
+    use crate::study::latency::{Latency, Setting, Timed};
+    use crate::study::plan::Overrides;
+    use crate::study::results::{LayerCoefficients, Parameters, RunResult};
     use crate::study::statistics::Interval;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use std::path::Path;
+
+    const STUDY: &str = "../../configs/studies/widths.toml";
+
+    /// What the shipped study of widths would come to if losses and latencies were these, with the same noise for all
+    /// variants of a seed, and a little of their own.
+    fn simulated(missing: &[&str]) -> (StudyPlan, Results, BTreeMap<String, Vec<MetricsRow>>) {
+        let plan = StudyPlan::read(Path::new(STUDY), &Overrides::default()).unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let mut noise =
+            |scale: f64| scale * (random.random::<f64>() + random.random::<f64>() - 1.0);
+        let size = |cell: &Cell| match cell.size.as_str() {
+            "tiny" => (4.10, 0.010),
+            "mini" => (3.85, 0.030),
+            _ => (3.75, 0.055),
+        };
+        // The loss beside dense, and how many times the time.
+        let effect = |cell: &Cell| match cell.variant.as_str() {
+            "altup2" => (-0.036, 1.15),
+            "altup4" => (-0.050, 1.45),
+            "sameup2" => (-0.028, 1.13),
+            "recycled2" => (-0.030, 1.03),
+            "sum2" => (-0.012, 1.05),
+            "wide2" => (-0.22, 2.9),
+            _ => (0.0, 1.0),
+        };
+        let commons: BTreeMap<u64, f64> = (1..=5).map(|seed| (seed, noise(0.05))).collect();
+        let (mut runs, mut rows) = (Vec::new(), BTreeMap::new());
+        for run in plan.runs.iter().filter(|run| !missing.contains(&run.name.as_str())) {
+            let (base, _) = size(&run.cell);
+            let own = effect(&run.cell).0 + commons[&run.seed] + noise(0.01);
+            let valid = |step: u64| {
+                let loss = base + own + 2.0 * (-(step as f64) / 250.0).exp();
+                let (perplexity, tokens) = (loss.exp(), 20_000);
+                let accuracy = 0.32 - 0.05 * (loss - 4.0);
+                MetricsRow::Valid(ValidRow {
+                    step,
+                    loss,
+                    perplexity,
+                    accuracy,
+                    tokens,
+                    sources: Vec::new(),
+                })
+            };
+            let last = valid(1200);
+            rows.insert(run.name.clone(), (1..=12).map(|pass| valid(100 * pass)).collect());
+            let MetricsRow::Valid(last) = last else { unreachable!() };
+            let blocks = run.config.model.altup.as_ref().map_or(0, |altup| altup.num_blocks);
+            let mut layer = |number: usize| LayerCoefficients {
+                stack: if number < 4 { "encoder" } else { "decoder" }.into(),
+                layer: number % 4,
+                p: (0..blocks * blocks)
+                    .map(|index| f64::from(u8::from(index % (blocks + 1) == 0)) + noise(0.2))
+                    .collect(),
+                g: (0..blocks).map(|_| 1.0 + noise(0.3)).collect(),
+            };
+            let layers = if blocks > 0 { 0..8 } else { 0..0 };
+            runs.push(RunResult {
+                coefficients: layers.map(&mut layer).collect(),
+                name: run.name.clone(),
+                cell: run.cell.clone(),
+                seed: run.seed,
+                parameters: Parameters { tables: 2_097_152, rest: 1_573_000 },
+                steps: 1200,
+                tokens: 1_507_200,
+                valid_loss: last.loss,
+                best_valid_loss: last.loss,
+                best_step: 1200,
+                accuracy: last.accuracy,
+                perplexity: last.perplexity,
+                valid_tokens: 109_000,
+                tokens_per_second: 9000.0,
+                train_seconds: 170.0,
+                data: None,
+            });
+        }
+        let mut timed = Vec::new();
+        for round in 0..5 {
+            let machine = noise(0.05);
+            for cell in plan.cells() {
+                for (work, batch_size) in [
+                    (Work::Forward, 1),
+                    (Work::Forward, 32),
+                    (Work::Prefill, 1),
+                    (Work::Prefill, 32),
+                    (Work::Train, 4),
+                ] {
+                    let batch = batch_size as f64;
+                    let seconds =
+                        size(&cell).1 * effect(&cell).1 * batch * (machine + noise(0.01)).exp();
+                    let peak_bytes = None;
+                    timed.push(Timed {
+                        round,
+                        model: cell.model(),
+                        batch_size,
+                        work,
+                        seconds,
+                        peak_bytes,
+                    });
+                }
+            }
+        }
+        let setting = Setting {
+            machine: Machine { cpu: "a made processor".into(), cores: 2, system: "none".into() },
+            backend: "flex".into(),
+            measure: plan.measure.clone(),
+            models: BTreeMap::new(),
+        };
+        let missing = missing.iter().map(|&name| name.to_owned()).collect();
+        let results = Results::of(&plan, runs, missing, Some(Latency { setting, timed }));
+        (plan, results, rows)
+    }
+
+    fn table<'a>(document: &'a Document, heading: &str, caption: &str) -> &'a Table {
+        let section = document.sections.iter().find(|section| section.heading == heading).unwrap();
+        section.tables.iter().find(|table| table.caption == caption).unwrap()
+    }
+
+    fn row<'a>(table: &'a Table, label: &str) -> &'a [Value] {
+        table.rows.iter().find(|row| row[0].text == label).unwrap()
+    }
+
+    #[test]
+    fn a_report_says_what_simulated_results_hold() {
+        let missing = ["mini-altup2-seed3", "mini-sum2-seed2", "mini-sum2-seed3"];
+        let (plan, results, rows) = simulated(&missing);
+        let document = document(&plan, &results, &rows);
+
+        let tiny = table(&document, "Quality", "tiny");
+        let altup = row(tiny, "AltUp K=2");
+        assert_eq!(altup[3].text, "5");
+        assert!(altup[5].text.starts_with("−0.03") && altup[5].is_decided, "{}", altup[5].text);
+        assert_eq!(row(tiny, "dense")[5].text, "", "the baseline has no difference to itself");
+        let mini = table(&document, "Quality", "mini");
+        assert_eq!(row(mini, "AltUp K=2")[3].text, "2 of 3");
+        assert!(row(mini, "AltUp K=2")[5].text.ends_with("(2 seeds)"));
+        assert!(row(mini, "Sum K=2")[5].text.ends_with("(1 seed, no interval)"));
+
+        let speed_up = table(&document, "Speed at equal quality", "");
+        // 0.036 of 0.25 nats on the way from 10 to 30 ms: 3^0.144 / 1.15 = 1.02; Recycled 3^0.12 / 1.03 = 1.11.
+        let recycled = row(speed_up, "tiny: Recycled-AltUp K=2");
+        assert!(recycled[1].text.starts_with("1.1"), "{}", recycled[1].text);
+        let wide = &row(speed_up, "mini: dense, 2 × width")[1].text;
+        assert!(wide.starts_with("beyond the dense models measured: better than all"), "{wide}");
+        assert!(
+            speed_up.rows.iter().all(|row| !row[0].text.contains(": dense, 2 ×") || row.len() == 3)
+        );
+
+        let speed = row(table(&document, "Speed", "tiny"), "AltUp K=2");
+        assert!(
+            speed[1].text.contains(", 1.15 ×")
+                || speed[1].text.contains(", 1.14 ×")
+                || speed[1].text.contains(", 1.16 ×"),
+            "{}",
+            speed[1].text
+        );
+        let methods = document.sections.last().unwrap();
+        let unfinished = format!("Not finished: {}.", missing.join(", "));
+        assert_eq!(methods.text.last(), Some(&unfinished));
+
+        let files: Vec<&str> = document
+            .sections
+            .iter()
+            .flat_map(|section| &section.figures)
+            .map(|f| f.file.as_str())
+            .collect();
+        for file in [
+            "latency-batch1.svg",
+            "loss-tiny.svg",
+            "difference-mini.svg",
+            "coefficients-tiny-altup4.svg",
+        ] {
+            assert!(files.contains(&file), "{file} in {files:?}");
+        }
+        let page = page::html(&document);
+        assert!(page.contains("<td><strong>−0.03") && page.contains("<svg"));
+        assert!(markdown::markdown(&document).contains("| **−0.03"));
+    }
 
     #[test]
     fn differences_say_their_interval_and_when_they_are_of_few() {

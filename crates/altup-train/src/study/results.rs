@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use altup_models::{DirectoryError, ModelDirectory, Role, Stack, parameters, visit_parameters};
-use altup_models::{ParameterInfo, ParameterVisitor};
+use altup_models::{
+    DirectoryError, ModelDirectory, ParameterInfo, ParameterVisitor, Role, Stack, parameters,
+    visit_parameters,
+};
 use burn::module::Param;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -197,8 +199,17 @@ impl Results {
             }
         }
         check_data(&runs)?;
-        let latency = Latency::read(folder)?;
-        Ok(Self {
+        Ok(Self::of(plan, runs, missing, Latency::read(folder)?))
+    }
+
+    /// What runs and times come to.
+    pub(super) fn of(
+        plan: &StudyPlan,
+        runs: Vec<RunResult>,
+        missing: Vec<String>,
+        latency: Option<Latency>,
+    ) -> Self {
+        Self {
             study: plan.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             planned: plan.runs.len(),
@@ -206,7 +217,7 @@ impl Results {
             cells: cells(plan, &runs, latency.as_ref()),
             runs,
             latency,
-        })
+        }
     }
 
     /// The finished runs of a cell, by seed.
