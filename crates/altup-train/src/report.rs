@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::chart::{ChartError, LineChart, Series, Stroke};
+use crate::chart::{Axis, Series, Style, XyChart};
 use crate::metrics::{MetricsRow, RoutingRow, TrainRow, ValidRow, replace_file};
 use crate::progress::{format_count, format_duration};
 
@@ -59,9 +59,6 @@ pub struct GeneratedExample {
 /// Why a report could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// A chart could not be drawn.
-    #[error("cannot draw the charts of the report")]
-    Chart(#[from] ChartError),
     /// The file system refused.
     #[error("cannot write {}", .path.display())]
     Write {
@@ -119,7 +116,7 @@ impl Report {
             .map_err(|source| ReportError::Write { path: chart_folder.clone(), source })?;
         let mut figures = String::new();
         for (name, chart) in self.charts() {
-            let svg = chart.svg()?;
+            let svg = chart.svg();
             write_file(chart_folder.join(name), &svg)?;
             figures.push_str(&format!("<figure>{svg}</figure>\n"));
         }
@@ -143,37 +140,36 @@ impl Report {
     }
 
     /// The charts, with their file names, the most important first.
-    fn charts(&self) -> Vec<(&'static str, LineChart)> {
-        let chart = |title: &str, y_label: &str, series: Vec<Series>| LineChart {
+    fn charts(&self) -> Vec<(&'static str, XyChart)> {
+        let chart = |title: &str, y_label: &str, series: Vec<Series>| XyChart {
             title: title.to_owned(),
-            x_label: "step".to_owned(),
-            y_label: y_label.to_owned(),
+            x: Axis::linear("step"),
+            y: Axis::linear(y_label),
             series,
-            log_y: false,
-            size: LineChart::HALF,
+            size: XyChart::HALF,
         };
         let loss = chart("Loss", "nats per target token", self.loss_series());
-        let accuracy = self.series(Stroke::Marked, |rows| {
+        let accuracy = self.series(Style::Marked, |rows| {
             valid_rows(rows).map(|row| (row.step as f64, 100.0 * row.accuracy)).collect()
         });
-        let learning_rate = self.series(Stroke::Line, |rows| {
+        let learning_rate = self.series(Style::Line, |rows| {
             train_rows(rows).map(|row| (row.step as f64, row.learning_rate)).collect()
         });
-        let gradient_norm = self.series(Stroke::Smoothed, |rows| {
+        let gradient_norm = self.series(Style::Smoothed, |rows| {
             train_rows(rows).map(|row| (row.step as f64, row.grad_norm)).collect()
         });
-        let speed = self.series(Stroke::Smoothed, |rows| {
+        let speed = self.series(Style::Smoothed, |rows| {
             train_rows(rows).map(|row| (row.step as f64, row.tokens_per_second)).collect()
         });
         let gradient_norm = chart("Gradient norm", "before clipping", gradient_norm);
         let mut charts = vec![
-            ("loss.svg", LineChart { size: LineChart::WIDE, ..loss }),
+            ("loss.svg", XyChart { size: XyChart::WIDE, ..loss }),
             (
                 "accuracy.svg",
                 chart("Validation accuracy", "% of target tokens predicted right", accuracy),
             ),
             ("learning_rate.svg", chart("Learning rate", "of the last step", learning_rate)),
-            ("gradient_norm.svg", LineChart { log_y: true, ..gradient_norm }),
+            ("gradient_norm.svg", XyChart { y: Axis::log("before clipping"), ..gradient_norm }),
             ("tokens_per_second.svg", chart("Speed", "input and target tokens per second", speed)),
         ];
         let routed = self.runs.iter().flat_map(|run| train_rows(&run.rows));
@@ -193,7 +189,7 @@ impl Report {
     /// Of one run a curve for each layer that has experts; of several the mean over a run's layers.
     fn routing_series(&self, value: impl Fn(&RoutingRow) -> f64) -> Vec<Series> {
         let [run] = &self.runs[..] else {
-            return self.series(Stroke::Smoothed, |rows| {
+            return self.series(Style::Smoothed, |rows| {
                 let routed = train_rows(rows).filter(|row| !row.routing.is_empty());
                 let mean = |row: &TrainRow| {
                     row.routing.iter().map(&value).sum::<f64>() / row.routing.len() as f64
@@ -207,12 +203,8 @@ impl Report {
             let rows = rows.filter_map(|row| Some((row.step, row.routing.get(number)?)));
             let rows: Vec<(u64, &RoutingRow)> = rows.collect();
             let name = rows.first().map(|(_, layer)| format!("{} {}", layer.stack, layer.layer));
-            Series {
-                name: name.unwrap_or_default(),
-                points: rows.iter().map(|(step, layer)| (*step as f64, value(layer))).collect(),
-                color: number,
-                stroke: Stroke::Line,
-            }
+            let points = rows.iter().map(|(step, layer)| (*step as f64, value(layer)));
+            Series::new(&name.unwrap_or_default(), points, Style::Line).color(number)
         };
         (0..layers).map(of_layer).collect()
     }
@@ -220,17 +212,12 @@ impl Report {
     /// One curve a run.
     fn series(
         &self,
-        stroke: Stroke,
+        style: Style,
         points: impl Fn(&[MetricsRow]) -> Vec<(f64, f64)>,
     ) -> Vec<Series> {
         let runs = self.runs.iter().enumerate();
-        runs.map(|(color, run)| Series {
-            name: run.name.clone(),
-            points: points(&run.rows),
-            color,
-            stroke,
-        })
-        .collect()
+        runs.map(|(color, run)| Series::new(&run.name, points(&run.rows), style).color(color))
+            .collect()
     }
 
     /// Training and validation loss: of one run in two colours; of several in a colour a run,
@@ -243,24 +230,21 @@ impl Report {
             valid_rows(rows).map(|row| (row.step as f64, row.loss)).collect()
         };
         if let [run] = &self.runs[..] {
-            let series = |name: &str, points, color, stroke| Series {
-                name: name.to_owned(),
-                points,
-                color,
-                stroke,
+            let series = |name: &str, points: Vec<(f64, f64)>, color, style| {
+                Series::new(name, points, style).color(color)
             };
             return vec![
-                series("training", train(&run.rows), 0, Stroke::Smoothed),
-                series("validation", valid(&run.rows), 1, Stroke::Marked),
+                series("training", train(&run.rows), 0, Style::Smoothed),
+                series("validation", valid(&run.rows), 1, Style::Marked),
             ];
         }
         let compared_by_training = self.runs.iter().all(|run| valid(&run.rows).is_empty());
-        let stroke = if compared_by_training { Stroke::Smoothed } else { Stroke::Faint };
-        let mut series = self.series(stroke, train);
+        let style = if compared_by_training { Style::Smoothed } else { Style::Faint };
+        let mut series = self.series(style, train);
         for series in &mut series {
             series.name.push_str(", training");
         }
-        let mut validation = self.series(Stroke::Marked, valid);
+        let mut validation = self.series(Style::Marked, valid);
         for series in &mut validation {
             series.name.push_str(", validation");
         }

@@ -5,7 +5,6 @@
 //! language is a side like any other. The [comparison] starts the sides in turns, checks that all of them
 //! compute the same loss before it times any, and makes the [tables] of what they measured.
 
-pub mod bar_chart;
 pub mod breakdown;
 pub mod comparison;
 pub mod measure;
