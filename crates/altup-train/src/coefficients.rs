@@ -170,7 +170,7 @@ impl ParameterMapper for Clip {
 /// Values in the shape, in the type and on the device of a tensor.
 fn like<const D: usize>(tensor: &Tensor<D>, values: Vec<f32>) -> Tensor<D> {
     let values = TensorData::new(values, tensor.dims());
-    Tensor::from_data(values, &tensor.device()).cast(tensor.dtype())
+    Tensor::<D>::from_data(values, &tensor.device()).cast(tensor.dtype())
 }
 
 /// The new values, which get gradients if the old ones did.
