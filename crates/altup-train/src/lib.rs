@@ -1,8 +1,9 @@
 #![doc = include_str!("../README.md")]
 
-pub mod coefficients;
+pub mod coefficients_config;
 pub mod config;
 pub mod device;
+pub mod variant;
 
 pub mod learner;
 pub mod precision;
@@ -12,8 +13,10 @@ pub mod checkpoint;
 pub mod evaluation;
 pub mod trainer;
 
+pub mod data_identity;
 pub mod run_data;
 pub mod run_folder;
+pub mod run_record;
 
 pub mod filling;
 
@@ -22,6 +25,7 @@ pub mod bench;
 pub mod study;
 
 pub mod chart;
+pub mod machine;
 pub mod metrics;
 pub mod process;
 pub mod progress;

@@ -8,10 +8,12 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{BackendArgs, CacheArgs, output, train};
+use super::stop::{self, Stop};
+use super::{BackendArgs, CacheArgs, output};
 
 /// Train variants of a model on the same batches from several seeds, and report what sets them apart
 ///
@@ -85,7 +87,7 @@ struct Summary {
     report: PathBuf,
 }
 
-pub(super) fn run(args: StudyArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
     let overrides = Overrides {
         smoke: args.smoke,
         train: args.train.clone(),
@@ -94,7 +96,8 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<()> {
     };
     let plan = StudyPlan::read(&args.study, &overrides)?;
     if args.dry_run {
-        return dry_run(&plan, args.output.map(|path| StudyFolder::new(&path)));
+        dry_run(&plan, args.output.map(|path| StudyFolder::new(&path)))?;
+        return Ok(ExitCode::SUCCESS);
     }
     let does = |part: Part| args.only.is_none_or(|only| only == part);
     args.backend.open()?;
@@ -108,7 +111,8 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let backend = args.backend.backend.to_string();
     let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
-    let stop = train::stop_on_signals()?;
+    let listener = Stop::listen(String::new())?;
+    let stop = listener.flag();
     let mut outcome = Outcome::default();
     if does(Part::Runs) {
         let cache = args.cache.folder();
@@ -122,7 +126,7 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<()> {
             jobs: args.jobs.into(),
             mode,
         };
-        outcome = executor.run(&stop)?;
+        outcome = executor.run(stop)?;
     }
     if does(Part::Measure) && !outcome.stopped {
         let program = program.to_str().context("this program's path is not UTF-8")?;
@@ -132,7 +136,7 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<()> {
             true => (),
             false => output::note(text),
         };
-        latency::measure(&plan, &folder, &side, &mut note, &stop)?;
+        latency::measure(&plan, &folder, &side, &mut note, stop)?;
         outcome.stopped |= stop.load(Ordering::Relaxed);
     }
     let results = Results::collect(&plan, &folder)?;
@@ -156,14 +160,17 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<()> {
         ))?;
     }
     if outcome.stopped {
-        bail!("stopped before the study was done: the same command goes on");
+        if !args.quiet {
+            output::note("stopped before the study was done: the same command goes on");
+        }
+        return Ok(stop::exit_code());
     }
     if !outcome.failed.is_empty() {
         let failed: Vec<String> =
             outcome.failed.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
         bail!("{} of {} runs failed: {}", failed.len(), plan.runs.len(), failed.join("; "));
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The runs in the order in which they would start, and where each of them is.

@@ -212,20 +212,11 @@ impl Executor<'_> {
         run: &'r PlannedRun,
         overview: &Overview,
     ) -> Result<AtWork<'r>, ExecuteError> {
-        let path = self.folder.run(&run.name);
+        let files = self.folder.run_folder(&run.name);
+        let from_step = newest_checkpoint(&files.checkpoints());
         let mut command = Command::new(&self.program);
-        command.arg("train");
-        let mut from_step = 0;
-        if self.folder.status(&run.name) == RunStatus::Started {
-            command.arg("--resume").arg(&path);
-            from_step = newest_checkpoint(&self.folder.run_folder(&run.name).checkpoints());
-        } else {
-            // What it may hold is less than a checkpoint.
-            self.folder.discard(&run.name)?;
-            let config = self.folder.write_config(run)?;
-            command.arg("--config").arg(config).arg("--output").arg(&path);
-        }
-        command.args(&self.arguments);
+        command.arg("train").arg("--config").arg(self.folder.write_config(run)?);
+        command.arg("--output").arg(files.path()).arg("--auto-resume").args(&self.arguments);
         if self.jobs > 1 {
             command.env("RAYON_NUM_THREADS", threads_of_each(self.jobs).to_string());
         }
@@ -239,7 +230,7 @@ impl Executor<'_> {
             process,
             started: Instant::now(),
             from_step,
-            tail: MetricsTail::new(self.folder.run_folder(&run.name).metrics()),
+            tail: MetricsTail::new(files.metrics()),
             bar: overview.start(run, from_step),
         })
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::plan::{PlannedRun, StudyPlan};
-use crate::config::{RunConfig, RunConfigError};
+use crate::config::{Difference, RunConfig, RunConfigError};
 use crate::metrics::replace_file;
 use crate::run_folder::RunFolder;
 
@@ -145,10 +145,8 @@ impl StudyFolder {
             let config = RunConfig::default().with_file(&stored.config())?;
             let differences = config.differences(&planned.config);
             if !differences.is_empty() {
-                changed.push((
-                    name.clone(),
-                    format!("{name} was run with {}", differences.join(", ")),
-                ));
+                changed
+                    .push((name.clone(), format!("{name} was run with {}", joined(&differences))));
             }
         }
         if !prune && !changed.is_empty() {
@@ -275,6 +273,11 @@ impl StudyFolder {
     fn lock_file(&self) -> PathBuf {
         self.path.join("lock")
     }
+}
+
+/// Keys with both their values, in a line.
+pub(super) fn joined(differences: &[Difference]) -> String {
+    differences.iter().map(Difference::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{RunStatus, StudyFolder, StudyFolderError};
 use super::plan::{Cell, MeasureConfig, StudyPlan};
-use crate::bench::comparison::{Machine, Side};
+use crate::bench::comparison::Side;
 use crate::bench::{BenchBatch, Work, median};
+use crate::machine::Machine;
 
 /// What `latency.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

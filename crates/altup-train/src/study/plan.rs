@@ -11,6 +11,7 @@ use altup_models::forward_cost;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::folder::joined;
 use crate::config::{ObjectiveKind, RunConfig, RunConfigError};
 
 /// A study, as its file says it. `R` is what holds keys of a run's configuration.
@@ -680,7 +681,7 @@ impl Reader<'_> {
                 let problem = format!(
                     "can't be compared with {}: they don't see the same batches: {}",
                     baseline.name,
-                    differences.join(", ")
+                    joined(&differences)
                 );
                 return self.error(key, problem);
             }

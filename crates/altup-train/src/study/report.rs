@@ -475,7 +475,7 @@ fn methods(plan: &StudyPlan, results: &Results) -> Section {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::comparison::Machine;
+    use crate::machine::Machine;
     use crate::metrics::ValidRow;
     use crate::study::latency::{Latency, Setting, Timed};
     use crate::study::plan::Overrides;
@@ -556,7 +556,7 @@ mod tests {
                 valid_tokens: 109_000,
                 tokens_per_second: 9000.0,
                 train_seconds: 170.0,
-                data: None,
+                data: String::new(),
             });
         }
         let mut timed = Vec::new();

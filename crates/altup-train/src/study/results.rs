@@ -1,7 +1,6 @@
 //! What came of a study: a row for each finished run, read from its folder, and what the rows come to.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use altup_models::{
@@ -17,8 +16,8 @@ use super::latency::{Latency, LatencyError};
 use super::plan::{Cell, Metric, PlannedRun, StudyPlan};
 use super::statistics::{BySeed, PairedDifference, Placed, SpeedUp, Spread};
 use crate::bench::{Work, median};
-use crate::checkpoint::RunState;
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TrainRow, ValidRow};
+use crate::run_folder::RunFolderError;
 
 /// A study's results, as `results.json` holds them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,8 +71,8 @@ pub struct RunResult {
     pub tokens_per_second: f64,
     /// Seconds of training.
     pub train_seconds: f64,
-    /// What the training tokens are: runs of a seed with the same saw the same batches.
-    pub data: Option<String>,
+    /// What the tokens to train and to validate on are: runs of a seed with the same saw the same batches.
+    pub data: String,
     /// The coefficients of AltUp at the end.
     pub coefficients: Vec<LayerCoefficients>,
 }
@@ -152,6 +151,9 @@ pub enum ResultsError {
     /// The metrics of a run.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The record of a run.
+    #[error(transparent)]
+    Run(#[from] RunFolderError),
     /// What was measured.
     #[error(transparent)]
     Latency(#[from] LatencyError),
@@ -298,7 +300,7 @@ impl RunResult {
             valid_tokens: last.tokens,
             tokens_per_second: median(&speeds),
             train_seconds: last_train.elapsed_seconds,
-            data: data_fingerprint(run, folder),
+            data: data_fingerprint(run, folder)?,
             coefficients: coefficients.0,
         })
     }
@@ -310,19 +312,20 @@ pub(super) fn train_seconds(folder: &StudyFolder, run: &str) -> Option<f64> {
     train_rows(&rows).last().map(|row| row.elapsed_seconds)
 }
 
-/// What the training tokens of a run are, as its newest checkpoint says it.
-fn data_fingerprint(run: &PlannedRun, folder: &StudyFolder) -> Option<String> {
-    let checkpoints = folder.run_folder(&run.name).checkpoints();
-    let newest = fs::read_dir(checkpoints).ok()?.flatten().map(|entry| entry.path()).max()?;
-    let text = fs::read(newest.join("state.json")).ok()?;
-    Some(serde_json::from_slice::<RunState>(&text).ok()?.data)
+/// What a run was trained and validated on, as its record says it.
+fn data_fingerprint(run: &PlannedRun, folder: &StudyFolder) -> Result<String, ResultsError> {
+    let files = folder.run_folder(&run.name);
+    let json = serde_json::to_vec(&files.record()?.data).map_err(|source| {
+        RunFolderError::File { path: files.path().to_owned(), source: source.into() }
+    })?;
+    Ok(blake3::hash(&json).to_string())
 }
 
 /// Runs of the same size, budget and seed were planned on the same batches: their tokens must be the same too.
 fn check_data(runs: &[RunResult]) -> Result<(), ResultsError> {
     let mut seen: BTreeMap<(&str, u64, u64), (&str, &str)> = BTreeMap::new();
     for run in runs {
-        let Some(data) = run.data.as_deref() else { continue };
+        let data = run.data.as_str();
         let key = (run.cell.size.as_str(), run.cell.multiple, run.seed);
         let (other, first) = *seen.entry(key).or_insert((&run.name, data));
         if first != data {
