@@ -501,12 +501,12 @@ mod tests {
         };
         // The loss beside dense, and how many times the time.
         let effect = |cell: &Cell| match cell.variant.as_str() {
-            "altup2" => (-0.036, 1.15),
-            "altup4" => (-0.050, 1.45),
-            "sameup2" => (-0.028, 1.13),
-            "recycled2" => (-0.030, 1.03),
-            "sum2" => (-0.012, 1.05),
-            "wide2" => (-0.22, 2.9),
+            "altup-k2" => (-0.036, 1.15),
+            "altup-k4" => (-0.050, 1.45),
+            "sameup-k2" => (-0.028, 1.13),
+            "recycled-k2" => (-0.030, 1.03),
+            "sum-k2" => (-0.012, 1.05),
+            "dense-wide2" => (-0.22, 2.9),
             _ => (0.0, 1.0),
         };
         let commons: BTreeMap<u64, f64> = (1..=5).map(|seed| (seed, noise(0.05))).collect();
@@ -607,7 +607,7 @@ mod tests {
 
     #[test]
     fn a_report_says_what_simulated_results_hold() {
-        let missing = ["mini-altup2-seed3", "mini-sum2-seed2", "mini-sum2-seed3"];
+        let missing = ["mini-altup-k2-seed3", "mini-sum-k2-seed2", "mini-sum-k2-seed3"];
         let (plan, results, rows) = simulated(&missing);
         let document = document(&plan, &results, &rows);
 
@@ -653,7 +653,7 @@ mod tests {
             "latency-batch1.svg",
             "loss-tiny.svg",
             "difference-mini.svg",
-            "coefficients-tiny-altup4.svg",
+            "coefficients-tiny-altup-k4.svg",
         ] {
             assert!(files.contains(&file), "{file} in {files:?}");
         }
