@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::{Table, Value};
 
+use crate::optimization::LossConfig;
 use crate::precision::Precision;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 use altup_optim::{OptimizerConfig, OptimizerKind};
@@ -26,6 +27,8 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// The corpus, and how examples are made of it.
     pub data: DataConfig,
+    /// What is added to the loss.
+    pub loss: LossConfig,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
     /// The learning rate over the run.
@@ -320,6 +323,7 @@ impl RunConfig {
                 ..ModelConfig::default()
             },
             data: DataConfig { vocab_size: 2048, input_length: 128, ..DataConfig::default() },
+            loss: LossConfig::default(),
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig {
                 kind: ScheduleKind::InverseSqrt,
@@ -464,6 +468,14 @@ impl RunConfig {
                 return error(key, format!("must be a positive number, not {value}"));
             }
         }
+        self.validate_groups()?;
+        if !(0.0..1.0).contains(&self.loss.label_smoothing) {
+            let problem = format!("must be from 0 to below 1, not {}", self.loss.label_smoothing);
+            return error("loss.label_smoothing", problem);
+        }
+        if !(self.loss.z_loss.is_finite() && self.loss.z_loss >= 0.0) {
+            return error("loss.z_loss", format!("must be at least 0, not {}", self.loss.z_loss));
+        }
         if !(0.0..=1.0).contains(&self.schedule.final_share) {
             return error(
                 "schedule.final_share",
@@ -471,6 +483,26 @@ impl RunConfig {
             );
         }
         self.model_config(self.model.vocab_size.unwrap_or(self.data.vocab_size).max(64)).map(|_| ())
+    }
+
+    fn validate_groups(&self) -> Result<(), RunConfigError> {
+        for (number, group) in self.optimizer.groups.iter().enumerate() {
+            let error = |name: &str, problem: String| {
+                Err(RunConfigError::Value {
+                    key: format!("optimizer.groups[{number}].{name}"),
+                    problem,
+                })
+            };
+            for (name, value) in [
+                ("learning_rate_factor", group.learning_rate_factor),
+                ("weight_decay", group.weight_decay),
+            ] {
+                if let Some(value) = value.filter(|value| !(value.is_finite() && *value >= 0.0)) {
+                    return error(name, format!("must be at least 0, not {value}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn validate_sources(&self) -> Result<(), RunConfigError> {

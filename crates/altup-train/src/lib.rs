@@ -4,6 +4,7 @@ pub mod config;
 pub mod device;
 
 pub mod learner;
+pub mod optimization;
 pub mod precision;
 pub mod schedule;
 

@@ -188,19 +188,20 @@ impl Trainer {
     /// The summed loss of the batches, and the gradients of its mean over their `targets`.
     fn gradients(&mut self, step: u64, batches: &[Batch], targets: u64) -> (f64, GradientsParams) {
         let mut accumulator = GradientsAccumulator::new();
-        let mut loss = 0.0;
+        let mut sum = 0.0;
         for (micro_batch, batch) in (0..).zip(batches) {
             let noise = Noise::training(self.config.seed, step, micro_batch);
-            let batch = DeviceBatch { noise, ..batch.to_device(targets, &self.device) };
+            let loss = self.config.loss.options();
+            let batch = DeviceBatch { noise, loss, ..batch.to_device(targets, &self.device) };
             let output = self.config.training.precision.step(&self.learner, batch);
-            loss += output.item.sum.into_scalar::<f64>();
+            sum += output.item.sum.into_scalar::<f64>();
             self.state.window.add_routing(routing_rows(output.item.routing));
             if batches.len() == 1 {
-                return (loss, output.grads);
+                return (sum, output.grads);
             }
             accumulator.accumulate(&self.learner, output.grads);
         }
-        (loss, accumulator.grads())
+        (sum, accumulator.grads())
     }
 
     fn learning_rate(&self, step: u64) -> f64 {

@@ -226,7 +226,7 @@ fn trainer(
 ) -> anyhow::Result<Trainer> {
     let checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
     let learner = Learner { model: model_config.init(config.seed, &device) };
-    let optimizer = config.optimizer.init();
+    let optimizer = learner.optimizer(&config.optimizer).context("optimizer.groups")?;
     let (state, learner, optimizer, metrics) = if resumed {
         let restored = checkpoints.restore(learner, optimizer)?;
         for damage in &restored.damaged {
@@ -249,7 +249,7 @@ fn trainer(
         device,
         train_data: Arc::clone(&data.train),
         valid_data: data.valid.clone(),
-        learner,
+        learner: learner.freeze(&config.optimizer).context("optimizer.groups")?,
         optimizer,
         state,
         checkpoints,
