@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn parameters(matrix: TensorData, vector: TensorData, device: &Device) -> Parameters {
-        let (of_matrix, of_vector) = (matrix.dtype, vector.dtype);
+        let (of_matrix, of_vector) = (matrix.dtype(), vector.dtype());
         Parameters {
             matrix: Param::from_tensor(Tensor::from_data(matrix, (device, of_matrix))),
             vector: Param::from_tensor(Tensor::from_data(vector, (device, of_vector))),
@@ -132,7 +132,7 @@ mod tests {
     fn gradients(model: &Parameters, matrix: TensorData, vector: TensorData) -> GradientsParams {
         let device = Device::flex();
         let mut gradients = GradientsParams::new();
-        let (of_matrix, of_vector) = (matrix.dtype, vector.dtype);
+        let (of_matrix, of_vector) = (matrix.dtype(), vector.dtype());
         gradients.register::<2>(model.matrix.id, Tensor::from_data(matrix, (&device, of_matrix)));
         gradients.register::<1>(model.vector.id, Tensor::from_data(vector, (&device, of_vector)));
         gradients
