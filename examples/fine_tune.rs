@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     let directory = match arguments.next() {
         Some(path) => ModelDirectory::new(path),
         None => {
-            let config = T5Config { vocab_size: 64, ..size("tiny").unwrap_or_default() };
+            let config = T5Config { vocab_size: 64, ..size("tiny").expect("a named size") };
             let directory = ModelDirectory::new(folder.path());
             directory.save(&config, &config.init(0, &device))?;
             directory

@@ -9,7 +9,8 @@ use crate::feed_forward::{FeedForwardConfig, FeedForwardLayerConfig};
 use crate::mixture_of_experts::MixtureOfExpertsConfig;
 use crate::relative_position_bias::RelativePositionBiasConfig;
 
-/// What describes a model, whole: the fields of Hugging Face's `T5Config` and an `altup` object.
+/// What describes a model, whole: the fields of Hugging Face's `T5Config`, and the objects
+/// `altup` and `moe`.
 ///
 /// It is the `config.json` of a model directory, as [`from_json`](T5Config::from_json) reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +93,18 @@ pub struct AltUpModelConfig {
     pub encoder_sequence: Option<EncoderSequence>,
 }
 
+impl AltUpModelConfig {
+    /// K = `num_blocks` blocks in turn: the paper's AltUp, Recycled-AltUp or the baseline that sums, by `widening`.
+    pub fn new(num_blocks: usize, widening: Widening) -> Self {
+        Self {
+            num_blocks,
+            selection: BlockSelection::Alternating,
+            widening,
+            encoder_sequence: None,
+        }
+    }
+}
+
 /// The `altup.encoder_sequence` object: layers of the encoder that compute on fewer tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +123,7 @@ pub struct EncoderSequence {
     pub last_layer: Option<usize>,
 }
 
-/// How a layer of the encoder computes on fewer tokens.
+/// The kind of a [`Reduction`](crate::Reduction), as `config.json` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SequenceMethod {
@@ -693,7 +706,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_altup_object_reads_as_the_contract_writes_it() {
+    fn the_altup_object_reads_the_altup_object_of_a_config_json() {
         let config: T5Config = serde_json::from_str(
             r#"{"d_model": 8, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
                 "architectures": ["T5ForConditionalGeneration"],

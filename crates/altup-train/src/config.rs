@@ -14,6 +14,7 @@ use std::sync::Arc;
 use toml::{Table, Value};
 
 use crate::coefficients_config::CoefficientsConfig;
+use crate::optimization::LossConfig;
 use crate::precision::Precision;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 use crate::variant::{Variant, label};
@@ -29,6 +30,8 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// The corpus, and how examples are made of it.
     pub data: DataConfig,
+    /// What is added to the loss.
+    pub loss: LossConfig,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
     /// How AltUp's coefficients start, and how far they may go.
@@ -385,6 +388,7 @@ impl RunConfig {
             seed: 0,
             model: ModelConfig { altup: Variant::Altup.altup(2), ..ModelConfig::default() },
             data: DataConfig { vocab_size: 2048, input_length: 128, ..DataConfig::default() },
+            loss: LossConfig::default(),
             optimizer: OptimizerConfig::default(),
             coefficients: CoefficientsConfig::default(),
             schedule: ScheduleConfig {
@@ -553,6 +557,14 @@ impl RunConfig {
         if let Some((key, problem)) = self.coefficients.problem() {
             return error(&format!("coefficients.{key}"), problem);
         }
+        self.validate_groups()?;
+        if !(0.0..1.0).contains(&self.loss.label_smoothing) {
+            let problem = format!("must be from 0 to below 1, not {}", self.loss.label_smoothing);
+            return error("loss.label_smoothing", problem);
+        }
+        if !(self.loss.z_loss.is_finite() && self.loss.z_loss >= 0.0) {
+            return error("loss.z_loss", format!("must be at least 0, not {}", self.loss.z_loss));
+        }
         if !(0.0..=1.0).contains(&self.schedule.final_share) {
             return error(
                 "schedule.final_share",
@@ -573,6 +585,26 @@ impl RunConfig {
                 self.model_config(vocab_size.max(64)).map(|_| ())
             }
         }
+    }
+
+    fn validate_groups(&self) -> Result<(), RunConfigError> {
+        for (number, group) in self.optimizer.groups.iter().enumerate() {
+            let error = |name: &str, problem: String| {
+                Err(RunConfigError::Value {
+                    key: format!("optimizer.groups[{number}].{name}"),
+                    problem,
+                })
+            };
+            for (name, value) in [
+                ("learning_rate_factor", group.learning_rate_factor),
+                ("weight_decay", group.weight_decay),
+            ] {
+                if let Some(value) = value.filter(|value| !(value.is_finite() && *value >= 0.0)) {
+                    return error(name, format!("must be at least 0, not {value}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn validate_sources(&self) -> Result<(), RunConfigError> {

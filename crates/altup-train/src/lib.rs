@@ -6,6 +6,7 @@ pub mod device;
 pub mod variant;
 
 pub mod learner;
+pub mod optimization;
 pub mod precision;
 pub mod schedule;
 

@@ -307,22 +307,23 @@ impl Trainer {
         stop: &AtomicBool,
     ) -> Result<Summed, Stopped> {
         let mut accumulator = GradientsAccumulator::new();
-        let mut loss = 0.0;
+        let mut sum = 0.0;
         let mut routing = Vec::new();
         for (micro_batch, batch) in (0..).zip(batches) {
             unless(stop)?;
             let step = self.state.data_steps() + 1;
             let noise = Noise::training(self.config.seed, step, micro_batch);
-            let batch = DeviceBatch { noise, ..batch.to_device(targets, &self.device) };
+            let loss = self.config.loss.options();
+            let batch = DeviceBatch { noise, loss, ..batch.to_device(targets, &self.device) };
             let output = self.config.training.precision.step(&self.learner, batch);
-            loss += output.item.sum.into_scalar::<f64>();
+            sum += output.item.sum.into_scalar::<f64>();
             routing.push(routing_rows(output.item.routing));
             if batches.len() == 1 {
-                return Ok(Summed { loss, gradients: output.grads, routing });
+                return Ok(Summed { loss: sum, gradients: output.grads, routing });
             }
             accumulator.accumulate(&self.learner, output.grads);
         }
-        Ok(Summed { loss, gradients: accumulator.grads(), routing })
+        Ok(Summed { loss: sum, gradients: accumulator.grads(), routing })
     }
 
     fn learning_rate(&self, step: u64) -> f64 {

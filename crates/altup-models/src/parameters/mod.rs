@@ -16,6 +16,8 @@ pub(crate) use schema::{EMBEDDING_TABLE, OUTPUT_TABLE};
 pub struct ParameterInfo {
     /// The name of its tensor in a model directory, Hugging Face's where T5 has the parameter.
     pub name: String,
+    /// The path of module fields from the [`T5`] to it, as in `encoder.blocks.0.altup.prediction_coefs`.
+    pub path: String,
     /// Its shape as stored in a file; a projection's is `[out, in]`, transposed from Burn's.
     pub shape: Vec<usize>,
     /// What it is.

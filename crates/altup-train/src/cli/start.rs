@@ -84,15 +84,16 @@ impl Start<'_> {
         let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
             Ok(data.tokenizer.save(&folder.tokenizer())?)
         })?;
+        let learner = Learner { model };
         let parts = Parts {
-            learner: Learner { model },
-            optimizer: config.optimizer.init(),
+            optimizer: learner.optimizer(&config.optimizer).context("optimizer.groups")?,
+            learner,
             state: RunState::default(),
             saved: None,
             checkpoints: Checkpoints::new(folder.checkpoints(), config.training.keep_last),
             metrics: MetricsLog::create(&folder.metrics())?,
         };
-        let mut trainer = parts.trainer(config, device, &data, progress);
+        let mut trainer = parts.trainer(config, device, &data, progress)?;
         if trainer.config.model.init.is_some() {
             // From here on, the model's directory is no longer needed.
             trainer.save()?;
@@ -157,7 +158,8 @@ impl Start<'_> {
             }
             _ => initial_model(&config, &data.tokenizer, &device)?,
         };
-        let (learner, optimizer) = (Learner { model }, config.optimizer.init());
+        let learner = Learner { model };
+        let optimizer = learner.optimizer(&config.optimizer).context("optimizer.groups")?;
         let restored = match from_start {
             true => None,
             false => Some(checkpoints.restore(from, &learner, &optimizer)?),
@@ -210,7 +212,7 @@ impl Start<'_> {
         };
         let saved = is_restored.then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
-        let trainer = parts.trainer(config, device, &data, progress);
+        let trainer = parts.trainer(config, device, &data, progress)?;
         Ok(Running { folder, _lock: lock, backend, model_config, data, trainer, stop })
     }
 
@@ -266,9 +268,10 @@ impl Parts {
         device: Device,
         data: &RunData,
         progress: Progress,
-    ) -> Trainer {
+    ) -> anyhow::Result<Trainer> {
         let Self { learner, optimizer, state, saved, checkpoints, metrics } = self;
-        Trainer {
+        let learner = learner.freeze(&config.optimizer).context("optimizer.groups")?;
+        Ok(Trainer {
             config,
             device,
             train_data: Arc::clone(&data.train),
@@ -280,7 +283,7 @@ impl Parts {
             checkpoints,
             metrics,
             progress,
-        }
+        })
     }
 }
 
