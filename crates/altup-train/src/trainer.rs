@@ -22,7 +22,7 @@ use crate::metrics::{
     MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow, ValidRow,
 };
 use crate::progress::Progress;
-use altup_optim::{global_norm, make_contiguous, scale_gradients};
+use altup_optim::{GroupError, global_norm, make_contiguous, scale_gradients};
 
 /// A run in progress.
 pub struct Trainer {
@@ -88,6 +88,9 @@ pub enum TrainError {
         /// The step of the newest checkpoint from which training went on well.
         last_good: Option<u64>,
     },
+    /// The optimizer's groups don't fit the model.
+    #[error("optimizer.groups")]
+    Groups(#[from] GroupError),
     /// The data can't be prepared.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -216,7 +219,7 @@ impl Trainer {
     /// A kill in between leaves a run that diverges and goes back again, in the same way: what is done
     /// before the checkpoint is rewritten is undone at the next start.
     fn roll_back(&mut self, to: u64, from: u64, quantity: &str) -> Result<(), TrainError> {
-        let optimizer = self.config.optimizer.init();
+        let optimizer = self.learner.optimizer(&self.config.optimizer)?;
         let Restored { state, learner, optimizer, .. } =
             self.checkpoints.restore(Some(to), &self.learner, &optimizer)?;
         let state = RunState {
