@@ -333,7 +333,7 @@ fn a_study_that_makes_no_sense_is_refused_before_anything_runs() {
         "steps = 4, multiples = [2, 2] }",
         "budget.multiples must be different numbers",
     );
-    refused("rounds = 2", "rounds = 0", "measure.rounds must be at least 1, not 0");
+    refused("repeats = 1", "repeats = 0", "measure.repeats must be at least 1, not 0");
     refused(
         "label = \"AltUp <2>\"",
         "sizes = [\"huge\"]",

@@ -69,13 +69,13 @@ impl Figures<'_> {
         let mut pictures: Vec<(Work, usize, String, String)> = batch_sizes
             .iter()
             .map(|&rows| {
-                let label = "seconds of a forward pass".to_owned();
+                let label = "milliseconds of a forward pass".to_owned();
                 (Work::Forward, rows, format!("latency-batch{rows}"), label)
             })
             .collect();
         if self.results.cells.iter().any(|cell| shortens(&cell.cell)) {
             pictures.extend(batch_sizes.iter().map(|&rows| {
-                let label = "seconds of the encoder and the first token".to_owned();
+                let label = "milliseconds of the encoder and the first token".to_owned();
                 (Work::Prefill, rows, format!("encoder-batch{rows}"), label)
             }));
         }
@@ -121,9 +121,9 @@ impl Figures<'_> {
         let spread = cell.metrics.get(&Metric::ValidLoss)?.spread;
         let deviation = spread.standard_deviation;
         Some(Point {
-            x: times.seconds,
+            x: 1000.0 * times.seconds,
             y: spread.mean,
-            x_range: Some((times.shortest, times.longest)),
+            x_range: Some((1000.0 * times.shortest, 1000.0 * times.longest)),
             y_range: deviation.map(|deviation| (spread.mean - deviation, spread.mean + deviation)),
             label: match self.plan.sizes.len() {
                 1 => String::new(),

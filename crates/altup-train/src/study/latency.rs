@@ -123,6 +123,9 @@ pub fn measure(
     note: &mut dyn FnMut(&str),
     stop: &AtomicBool,
 ) -> Result<(), LatencyError> {
+    if plan.measure.rounds == 0 {
+        return Ok(());
+    }
     let mut models = BTreeMap::new();
     for run in &plan.runs {
         if folder.status(&run.name) == RunStatus::Finished {

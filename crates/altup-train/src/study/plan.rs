@@ -155,7 +155,7 @@ pub struct MeasureConfig {
     pub input_length: usize,
     /// Tokens of a target. Default: 114
     pub target_length: usize,
-    /// Rounds, in each of which every model takes its turn. Default: 5
+    /// Rounds, in each of which every model takes its turn; with 0 nothing is timed. Default: 5
     pub rounds: usize,
     /// Timed passes of a model in a turn, of which the median counts. Default: 3
     pub repeats: usize,
@@ -618,7 +618,6 @@ impl Reader<'_> {
             ("train_batch_size", measure.train_batch_size),
             ("input_length", measure.input_length),
             ("target_length", measure.target_length),
-            ("rounds", measure.rounds),
             ("repeats", measure.repeats),
             ("batch_sizes", measure.batch_sizes.iter().copied().min().unwrap_or(0)),
         ] {

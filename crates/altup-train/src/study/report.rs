@@ -327,6 +327,9 @@ fn speed_up_text(speed_up: &SpeedUp) -> String {
 }
 
 fn equal_quality(plan: &StudyPlan, results: &Results, figures: &Figures<'_>) -> Section {
+    if plan.scaling_line.is_empty() {
+        return Section::default();
+    }
     let batch_sizes: Vec<usize> = match &results.latency {
         Some(latency) => latency.setting.measure.batch_sizes.clone(),
         None => Vec::new(),
@@ -419,14 +422,20 @@ fn speed(plan: &StudyPlan, results: &Results) -> Section {
     Section {
         heading: "Speed".into(),
         text: vec![format!(
-            "Milliseconds, medians of {} rounds with the shortest and the longest, and the ratio to the baseline: the median of \
+            "Milliseconds, medians of {} with the shortest and the longest, and the ratio to the baseline: the median of \
              the rounds' ratios. {} input and {} target tokens. Every model was timed alone, in a process of its own, all of \
              them in turns.",
-            measure.rounds, measure.input_length, measure.target_length
+            rounds_text(measure.rounds),
+            measure.input_length,
+            measure.target_length
         )],
         tables: tables.collect(),
         figures: Vec::new(),
     }
+}
+
+fn rounds_text(rounds: usize) -> String {
+    if rounds == 1 { "1 round".to_owned() } else { format!("{rounds} rounds") }
 }
 
 fn times_text(times: &Times) -> String {
@@ -458,11 +467,11 @@ fn methods(plan: &StudyPlan, results: &Results) -> Section {
          from the variant by their paired t test. The spread of the latencies over rounds is added in quadrature. An end that \
          no dense model measured bounds is left open."
             .to_owned(),
-        format!(
-            "The dense line: {}.",
-            plan.scaling_line.iter().map(|name| plan.label(name)).collect::<Vec<_>>().join(", ")
-        ),
     ];
+    if !plan.scaling_line.is_empty() {
+        let line: Vec<&str> = plan.scaling_line.iter().map(|name| plan.label(name)).collect();
+        text.push(format!("The line of dense models: {}.", line.join(", ")));
+    }
     if !plan.expected.is_empty() {
         text.push(format!("Expected time: {}.", plan.expected));
     }
@@ -671,7 +680,7 @@ mod tests {
             standard_deviation: Some(0.002),
             interval: Some(Interval { low: -0.04, high: -0.0325 }),
         };
-        let loss = |difference| difference_text(Metric::ValidLoss, difference);
+        let loss = |difference: &PairedDifference| difference_text(Metric::ValidLoss, difference);
         assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325]");
         difference.pairs = 2;
         assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325] (2 seeds)");
