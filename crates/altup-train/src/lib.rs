@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod config;
+pub mod config_changes;
 pub mod device;
 pub mod variant;
 

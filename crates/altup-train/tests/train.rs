@@ -438,3 +438,14 @@ fn sizes_lists_the_named_models() {
         assert!(lines.iter().any(|line| line.starts_with(name)), "{name}: {lines:?}");
     }
 }
+
+#[test]
+fn the_help_lists_what_people_use() {
+    let workspace = Workspace::new();
+    let help = printed_lines(&succeeds(workspace.altup(&["--help"]).output().unwrap()));
+    let lists = |command: &str| help.iter().any(|line| line.trim_start().starts_with(command));
+    assert!(lists("train ") && lists("bench "), "{help:?}");
+    // One side of a comparison, for `altup bench` alone.
+    assert!(!lists("measure "), "{help:?}");
+    succeeds(workspace.altup(&["measure", "--help"]).output().unwrap());
+}
