@@ -1,8 +1,8 @@
 //! The step loop.
 //!
 //! It stands beside burn-train's, which counts epochs and can't be resumed inside of one: here a run
-//! is a number of steps, and all that step n depends on is the model, the optimizer and n. Each step
-//! is burn-train's [`TrainStep`].
+//! is a number of steps, and all that step n depends on is the model, the optimizer, n and how many steps'
+//! worth of batches were skipped. Each step is burn-train's [`TrainStep`].
 
 use altup_data::{Batch, DataError, Mixture, Prefetcher};
 use altup_models::{LayerRouting, Noise};
@@ -12,17 +12,17 @@ use burn::tensor::Device;
 use burn::train::TrainStep;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::checkpoint::{CheckpointError, Checkpoints, RunState, Window};
-use crate::config::RunConfig;
-use crate::evaluation::evaluate_mixture;
+use crate::checkpoint::{CheckpointError, Checkpoints, Restored, RunState, Window};
+use crate::config::{OnDivergence, RunConfig};
+use crate::evaluation::Pass;
 use crate::learner::{DeviceBatch, Learner, ToDevice};
 use crate::metrics::{
-    MetricsError, MetricsLog, MetricsRow, RoutingRow, SourceEpochs, TrainRow, ValidRow,
+    MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow, ValidRow,
 };
 use crate::progress::Progress;
-use altup_optim::{global_norm, make_contiguous, scale_gradients};
+use altup_optim::{GroupError, global_norm, make_contiguous, scale_gradients};
 
 /// A run in progress.
 pub struct Trainer {
@@ -40,6 +40,8 @@ pub struct Trainer {
     pub optimizer: ModuleOptimizer,
     /// Where the run is.
     pub state: RunState,
+    /// Where the run was when its newest checkpoint was written or read.
+    pub saved: Option<RunState>,
     /// Where it saves itself.
     pub checkpoints: Checkpoints,
     /// Where its metrics go.
@@ -53,11 +55,19 @@ pub struct Trainer {
 pub enum Outcome {
     /// All steps are done.
     Finished,
-    /// It was told to stop, and saved a checkpoint at this step.
-    Stopped {
-        /// The last step done.
-        step: u64,
-    },
+    /// It was told to stop, and saved itself.
+    Stopped,
+}
+
+/// Training was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stopped;
+
+fn unless(stop: &AtomicBool) -> Result<(), Stopped> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Stopped),
+        false => Ok(()),
+    }
 }
 
 /// Why training can't go on.
@@ -65,8 +75,7 @@ pub enum Outcome {
 pub enum TrainError {
     /// The loss or the gradients are no longer numbers.
     #[error(
-        "the {quantity} is {value} at step {step}: training has diverged. {} Lower \
-         optimizer.learning_rate, lengthen schedule.warmup_steps or set optimizer.clip_norm",
+        "the {quantity} is {value} at step {step}: training has diverged. {}",
         describe(.last_good)
     )]
     Diverged {
@@ -79,6 +88,9 @@ pub enum TrainError {
         /// The step of the newest checkpoint from which training went on well.
         last_good: Option<u64>,
     },
+    /// Groups of parameters can't be formed.
+    #[error("optimizer.groups")]
+    Groups(#[from] GroupError),
     /// The data can't be prepared.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -92,53 +104,148 @@ pub enum TrainError {
 
 fn describe(last_good: &Option<u64>) -> String {
     match last_good {
-        Some(step) => format!("The checkpoint of step {step} is good."),
-        None => "No checkpoint before it is good.".into(),
+        Some(step) => format!("The checkpoint of step {step} is good"),
+        None => "No checkpoint before it is good".into(),
     }
 }
 
 impl Trainer {
-    /// Trains to the last step, or until `stop` is set.
+    /// Trains to the last step, or until `stop` is set: then it ends before the next batch, without the
+    /// step that it is in, and saves itself.
     ///
     /// # Errors
     ///
     /// If a step, a checkpoint or a line of metrics fails. What was saved before stays whole.
     pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-        let total_steps = self.config.training.steps;
-        let accumulation = self.config.training.gradient_accumulation as u64;
-        let mut batches = self.batches(self.state.step * accumulation)?;
-        // A checkpoint proves good when the step behind it has a loss: weights that a bad step ruined
-        // are numbers still.
-        let mut unproven = (self.state.step > 0).then_some(self.state.step);
-        let mut last_good = None;
-        while self.state.step < total_steps {
-            let step = self.state.step + 1;
-            let started = Instant::now();
-            let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
-            self.step(step, batches, last_good)?;
-            last_good = unproven.take().or(last_good);
-            let seconds = started.elapsed().as_secs_f64();
-            self.state.elapsed_seconds += seconds;
-            self.state.window.seconds += seconds;
-
-            let last = step == total_steps;
-            if last || step.is_multiple_of(self.config.training.log_every) {
-                self.log_window()?;
-            }
-            self.state.valid_loss = None;
-            if last || step.is_multiple_of(self.config.training.eval_every) {
-                self.validate(step, last_good)?;
-            }
-            let stopped = stop.load(Ordering::Relaxed);
-            if last || stopped || step.is_multiple_of(self.config.training.checkpoint_every) {
-                self.checkpoints.save(&self.state, &self.learner, &self.optimizer)?;
-                unproven = Some(step);
-            }
-            if stopped && !last {
-                return Ok(Outcome::Stopped { step });
+        loop {
+            match self.train_until_divergence(stop) {
+                Err(TrainError::Diverged {
+                    quantity, step, last_good: Some(last_good), ..
+                }) if self.may_roll_back() => {
+                    self.roll_back(last_good, step, quantity)?;
+                }
+                ended => return ended,
             }
         }
-        Ok(Outcome::Finished)
+    }
+
+    fn train_until_divergence(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let training = &self.config.training;
+        let (total_steps, checkpoint_every) = (training.steps, training.checkpoint_every);
+        let minutes = training.checkpoint_minutes;
+        let accumulation = training.gradient_accumulation as u64;
+        let mut batches = self.batches(self.state.data_steps() * accumulation)?;
+        let mut saved_at = Instant::now();
+        loop {
+            let step = self.state.step;
+            if self.state.validation_is_due && self.validate(stop)? == Err(Stopped) {
+                return self.stop();
+            }
+            let last = step >= total_steps;
+            let by_time = minutes > 0.0 && saved_at.elapsed().as_secs_f64() >= 60.0 * minutes;
+            if last || by_time || (step > 0 && step.is_multiple_of(checkpoint_every)) {
+                self.save()?;
+                saved_at = Instant::now();
+            }
+            if last {
+                return Ok(Outcome::Finished);
+            }
+            if unless(stop) == Err(Stopped) {
+                return self.stop();
+            }
+            let started = Instant::now();
+            let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
+            if self.step(step + 1, batches, stop)? == Err(Stopped) {
+                return self.stop();
+            }
+            self.close_step(started.elapsed())?;
+        }
+    }
+
+    /// What follows on a step: its time, the line of metrics, whether validation is due.
+    fn close_step(&mut self, time: Duration) -> Result<(), TrainError> {
+        let seconds = time.as_secs_f64();
+        self.state.elapsed_seconds += seconds;
+        self.state.window.seconds += seconds;
+        // A checkpoint proves good when the step behind it has a loss: weights that a bad step ruined
+        // are numbers still.
+        if let Some(saved) = self.saved.as_ref().filter(|saved| saved.step + 1 == self.state.step) {
+            self.state.proven = Some(saved.step);
+        }
+        let training = &self.config.training;
+        let last = self.state.step == training.steps;
+        self.state.valid_loss = None;
+        self.state.validation_is_due = last || self.state.step.is_multiple_of(training.eval_every);
+        if last || self.state.step.is_multiple_of(training.log_every) {
+            self.log_window()?;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint, unless there is one that says the same.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be written. Earlier checkpoints stay as they are.
+    pub fn save(&mut self) -> Result<(), CheckpointError> {
+        match &self.saved {
+            Some(saved) if *saved == self.state => return Ok(()),
+            // Neither model nor optimizer has changed.
+            Some(saved) if saved.step == self.state.step => {
+                self.checkpoints.restate(&self.state)?
+            }
+            _ => self.checkpoints.save(&self.state, &self.learner, &self.optimizer)?,
+        }
+        self.saved = Some(self.state.clone());
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<Outcome, TrainError> {
+        if self.state.step > 0 {
+            self.save()?;
+        }
+        Ok(Outcome::Stopped)
+    }
+
+    fn may_roll_back(&self) -> bool {
+        let training = &self.config.training;
+        training.on_divergence == OnDivergence::Rollback
+            && self.state.rollbacks < training.max_rollbacks
+    }
+
+    /// Goes back to the checkpoint of step `to` from a step at which training diverged, and passes over
+    /// the batches in between.
+    ///
+    /// A kill in between leaves a run that diverges and goes back again, in the same way: what is done
+    /// before the checkpoint is rewritten is undone at the next start.
+    fn roll_back(&mut self, to: u64, from: u64, quantity: &str) -> Result<(), TrainError> {
+        let optimizer = self.learner.optimizer(&self.config.optimizer)?;
+        let Restored { state, learner, optimizer, .. } =
+            self.checkpoints.restore(Some(to), &self.learner, &optimizer)?;
+        let learner = learner.freeze(&self.config.optimizer)?;
+        let state = RunState {
+            skipped_steps: self.state.skipped_steps + from - to,
+            rollbacks: self.state.rollbacks + 1,
+            proven: Some(to),
+            elapsed_seconds: self.state.elapsed_seconds,
+            ..state
+        };
+        self.checkpoints.remove_later(to)?;
+        self.metrics = self.metrics.reopen(to, self.state.rollbacks)?;
+        self.record(MetricsRow::Rollback(RollbackRow {
+            step: to,
+            number: state.rollbacks,
+            diverged_at: from,
+            quantity: quantity.to_owned(),
+            skipped_steps: state.skipped_steps,
+        }))?;
+        self.checkpoints.restate(&state)?;
+        self.progress.note(&format!(
+            "the {quantity} is not finite at step {from}: back to step {to}, without the batches in between"
+        ));
+        self.saved = Some(state.clone());
+        (self.state, self.learner, self.optimizer) = (state, learner, optimizer);
+        Ok(())
     }
 
     fn batches(&self, first: u64) -> Result<Prefetcher<Batch>, DataError> {
@@ -149,21 +256,25 @@ impl Trainer {
         Prefetcher::start(first, self.config.data.workers, AHEAD, make)
     }
 
-    /// One optimizer step, over the gradients of several batches.
+    /// One optimizer step, over the gradients of several batches. If it is stopped between them, all is
+    /// as it was before the step.
     fn step(
         &mut self,
         step: u64,
         batches: Vec<Batch>,
-        last_good: Option<u64>,
-    ) -> Result<(), TrainError> {
+        stop: &AtomicBool,
+    ) -> Result<Result<(), Stopped>, TrainError> {
         let targets: u64 = batches.iter().map(Batch::num_targets).sum();
         let inputs: u64 = batches.iter().map(Batch::num_inputs).sum();
-        let (loss, mut gradients) = self.gradients(step, &batches, targets);
+        let Ok(summed) = self.gradients(&batches, targets, stop) else {
+            return Ok(Err(Stopped));
+        };
+        let Summed { loss, mut gradients, routing } = summed;
         make_contiguous(&self.learner, &mut gradients);
         let norm = global_norm(&self.learner, &gradients);
         for (quantity, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
-                return Err(TrainError::Diverged { quantity, value, step, last_good });
+                return Err(self.diverged(quantity, value, step));
             }
         }
         let clip = self.config.optimizer.clip_norm;
@@ -182,26 +293,40 @@ impl Trainer {
         window.tokens += inputs + targets;
         window.grad_norm += norm;
         window.steps += 1;
-        Ok(())
+        routing.into_iter().for_each(|routing| window.add_routing(routing));
+        Ok(Ok(()))
     }
 
-    /// The summed loss of the batches, and the gradients of its mean over their `targets`.
-    fn gradients(&mut self, step: u64, batches: &[Batch], targets: u64) -> (f64, GradientsParams) {
+    fn diverged(&self, quantity: &'static str, value: f64, step: u64) -> TrainError {
+        TrainError::Diverged { quantity, value, step, last_good: self.state.proven }
+    }
+
+    /// The summed loss of the batches of the step to come, and the gradients of its mean over their
+    /// `targets`.
+    fn gradients(
+        &self,
+        batches: &[Batch],
+        targets: u64,
+        stop: &AtomicBool,
+    ) -> Result<Summed, Stopped> {
         let mut accumulator = GradientsAccumulator::new();
         let mut sum = 0.0;
+        let mut routing = Vec::new();
         for (micro_batch, batch) in (0..).zip(batches) {
+            unless(stop)?;
+            let step = self.state.data_steps() + 1;
             let noise = Noise::training(self.config.seed, step, micro_batch);
             let loss = self.config.loss.options();
             let batch = DeviceBatch { noise, loss, ..batch.to_device(targets, &self.device) };
             let output = self.config.training.precision.step(&self.learner, batch);
             sum += output.item.sum.into_scalar::<f64>();
-            self.state.window.add_routing(routing_rows(output.item.routing));
+            routing.push(routing_rows(output.item.routing));
             if batches.len() == 1 {
-                return (sum, output.grads);
+                return Ok(Summed { loss: sum, gradients: output.grads, routing });
             }
             accumulator.accumulate(&self.learner, output.grads);
         }
-        (sum, accumulator.grads())
+        Ok(Summed { loss: sum, gradients: accumulator.grads(), routing })
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
@@ -227,40 +352,53 @@ impl Trainer {
         self.record(MetricsRow::Train(row))
     }
 
-    fn validate(&mut self, step: u64, last_good: Option<u64>) -> Result<(), TrainError> {
-        let row = self.score(step);
+    /// Scores the validation data. If it is stopped between batches, nothing is recorded.
+    fn validate(&mut self, stop: &AtomicBool) -> Result<Result<(), Stopped>, TrainError> {
+        let Ok(row) = self.score(stop) else {
+            return Ok(Err(Stopped));
+        };
         // The perplexity overflows first: from a loss of 710 nats on.
         if !row.perplexity.is_finite() {
-            let (quantity, value) = ("validation perplexity", row.perplexity);
-            return Err(TrainError::Diverged { quantity, value, step, last_good });
+            return Err(self.diverged("validation perplexity", row.perplexity, row.step));
         }
         self.state.valid_loss = Some(row.loss);
+        self.state.validation_is_due = false;
         self.progress.valid(&row);
-        self.record(MetricsRow::Valid(row))
+        self.record(MetricsRow::Valid(row))?;
+        Ok(Ok(()))
     }
 
-    fn score(&self, step: u64) -> ValidRow {
+    fn score(&self, stop: &AtomicBool) -> Result<ValidRow, Stopped> {
         let precision = self.config.training.precision;
-        evaluate_mixture(
-            &Learner { model: precision.to_compute(&self.learner.model.valid()) },
-            &self.valid_data,
-            self.config.training.eval_examples,
-            self.config.training.batch_size,
-            step,
-            &self.device.clone().without_autodiff(),
-        )
+        let pass = Pass {
+            learner: &Learner { model: precision.to_compute(&self.learner.model.valid()) },
+            max_examples: self.config.training.eval_examples,
+            batch_size: self.config.training.batch_size,
+            step: self.state.step,
+            device: &self.device.clone().without_autodiff(),
+        };
+        pass.score_mixture(&self.valid_data, &mut || unless(stop))
     }
 
     /// How often the sources of a mixture have been gone through so far.
     fn epochs(&self) -> Vec<SourceEpochs> {
         let training = &self.config.training;
-        let batches = self.state.step * training.gradient_accumulation as u64;
+        let batches = self.state.data_steps() * training.gradient_accumulation as u64;
         SourceEpochs::of(&self.train_data, batches * training.batch_size as u64)
     }
 
     fn record(&mut self, row: MetricsRow) -> Result<(), TrainError> {
         Ok(self.metrics.append(&row)?)
     }
+}
+
+/// What the batches of a step come to together.
+struct Summed {
+    /// In nats.
+    loss: f64,
+    gradients: GradientsParams,
+    /// How the layers with experts routed each batch.
+    routing: Vec<Vec<RoutingRow>>,
 }
 
 fn routing_rows(routing: Vec<LayerRouting>) -> Vec<RoutingRow> {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-use super::output;
+use super::{OverwriteArgs, output};
 
 /// The split that is meant where none is named.
 const DEFAULT_SPLIT: &str = "validation";
@@ -156,6 +156,9 @@ pub(super) struct PredictionsArgs {
     /// is then not scored
     #[arg(long, value_name = "FOLDER", requires = "task")]
     submission: Option<PathBuf>,
+    /// Replace the file to hand in that is there
+    #[arg(long, requires = "submission")]
+    overwrite: bool,
 }
 
 impl PredictionsArgs {
@@ -199,6 +202,8 @@ impl PredictionsArgs {
         }
         if let Some(folder) = &self.submission {
             let submission = task.submission(split, &examples, &answers);
+            let overwrite = OverwriteArgs { overwrite: self.overwrite };
+            overwrite.check(&folder.join(&submission.file_name))?;
             let file = submission.write(folder)?;
             let invalid = match submission.invalid {
                 0 => String::new(),
