@@ -203,6 +203,9 @@ pub struct TrainingConfig {
     pub checkpoint_every: u64,
     /// Checkpoints that are kept beside the one with the best validation loss. Default: 2
     pub keep_last: usize,
+    /// Texts with <extra_id_0>, <extra_id_1>, … for blanks that the model fills at each validation, beside a few
+    /// validation examples. Default: none
+    pub prompts: Vec<String>,
 }
 
 /// Why a configuration can't be used.
@@ -300,6 +303,7 @@ impl Default for TrainingConfig {
             eval_examples: 512,
             checkpoint_every: 500,
             keep_last: 2,
+            prompts: Vec::new(),
         }
     }
 }

@@ -14,7 +14,16 @@ pub mod trainer;
 pub mod run_data;
 pub mod run_folder;
 
+pub mod coefficients;
 pub mod filling;
+pub mod machine;
+pub mod memory;
+pub mod recorder;
+pub mod samples;
+pub mod statistics;
+pub mod summary;
+pub mod tensorboard;
+pub mod token_rows;
 
 pub mod bench;
 

@@ -15,8 +15,10 @@ use crate::metrics::replace_file;
 /// metrics.jsonl    one line per row of metrics
 /// checkpoints/     step-00001200/, …
 /// model/           the trained model, a Hugging Face directory
+/// samples.jsonl    what the model wrote for the same texts at each validation
 /// summary.json     the figures of the finished run
 /// report.html      the curves, and charts/*.svg
+/// tensorboard/     event files, made of the metrics
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunFolder {
@@ -145,6 +147,16 @@ impl RunFolder {
     /// The metrics.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// What the model wrote at each validation.
+    pub fn samples(&self) -> PathBuf {
+        self.path.join("samples.jsonl")
+    }
+
+    /// TensorBoard's event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
     }
 
     /// The checkpoints.

@@ -15,13 +15,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::checkpoint::{CheckpointError, Checkpoints, RunState, Window};
+use crate::coefficients::CoefficientsRow;
 use crate::config::RunConfig;
 use crate::evaluation::evaluate_mixture;
 use crate::learner::{DeviceBatch, Learner, ToDevice};
+use crate::memory;
 use crate::metrics::{
     MetricsError, MetricsLog, MetricsRow, RoutingRow, SourceEpochs, TrainRow, ValidRow,
 };
 use crate::progress::Progress;
+use crate::recorder::{RecordError, Recorder};
 use altup_optim::{global_norm, make_contiguous, scale_gradients};
 
 /// A run in progress.
@@ -46,6 +49,8 @@ pub struct Trainer {
     pub metrics: MetricsLog,
     /// Who watches.
     pub progress: Progress,
+    /// What writes down how it goes.
+    pub recorder: Recorder,
 }
 
 /// How a call of [`Trainer::train`] ended.
@@ -88,6 +93,9 @@ pub enum TrainError {
     /// The metrics can't be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// What the model writes can't be made or written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 fn describe(last_good: &Option<u64>) -> String {
@@ -115,6 +123,7 @@ impl Trainer {
             let step = self.state.step + 1;
             let started = Instant::now();
             let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
+            self.state.window.data_wait += started.elapsed().as_secs_f64();
             self.step(step, batches, last_good)?;
             last_good = unproven.take().or(last_good);
             let seconds = started.elapsed().as_secs_f64();
@@ -182,6 +191,7 @@ impl Trainer {
         window.tokens += inputs + targets;
         window.grad_norm += norm;
         window.steps += 1;
+        window.flops += batches.iter().map(|batch| self.recorder.train_flops(batch)).sum::<f64>();
         Ok(())
     }
 
@@ -194,6 +204,7 @@ impl Trainer {
             let batch = DeviceBatch { noise, ..batch.to_device(targets, &self.device) };
             let output = self.config.training.precision.step(&self.learner, batch);
             loss += output.item.sum.into_scalar::<f64>();
+            self.progress.micro_batch(step, u64::from(micro_batch) + 1, batches.len() as u64);
             self.state.window.add_routing(routing_rows(output.item.routing));
             if batches.len() == 1 {
                 return (loss, output.grads);
@@ -210,7 +221,8 @@ impl Trainer {
 
     fn log_window(&mut self) -> Result<(), TrainError> {
         let window = std::mem::take(&mut self.state.window);
-        let Window { loss, targets, tokens, grad_norm, steps, seconds, batches, routing } = window;
+        let Window { loss, targets, tokens, grad_norm, steps, seconds, batches, .. } = window;
+        let flops_per_second = window.flops / seconds;
         let row = TrainRow {
             step: self.state.step,
             loss: loss / targets as f64,
@@ -219,7 +231,12 @@ impl Trainer {
             tokens: self.state.tokens,
             tokens_per_second: tokens as f64 / seconds,
             elapsed_seconds: self.state.elapsed_seconds,
-            routing: Window::mean_routing(routing, batches),
+            data_wait_seconds: Some(window.data_wait),
+            memory_bytes: memory::resident(),
+            peak_memory_bytes: memory::peak(),
+            flops_per_second: Some(flops_per_second),
+            peak_share: self.recorder.peak_share(flops_per_second),
+            routing: Window::mean_routing(window.routing, batches),
             epochs: self.epochs(),
         };
         self.progress.train(&row);
@@ -235,7 +252,15 @@ impl Trainer {
         }
         self.state.valid_loss = Some(row.loss);
         self.progress.valid(&row);
-        self.record(MetricsRow::Valid(row))
+        self.record(MetricsRow::Valid(row))?;
+        if let Some(row) = CoefficientsRow::of(&self.learner.model, step) {
+            self.record(MetricsRow::Coefficients(row))?;
+        }
+        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+        if let Some(warning) = self.recorder.validated(&model, step)? {
+            self.progress.note(&warning);
+        }
+        Ok(())
     }
 
     fn score(&self, step: u64) -> ValidRow {
