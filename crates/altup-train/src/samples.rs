@@ -88,8 +88,8 @@ pub fn record(path: &Path, step: u64, rows: &[SampleRow]) -> Result<(), SamplesE
 /// The texts that a run's samples are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SamplePrompts {
-    /// Tokens, without an end token.
-    texts: Vec<Vec<u32>>,
+    /// Each as people see it, and as tokens without an end token.
+    texts: Vec<(String, Vec<u32>)>,
 }
 
 impl SamplePrompts {
@@ -109,12 +109,14 @@ impl SamplePrompts {
         examples: impl IntoIterator<Item = Vec<u32>>,
         tokenizer: &TextTokenizer,
     ) -> Result<Self, DataError> {
-        let mut texts =
-            written.iter().map(|text| tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut texts = Vec::new();
+        for text in written {
+            texts.push((text.clone(), tokenizer.encode(text)?));
+        }
         for mut input in examples {
             input.truncate(Self::LONGEST);
             input.retain(|&token| token != tokenizer.eos_id());
-            texts.push(input);
+            texts.push((tokenizer.decode(&input, false)?, input));
         }
         Ok(Self { texts })
     }
@@ -130,13 +132,11 @@ impl SamplePrompts {
         tokenizer: &TextTokenizer,
         step: u64,
     ) -> Result<Vec<SampleRow>, FillError> {
-        let filled = fill(model, tokenizer, &self.texts, Self::NEW_TOKENS)?;
-        let rows = self.texts.iter().zip(filled).map(|(text, filled)| {
-            Ok(SampleRow {
-                step,
-                prompt: tokenizer.decode(text, false)?,
-                filled: tokenizer.decode(&filled.text, false)?,
-            })
+        let tokens: Vec<Vec<u32>> = self.texts.iter().map(|(_, tokens)| tokens.clone()).collect();
+        let filled = fill(model, tokenizer, &tokens, Self::NEW_TOKENS)?;
+        let rows = self.texts.iter().zip(filled).map(|((prompt, _), filled)| {
+            let filled = tokenizer.decode(&filled.text, false)?;
+            Ok(SampleRow { step, prompt: prompt.clone(), filled })
         });
         rows.collect()
     }

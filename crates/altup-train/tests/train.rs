@@ -7,7 +7,9 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use support::{Workspace, assert_same, fails, gzip, losses, names_in, parquet, rows, set, succeeds};
+use support::{
+    Workspace, assert_same, fails, gzip, losses, names_in, parquet, rows, set, succeeds,
+};
 
 /// What a command printed, which must be one line of JSON.
 fn printed_json(output: &Output) -> Value {
@@ -93,7 +95,8 @@ fn samples_show_how_the_same_blanks_are_filled() {
     let prompts = "training.prompts=[\"The <extra_id_0> of the <extra_id_1>.\"]";
     succeeds(workspace.train("run", &set(&[prompts])));
     let text = fs::read_to_string(workspace.path("run/samples.jsonl")).unwrap();
-    let samples: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let samples: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let steps: Vec<u64> = samples.iter().map(|row| row["step"].as_u64().unwrap()).collect();
     // The prompt, and three of the validation examples.
     assert_eq!(steps, [4, 8, 12].map(|step| [step; 4]).concat());
