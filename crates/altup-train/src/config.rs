@@ -243,6 +243,9 @@ pub struct TrainingConfig {
     pub on_divergence: OnDivergence,
     /// How often a run may go back before it stops. Default: 3
     pub max_rollbacks: u64,
+    /// Texts with <extra_id_0>, <extra_id_1>, … for blanks that the model fills at each validation, beside a few
+    /// validation examples. Default: none
+    pub prompts: Vec<String>,
 }
 
 /// What to do when training has diverged.
@@ -358,6 +361,7 @@ impl Default for TrainingConfig {
             keep_last: 2,
             on_divergence: OnDivergence::Stop,
             max_rollbacks: 3,
+            prompts: Vec::new(),
         }
     }
 }

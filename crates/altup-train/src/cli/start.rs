@@ -11,6 +11,7 @@ use altup_train::device::DeviceName;
 use altup_train::learner::Learner;
 use altup_train::metrics::MetricsLog;
 use altup_train::progress::{Progress, ProgressMode};
+use altup_train::recorder::Recorder;
 use altup_train::run_data::{RunData, identify_texts};
 use altup_train::run_folder::{NewRun, OpenRun, RunFolder, RunLock};
 use altup_train::run_record::{HistoryRow, RunRecord};
@@ -95,7 +96,7 @@ impl Start<'_> {
             checkpoints: Checkpoints::new(folder.checkpoints(), config.training.keep_last),
             metrics: MetricsLog::create(&folder.metrics())?,
         };
-        let mut trainer = parts.trainer(config, device, &data, progress)?;
+        let mut trainer = parts.trainer(config, device, &model_config, &data, progress)?;
         if trainer.config.model.init.is_some() {
             // From here on, the model's directory is no longer needed.
             trainer.save()?;
@@ -214,7 +215,7 @@ impl Start<'_> {
         };
         let saved = is_restored.then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
-        let trainer = parts.trainer(config, device, &data, progress)?;
+        let trainer = parts.trainer(config, device, &model_config, &data, progress)?;
         Ok(Running { folder, _lock: lock, backend, model_config, data, trainer, stop })
     }
 
@@ -268,6 +269,7 @@ impl Parts {
         self,
         config: RunConfig,
         device: Device,
+        model_config: &T5Config,
         data: &RunData,
         progress: Progress,
     ) -> anyhow::Result<Trainer> {
@@ -284,6 +286,7 @@ impl Parts {
             checkpoints,
             metrics,
             progress,
+            recorder: Recorder::new(model_config.clone()),
         })
     }
 }
