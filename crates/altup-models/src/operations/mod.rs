@@ -9,7 +9,9 @@
 pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod embedding;
 pub mod gated_gelu;
+pub mod position_bias;
 pub mod project;
 pub mod rms_norm;
 
