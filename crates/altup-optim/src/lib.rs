@@ -3,8 +3,11 @@
 pub mod adafactor;
 pub mod adamw;
 mod gradients;
+pub mod square_sum;
 
-pub use gradients::{GradientMap, global_norm, make_contiguous, map_gradients, scale_gradients};
+pub use gradients::{
+    GradientMap, global_norm, global_square_sum, make_contiguous, map_gradients, scale_gradients,
+};
 
 use adafactor::Adafactor;
 use adamw::AdamW;
@@ -146,7 +149,8 @@ mod tests {
             Tensor::<2>::from_data(values, &device).cast(DType::F16).into_data()
         };
         let vector = || TensorData::from([1f32]);
-        let model = parameters(half([[1.0, 2.0], [3.0, 4.0]]), vector(), &device.clone().autodiff());
+        let model =
+            parameters(half([[1.0, 2.0], [3.0, 4.0]]), vector(), &device.clone().autodiff());
         let grads = gradients(&model, half([[1e-4, -1e-4], [1e-4, -1e-4]]), vector());
         let model = OptimizerConfig::default().init().step(0.01, model, grads);
         let found = model.matrix.val();
