@@ -22,6 +22,7 @@ mod generation;
 
 mod cost;
 mod directory;
+mod hub;
 mod parameters;
 mod tensors;
 mod weight_files;
@@ -48,6 +49,9 @@ pub use generation::{
     BeamSearch, Decode, EarlyStopping, Generated, GenerationConfig, GenerationError, Generator,
     LogitsProcessor, PartialTarget, Sampling, Strategy, TokenStream, generate, stream,
 };
+pub use hub::{DownloadProgress, HubError, HubName};
+#[cfg(feature = "hub")]
+pub use hub::{Hub, HubSettings};
 pub use loss::{correct_tokens, cross_entropy_sum, cross_entropy_sum_with};
 pub use masks::{HIDDEN, causal_bias, padding_bias};
 pub use mixture_of_experts::{Experts, LayerRouting, MixtureOfExperts, MixtureOfExpertsConfig};
