@@ -16,7 +16,7 @@ pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const SENTENCEPIECE: &str = "spiece.model";
 /// A larger file is no description of a model.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A Hugging Face model directory: `config.json`, `model.safetensors` (or shards of it with an
 /// index), and beside them a `tokenizer.json` or a `spiece.model`.
@@ -367,7 +367,7 @@ fn describe(config: &T5Config, dtype: FloatType) -> io::Result<serde_json::Value
     Ok(json)
 }
 
-fn write_json(path: &Path, json: &serde_json::Value) -> io::Result<()> {
+pub(crate) fn write_json(path: &Path, json: &serde_json::Value) -> io::Result<()> {
     let partial = path.with_extension("json.partial");
     let mut file = File::create(&partial)?;
     file.write_all((serde_json::to_string_pretty(&json)? + "\n").as_bytes())?;

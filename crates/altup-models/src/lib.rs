@@ -24,6 +24,7 @@ mod cost;
 mod directory;
 mod hub;
 mod parameters;
+mod python;
 mod tensors;
 mod weight_files;
 mod widen;
@@ -62,6 +63,7 @@ pub use parameters::{
     AttentionKind, ParameterInfo, ParameterMapper, ParameterVisitor, Role, Stack, freeze,
     map_parameters, num_parameters, parameters, unfreeze, visit_parameters,
 };
+pub use python::PYTHON_MODULE;
 pub use relative_position_bias::{
     RelativePositionBias, RelativePositionBiasConfig, relative_position_bucket,
 };
