@@ -118,8 +118,7 @@ pub(crate) fn read(path: &Path) -> tokenizers::Result<Tokenizer> {
     }
     let unigram = Unigram::from(pieces.vocabulary, Some(pieces.unknown), trainer.byte_fallback())?;
     let space = if normalizer.escape_whitespaces() { WORD_START } else { ' ' };
-    let words =
-        |scheme| Metaspace::new(space, scheme, trainer.split_by_whitespace());
+    let words = |scheme| Metaspace::new(space, scheme, trainer.split_by_whitespace());
     let mut tokenizer = Tokenizer::new(unigram);
     tokenizer
         .with_normalizer(Some(Normalizers::new(normalization(&normalizer, space)?)))
@@ -161,8 +160,9 @@ fn extra_ids(spiece: &Path) -> tokenizers::Result<usize> {
     }
     let named = |error: tokenizers::Error| format!("{}: {error}", path.display());
     let bytes = read_at_most(&path, MAX_CONFIG_BYTES).map_err(named)?;
+    let mut json = serde_json::Deserializer::from_slice(&bytes);
     let config: TokenizerConfig =
-        serde_json::from_slice(&bytes).map_err(|error| named(error.into()))?;
+        serde_path_to_error::deserialize(&mut json).map_err(|error| named(error.into()))?;
     match config.extra_ids.unwrap_or(NUM_SENTINELS) {
         count @ ..=10_000 => Ok(count),
         count => Err(named(format!("extra_ids must be at most 10000, not {count}").into()).into()),
@@ -204,15 +204,18 @@ impl Pieces {
             } else {
                 match kind {
                     PieceType::Unknown if unknown.is_some() => {
-                        return Err(format!("its piece {id}, {text:?}, is a second unknown one").into());
+                        return Err(
+                            format!("its piece {id}, {text:?}, is a second unknown one").into()
+                        );
                     }
                     PieceType::Unknown => {
                         unknown = Some(id);
                         special.push(AddedToken::from(text.clone(), true));
                     }
                     PieceType::Control => special.push(AddedToken::from(text.clone(), true)),
-                    PieceType::UserDefined => user_defined
-                        .push(AddedToken::from(text.clone(), false).normalized(false)),
+                    PieceType::UserDefined => {
+                        user_defined.push(AddedToken::from(text.clone(), false).normalized(false))
+                    }
                     PieceType::Normal | PieceType::Byte | PieceType::Unused => {}
                 }
             }
@@ -331,7 +334,10 @@ mod tests {
     #[test]
     fn fields_that_are_missing_have_their_defaults() {
         let tokenizer = load(
-            &[piece("\u{2581}", PieceType::Normal), Piece { text: Some("a".into()), ..Piece::default() }],
+            &[
+                piece("\u{2581}", PieceType::Normal),
+                Piece { text: Some("a".into()), ..Piece::default() },
+            ],
             &[],
         )
         .unwrap();
@@ -346,11 +352,17 @@ mod tests {
         let not_finite = Piece { score: Some(f32::NAN), ..piece("a", PieceType::Normal) };
         let of_no_type = Piece { kind: Some(9), ..piece("a", PieceType::Normal) };
         for (pieces, message) in [
-            (vec![piece("a", PieceType::Normal), piece("a", PieceType::Normal)], "it has the piece \"a\" twice"),
+            (
+                vec![piece("a", PieceType::Normal), piece("a", PieceType::Normal)],
+                "it has the piece \"a\" twice",
+            ),
             (vec![piece("", PieceType::Normal)], "its piece 3 is \"\" with the score -1"),
             (vec![not_finite], "its piece 3 is \"a\" with the score NaN"),
             (vec![piece("?", PieceType::Unknown)], "its piece 3, \"?\", is a second unknown one"),
-            (vec![piece("a", PieceType::Unused)], "its piece 3, \"a\", is of type 5, which is not supported"),
+            (
+                vec![piece("a", PieceType::Unused)],
+                "its piece 3, \"a\", is of type 5, which is not supported",
+            ),
             (vec![of_no_type], "its piece 3, \"a\", is of type 9, which is not supported"),
         ] {
             assert_eq!(load(&pieces, &[]).unwrap_err().to_string(), message);
@@ -377,7 +389,8 @@ mod tests {
             })
         };
         let b = piece("b", PieceType::Normal);
-        let tokenizer = load(&[piece("\u{2581}", PieceType::Normal), b.clone()], &whole(0)).unwrap();
+        let tokenizer =
+            load(&[piece("\u{2581}", PieceType::Normal), b.clone()], &whole(0)).unwrap();
         assert_eq!(tokenizer.encode("a", false).unwrap().get_ids(), [3, 4]);
 
         let outside = charsmap(|units| units[0] = 1 << 10 << 9);

@@ -157,7 +157,10 @@ fn a_download_that_was_cut_off_goes_on_where_it_stopped() {
         site.server.requests();
         assert_eq!(site.get(NAME).unwrap(), folder, "{number}");
         let asked = site.server.requests();
-        assert!(asked.contains(&format!("cdn/{NAME}/model.safetensors from {received}")), "{asked:?}");
+        assert!(
+            asked.contains(&format!("cdn/{NAME}/model.safetensors from {received}")),
+            "{asked:?}"
+        );
         assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights());
         assert!(!names(&site.path("blobs")).iter().any(|name| name.ends_with(".part")));
     }
@@ -177,9 +180,12 @@ fn a_server_that_sends_all_again_is_fine() {
 fn what_an_interrupted_process_left_is_checked() {
     let whole_part = weights();
     let longer = [&whole_part[..], b"more"].concat();
-    for (part, is_good) in
-        [(whole_part.clone(), true), (longer, true), (vec![7; 1000], false), (vec![7; 400_000], false)]
-    {
+    for (part, is_good) in [
+        (whole_part.clone(), true),
+        (longer, true),
+        (vec![7; 1000], false),
+        (vec![7; 400_000], false),
+    ] {
         let site = Site::new(&[(NAME, whole())]);
         let path = site.path("blobs").join(sha256(&weights())).with_extension("part");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -187,7 +193,9 @@ fn what_an_interrupted_process_left_is_checked() {
         if !is_good {
             let error = site.get(NAME).unwrap_err();
             assert!(matches!(error, HubError::Damaged { .. }), "{error}");
-            assert!(error.to_string().contains("model.safetensors of google/flan-t5-tiny was damaged"));
+            assert!(
+                error.to_string().contains("model.safetensors of google/flan-t5-tiny was damaged")
+            );
         }
         let folder = site.get(NAME).unwrap();
         assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights(), "{}", part.len());
@@ -219,7 +227,10 @@ fn a_new_commit_is_followed_and_costs_what_changed() {
     // The weights are asked for their first byte, which is how their hash is learnt, and are there already.
     let asked = site.server.requests();
     let weights: Vec<&String> = asked.iter().filter(|path| path.contains("safetensors")).collect();
-    assert!(!weights.is_empty() && weights.iter().all(|path| path.ends_with(" from 0")), "{asked:?}");
+    assert!(
+        !weights.is_empty() && weights.iter().all(|path| path.ends_with(" from 0")),
+        "{asked:?}"
+    );
     // The old commit can still be named.
     assert_eq!(site.get_offline(&format!("{NAME}@{COMMIT}")).unwrap(), old);
     assert_eq!(site.get_offline(NAME).unwrap(), new);
@@ -251,7 +262,10 @@ fn shards_and_sentencepiece_models_are_fetched() {
     assert_eq!(ModelDirectory::new(&folder).tokenizer(), folder.join("spiece.model"));
     fs::remove_file(folder.join("model-2.safetensors")).unwrap();
     let error = site.get_offline("sharded").unwrap_err();
-    assert!(error.to_string().contains("lacks model-2.safetensors; HF_HUB_OFFLINE is set"), "{error}");
+    assert!(
+        error.to_string().contains("lacks model-2.safetensors; HF_HUB_OFFLINE is set"),
+        "{error}"
+    );
     let error = site.get("lacking").unwrap_err();
     assert!(error.to_string().contains("has no model-2.safetensors"), "{error}");
 }
@@ -262,16 +276,29 @@ fn what_cannot_be_had_is_said_with_the_reason() {
     let site = Site::new(&[
         (NAME, whole()),
         ("a/gated", gated),
-        ("a/torch", model(&[("config.json", b"{}"), ("tokenizer.json", b"{}"), ("pytorch_model.bin", b"0")])),
+        (
+            "a/torch",
+            model(&[
+                ("config.json", b"{}"),
+                ("tokenizer.json", b"{}"),
+                ("pytorch_model.bin", b"0"),
+            ]),
+        ),
         ("a/bert", model(&[("model.safetensors", b""), ("vocab.txt", b"")])),
     ]);
     let says = |error: HubError, words: &[&str]| {
         let message = error.to_string();
-        assert!(words.iter().all(|word| message.contains(word)), "{message:?} does not say {words:?}");
+        assert!(
+            words.iter().all(|word| message.contains(word)),
+            "{message:?} does not say {words:?}"
+        );
         assert!(!message.contains("hf_mine"), "{message}");
     };
     let endpoint = site.server.endpoint.as_str();
-    says(site.get("a/b").unwrap_err(), &["no directory \"a/b\"", "no model of this name on", endpoint]);
+    says(
+        site.get("a/b").unwrap_err(),
+        &["no directory \"a/b\"", "no model of this name on", endpoint],
+    );
     says(
         site.get(&format!("{NAME}@v2")).unwrap_err(),
         &["google/flan-t5-tiny on", "no branch, tag or commit \"v2\""],
@@ -279,10 +306,12 @@ fn what_cannot_be_had_is_said_with_the_reason() {
     says(site.get("a/gated").unwrap_err(), &["a/gated", "401", "HF_TOKEN", "accept its terms"]);
     says(site.get("a/torch").unwrap_err(), &["a/torch", "pytorch_model.bin", "save_pretrained"]);
     says(site.get("a/bert").unwrap_err(), &["a/bert on", "has no config.json"]);
-    says(site.get_offline(NAME).unwrap_err(), &["no model of this name in", "HF_HUB_OFFLINE is set"]);
+    says(
+        site.get_offline(NAME).unwrap_err(),
+        &["no model of this name in", "HF_HUB_OFFLINE is set"],
+    );
 
-    let with_token =
-        |token: &str| HubSettings { token: Some(token.to_owned()), ..site.settings() };
+    let with_token = |token: &str| HubSettings { token: Some(token.to_owned()), ..site.settings() };
     says(site.get_with("a/gated", with_token("hf_other")).unwrap_err(), &["a/gated", "401"]);
     site.get_with("a/gated", with_token("hf_mine")).unwrap();
 

@@ -73,7 +73,9 @@ fn every_command_takes_a_name_for_a_model() {
     assert!(read("found") == read("expected"));
     assert_eq!(names_in(&ws.path("copy-of-found")), names_in(&ws.path("copy-of-expected")));
     for file in names_in(&ws.path("copy-of-found")) {
-        assert!(read(&format!("copy-of-found/{file}")) == read(&format!("copy-of-expected/{file}")));
+        assert!(
+            read(&format!("copy-of-found/{file}")) == read(&format!("copy-of-expected/{file}"))
+        );
     }
 }
 
@@ -96,7 +98,10 @@ fn what_cannot_be_had_is_one_error_and_a_cut_off_download_goes_on() {
     let message = fails(inspect(NAME, &offline));
     assert!(message.contains(NAME) && message.contains("HF_HUB_OFFLINE is set"), "{message}");
     let message = fails(inspect("someone/else", &[]));
-    assert!(message.contains("no directory \"someone/else\", and no model of this name"), "{message}");
+    assert!(
+        message.contains("no directory \"someone/else\", and no model of this name"),
+        "{message}"
+    );
     let message = fails(inspect("runs/not/there", &[]));
     assert!(message.contains("runs/not/there is neither a model directory nor"), "{message}");
 

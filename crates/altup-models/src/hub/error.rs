@@ -96,7 +96,9 @@ pub enum HubError {
         file: String,
     },
     /// The hub can't be reached, or answers with an error.
-    #[error("cannot get {what} from {endpoint} (with HF_HUB_OFFLINE=1, a copy in the cache is used)")]
+    #[error(
+        "cannot get {what} from {endpoint} (with HF_HUB_OFFLINE=1, a copy in the cache is used)"
+    )]
     Unreachable {
         /// The hub.
         endpoint: String,
@@ -116,7 +118,9 @@ pub enum HubError {
         problem: String,
     },
     /// A download ended early.
-    #[error("the download of {what} ended after {received} of {size} bytes; the same command again goes on from there")]
+    #[error(
+        "the download of {what} ended after {received} of {size} bytes; the same command again goes on from there"
+    )]
     Interrupted {
         /// The model and the file.
         what: String,
@@ -128,7 +132,9 @@ pub enum HubError {
         source: Option<io::Error>,
     },
     /// A file was downloaded whole, but isn't what the hub says it is.
-    #[error("{what} was damaged on its way: its SHA-256 is {found}, not {expected}. It is thrown away; try again")]
+    #[error(
+        "{what} was damaged on its way: its SHA-256 is {found}, not {expected}. It is thrown away; try again"
+    )]
     Damaged {
         /// The model and the file.
         what: String,

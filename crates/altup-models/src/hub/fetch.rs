@@ -58,13 +58,13 @@ impl Hub {
     ) -> Result<ModelDirectory, HubError> {
         let cached = CachedModel::new(&self.settings.cache, name);
         let folder = match self.settings.offline {
-            true => self.from_cache(&cached, name)?,
+            true => self.offline(&cached, name)?,
             false => Online::new(self, name)?.fetch(&cached, progress)?,
         };
         Ok(ModelDirectory::new(folder))
     }
 
-    fn from_cache(&self, cached: &CachedModel, name: &HubName) -> Result<PathBuf, HubError> {
+    fn offline(&self, cached: &CachedModel, name: &HubName) -> Result<PathBuf, HubError> {
         let cache = || self.settings.cache.clone();
         let Some(commit) = cached.commit() else {
             return Err(HubError::Offline { name: name.to_string(), cache: cache() });
@@ -152,7 +152,8 @@ impl<'a> Online<'a> {
         if let Some(token) = &self.settings.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let unreachable = |source: ureq::Error| self.unreachable(name.to_string(), source.into());
+        let what = format!("{:?}, which is no directory,", name.to_string());
+        let unreachable = |source: ureq::Error| self.unreachable(what.clone(), source.into());
         let response = request.config().http_status_as_error(false).build().call();
         let mut response = response.map_err(unreachable)?;
         let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());

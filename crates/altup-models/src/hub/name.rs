@@ -16,8 +16,7 @@ impl HubName {
     /// Reads a name; none if the hub could not have a model of this name. The rules are those of Python's
     /// `huggingface_hub`.
     pub fn parse(name: &str) -> Option<Self> {
-        let (repository, revision) =
-            name.split_once('@').unwrap_or((name, Self::DEFAULT_REVISION));
+        let (repository, revision) = name.split_once('@').unwrap_or((name, Self::DEFAULT_REVISION));
         let mut parts = repository.split('/');
         let well_formed = parts.by_ref().take(2).all(|part| {
             let inner = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -28,9 +27,9 @@ impl HubName {
             || repository.ends_with(".git")
             || repository.len() > Self::MAX_LENGTH;
         // It becomes a path in the cache.
-        let is_revision = revision
-            .split('/')
-            .all(|part| !part.is_empty() && !part.starts_with('.') && part.chars().all(is_name_character));
+        let is_revision = revision.split('/').all(|part| {
+            !part.is_empty() && !part.starts_with('.') && part.chars().all(is_name_character)
+        });
         (well_formed && !forbidden && is_revision)
             .then(|| Self { repository: repository.into(), revision: revision.into() })
     }
@@ -78,8 +77,28 @@ mod tests {
         }
         let long = "a".repeat(97);
         for path in [
-            "", ".", "..", "./t5", "../t5", "/models/t5", "runs/a/b", "runs/", "~/t5", "a--b", "a..b", "-a",
-            "a.", "a b", "a/b.git", "a/b@", "a/b@../c", "a/b@/c", "a/b@.hidden", "a\\b", "é", &long,
+            "",
+            ".",
+            "..",
+            "./t5",
+            "../t5",
+            "/models/t5",
+            "runs/a/b",
+            "runs/",
+            "~/t5",
+            "a--b",
+            "a..b",
+            "-a",
+            "a.",
+            "a b",
+            "a/b.git",
+            "a/b@",
+            "a/b@../c",
+            "a/b@/c",
+            "a/b@.hidden",
+            "a\\b",
+            "é",
+            &long,
         ] {
             assert_eq!(HubName::parse(path), None, "{path}");
         }

@@ -100,7 +100,8 @@ mod tests {
 
     fn settings(variables: &[(&str, &str)]) -> HubSettings {
         let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
-        HubSettings::from_variables(|name| find(name).map(|(_, value)| (*value).to_owned())).unwrap()
+        HubSettings::from_variables(|name| find(name).map(|(_, value)| (*value).to_owned()))
+            .unwrap()
     }
 
     #[test]
@@ -128,7 +129,10 @@ mod tests {
         };
         assert_eq!(token(&[]).as_deref(), Some("of the file"));
         assert_eq!(token(&[("HF_TOKEN", "mine ")]).as_deref(), Some("mine"));
-        assert_eq!(token(&[("HF_TOKEN_PATH", other.to_str().unwrap())]).as_deref(), Some("of another"));
+        assert_eq!(
+            token(&[("HF_TOKEN_PATH", other.to_str().unwrap())]).as_deref(),
+            Some("of another")
+        );
         // The cache may be elsewhere; the token stays.
         assert_eq!(token(&[("HF_HUB_CACHE", "/c")]).as_deref(), Some("of the file"));
         assert_eq!(token(&[("HF_TOKEN", "mine"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
@@ -138,8 +142,13 @@ mod tests {
     #[test]
     fn switches_and_addresses() {
         assert_eq!(settings(&[("HOME", "/u")]).endpoint, "https://huggingface.co");
-        assert_eq!(settings(&[("HF_ENDPOINT", "http://localhost:1/")]).endpoint, "http://localhost:1");
-        for (value, offline) in [("1", true), ("on", true), ("True", true), ("0", false), ("", false)] {
+        assert_eq!(
+            settings(&[("HF_ENDPOINT", "http://localhost:1/")]).endpoint,
+            "http://localhost:1"
+        );
+        for (value, offline) in
+            [("1", true), ("on", true), ("True", true), ("0", false), ("", false)]
+        {
             assert_eq!(settings(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value}");
         }
         assert!(settings(&[("TRANSFORMERS_OFFLINE", "yes")]).offline);

@@ -36,8 +36,13 @@ impl Transfer<'_> {
             fs::create_dir_all(folder).map_err(error)?;
         }
         let mut options = OpenOptions::new();
-        let mut file =
-            options.create(true).truncate(false).read(true).write(true).open(&part).map_err(error)?;
+        let mut file = options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&part)
+            .map_err(error)?;
         let mut received = file.metadata().map_err(error)?.len();
         if received > self.size {
             received = 0;

@@ -3,8 +3,7 @@
 use altup_models::DownloadProgress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-const TEMPLATE: &str =
-    "{msg} {bar:24.cyan/blue} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+const TEMPLATE: &str = "{msg} {bar:24.cyan/blue} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
 
 /// The bar of the file that is being downloaded. Elsewhere than on a terminal nothing is shown.
 #[derive(Default)]
