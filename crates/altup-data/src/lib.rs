@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod corpus;
+mod sentencepiece;
 pub mod tokenizer;
 
 pub mod store;

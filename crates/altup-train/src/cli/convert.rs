@@ -17,7 +17,7 @@ use super::{BackendArgs, OverwriteArgs, output};
 /// directory, its numbers into another type
 #[derive(Args)]
 pub(super) struct ConvertArgs {
-    /// A model directory, or the folder of a run
+    /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// A checkpoint of the run in place of its trained model: a step, or `last`
@@ -38,6 +38,9 @@ pub(super) struct ConvertArgs {
     /// Split the weights into files of at most this many megabytes, with an index
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..))]
     max_shard_size: Option<u64>,
+    /// Add the Python module that opens the directory in Hugging Face transformers
+    #[arg(long)]
+    with_python: bool,
     #[command(flatten)]
     overwrite: OverwriteArgs,
     #[command(flatten)]
@@ -82,7 +85,7 @@ pub(super) fn run(args: ConvertArgs) -> anyhow::Result<()> {
     };
     let max_shard_bytes = args.max_shard_size.map(|megabytes| megabytes * 1_000_000);
     let options = SaveOptions { dtype, max_shard_bytes };
-    save(&args.output, &config, &model, &options, &companions)?;
+    save(&args.output, &config, &model, &options, &companions, args.with_python)?;
     Ok(output::line(&format!(
         "{}: {}, {} parameters, {dtype}",
         args.output.display(),
@@ -150,6 +153,7 @@ fn save(
     model: &T5,
     options: &SaveOptions,
     companions: &Path,
+    with_python: bool,
 ) -> anyhow::Result<()> {
     let error = || format!("cannot write {}", path.display());
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -159,7 +163,11 @@ fn save(
     let partial =
         tempfile::Builder::new().prefix(".partial-").tempdir_in(parent).with_context(error)?;
     let whole = partial.path().join("whole");
-    ModelDirectory::new(&whole).save_as(config, model, options)?;
+    let directory = ModelDirectory::new(&whole);
+    directory.save_as(config, model, options)?;
+    if with_python {
+        directory.add_python()?;
+    }
     for name in COMPANIONS {
         let file = companions.join(name);
         if file.exists() {

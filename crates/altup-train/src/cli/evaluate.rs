@@ -18,7 +18,7 @@ use super::{BackendArgs, CacheArgs, PrecisionArgs, output};
 /// benchmark task
 #[derive(Args)]
 pub(super) struct EvaluateArgs {
-    /// A model directory, or the folder of a run
+    /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
     #[arg(long, value_name = "DIR", required_unless_present = "task")]
     model: Option<PathBuf>,
     #[command(flatten)]

@@ -15,7 +15,7 @@ use super::{BackendArgs, OverwriteArgs, PrecisionArgs};
 /// There is no dropout.
 #[derive(Args)]
 pub(super) struct ForwardArgs {
-    /// A model directory, or the folder of a run
+    /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// A JSON file {"input_ids": [[…]], "labels": [[…]]}; 0 pads both, and shorter rows are padded

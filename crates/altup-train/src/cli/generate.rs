@@ -17,7 +17,7 @@ use super::{BackendArgs, PrecisionArgs, output};
 /// Fill the blanks of texts: `altup generate --model DIR "The <extra_id_0> sat on the mat."`
 #[derive(Args)]
 pub(super) struct GenerateArgs {
-    /// A model directory, or the folder of a run
+    /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// The texts, with <extra_id_0>, <extra_id_1>, … for the blanks [default: the lines of standard

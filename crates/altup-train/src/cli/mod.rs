@@ -4,6 +4,7 @@ mod backends;
 mod bench;
 mod convert;
 mod data;
+mod download;
 mod evaluate;
 mod forward;
 mod generate;

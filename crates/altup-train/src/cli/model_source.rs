@@ -1,11 +1,13 @@
-//! The model that a command works on: a model directory, or the trained model of a run.
+//! The model that a command works on: a model directory, the trained model of a run, or a model on the hub.
 
 use altup_data::TextTokenizer;
-use altup_models::{ModelDirectory, T5, T5Config};
+use altup_models::{HubName, ModelDirectory, T5, T5Config};
 use altup_train::run_folder::RunFolder;
 use anyhow::Context;
 use burn::tensor::Device;
 use std::path::{Path, PathBuf};
+
+use super::download::DownloadBars;
 
 /// Where a model lies.
 pub(super) struct ModelSource {
@@ -16,10 +18,17 @@ pub(super) struct ModelSource {
 }
 
 impl ModelSource {
-    /// The model at `path`: that of a run, where `path` is the folder of one.
+    /// The model at `path`: that of a run, where `path` is the folder of one; that of this name on the hub, where
+    /// there is nothing.
     pub(super) fn find(path: &Path) -> anyhow::Result<Self> {
         if path.join("config.json").exists() {
             return Ok(Self { directory: path.to_owned(), run: None });
+        }
+        let name = path.to_str().filter(|name| !path.exists() && HubName::parse(name).is_some());
+        if let Some(name) = name {
+            let mut bars = DownloadBars::default();
+            let directory = ModelDirectory::find(name, &mut |progress| bars.show(progress))?;
+            return Ok(Self { directory: directory.path().to_owned(), run: None });
         }
         let (run, _) = RunFolder::open(path).with_context(|| {
             format!("{} is neither a model directory nor the folder of a run", path.display())
