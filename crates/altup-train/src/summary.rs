@@ -15,7 +15,7 @@ use crate::report::Fact;
 pub struct Summary {
     /// The folder of the run.
     pub run: PathBuf,
-    /// What was trained, such as `tiny-altup2`.
+    /// What was trained, such as `tiny-altup-k2`.
     pub model: String,
     /// Parameters of the model.
     pub parameters: u64,
