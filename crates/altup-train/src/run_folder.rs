@@ -44,6 +44,8 @@ pub struct RunFolder {
 }
 
 const RECORD: &str = "run.json";
+/// The record while it is written, which is the first file of a run.
+const FIRST_PARTIAL: &str = "run.json.partial";
 const LOCK: &str = "run.lock";
 const CONFIG: &str = "config.toml";
 
@@ -184,13 +186,7 @@ impl RunFolder {
         let path = self.record_path();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let path = self.path.clone();
-                return Err(match self.config().exists() {
-                    true => RunFolderError::BeforeRecords { path },
-                    false => RunFolderError::NotARun { path },
-                });
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.not_a_run()),
             Err(source) => return Err(RunFolderError::File { path, source }),
         };
         let damaged = |source| RunFolderError::Record { path: path.clone(), source };
@@ -528,18 +524,19 @@ impl NewRun {
         }
         let folder = RunFolder { path: path.to_owned() };
         let is_run = || folder.record_path().exists();
-        // A lock in a folder of other things would be the first of ours in it.
-        if !is_run() && !folder.is_empty().map_err(at(path))? {
-            let path = path.to_owned();
-            return Err(match folder.config().exists() {
-                true => RunFolderError::BeforeRecords { path },
-                false => RunFolderError::NotARun { path },
-            });
+        // A lock is the first thing in a run's folder, and isn't put into a folder of other things. Another
+        // process may be putting it there: what is in the folder is looked at before the lock.
+        let is_empty = folder.is_empty().map_err(at(path))?;
+        if !is_empty && !is_run() && !path.join(LOCK).exists() {
+            return Err(folder.not_a_run());
         }
         let lock = RunLock::take(path)?;
         // Now nobody else changes it.
         if RunFolder::is_begun(path) && !overwrite {
             return Err(RunFolderError::Exists { path: path.to_owned() });
+        }
+        if !is_run() && !folder.is_empty().map_err(at(path))? {
+            return Err(folder.not_a_run());
         }
         let replaces = is_run();
         Ok(Self { folder, lock, is_made: false, replaces, is_begun: false })
@@ -602,14 +599,24 @@ impl NewRun {
 }
 
 impl RunFolder {
-    /// Whether the folder has nothing in it but a lock.
+    /// Whether the folder has nothing in it but a lock, and what a run leaves that is killed with its
+    /// first file.
     fn is_empty(&self) -> io::Result<bool> {
         for entry in fs::read_dir(&self.path)? {
-            if entry?.file_name() != LOCK {
+            let name = entry?.file_name();
+            if name != LOCK && name != FIRST_PARTIAL {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    fn not_a_run(&self) -> RunFolderError {
+        let path = self.path.clone();
+        match self.config().exists() {
+            true => RunFolderError::BeforeRecords { path },
+            false => RunFolderError::NotARun { path },
+        }
     }
 }
 
@@ -620,6 +627,7 @@ impl Drop for NewRun {
         }
         // While the folder is held. Where this fails, what is left is a run that was never begun.
         let _ = self.folder.remove_contents();
+        let _ = remove(&self.folder.path.join(FIRST_PARTIAL));
         let _ = remove(&self.folder.record_path());
         let _ = remove(&self.folder.path.join(LOCK));
         if self.is_made {
