@@ -119,7 +119,7 @@ mod tests {
         let other = assign(&["training.steps=9"]);
         let differences = RunConfig::tiny_altup().differences(&other);
         let shown: Vec<String> = differences.iter().map(Difference::to_string).collect();
-        assert_eq!(shown, ["training.steps (600 → 9)"]);
+        assert_eq!(shown, ["training.steps (1200 → 9)"]);
         let mut dense = RunConfig::tiny_altup();
         dense.model.altup = None;
         assert_eq!(RunConfig::tiny_altup().differences(&dense).len(), 1);

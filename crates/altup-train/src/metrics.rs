@@ -276,7 +276,7 @@ pub enum MetricsError {
         /// The step of the row.
         step: u64,
         /// The refused row.
-        row: MetricsRow,
+        row: Box<MetricsRow>,
     },
 }
 
@@ -338,7 +338,7 @@ impl MetricsLog {
     pub fn append(&mut self, row: &MetricsRow) -> Result<(), MetricsError> {
         // serde_json would write `null`, and the file could not be read again.
         if !row.is_finite() {
-            return Err(MetricsError::NotFinite { step: row.step(), row: row.clone() });
+            return Err(MetricsError::NotFinite { step: row.step(), row: Box::new(row.clone()) });
         }
         line(row)
             .and_then(|line| self.file.write_all(line.as_bytes()))

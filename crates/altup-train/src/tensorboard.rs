@@ -194,7 +194,7 @@ enum WireType {
 }
 
 fn put_key(buffer: &mut Vec<u8>, field: u64, wire_type: WireType) {
-    put_varint(buffer, field << 3 | wire_type as u64);
+    put_varint(buffer, (field << 3) | wire_type as u64);
 }
 
 /// Seven bits a byte, the lowest first; all but the last have their highest bit set.
@@ -259,7 +259,7 @@ mod tests {
         files.map(|(_, path)| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
     }
 
-    /// The bytes as TensorBoard 2.20's own `EventFileWriter` and TensorFlow's `crc32c` make them.
+    /// By hand. `scripts/tensorboard/check.py` has TensorBoard itself read a whole file.
     #[test]
     fn records_are_laid_out_as_tensorflow_does() {
         let mut file = Vec::new();

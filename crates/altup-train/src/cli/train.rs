@@ -276,7 +276,7 @@ fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
     let run = summary.run.display();
     output::line(&format!(
         "\nreport  {run}/report.html\nmodel   {run}/model\n\
-         try     altup generate --model {run} \"let mut <extra_id_0> = Vec::new();\""
+         try     altup generate --model {run} \"pub unsafe <extra_id_0>\""
     ))?;
     Ok(())
 }
