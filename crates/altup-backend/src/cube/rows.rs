@@ -27,6 +27,7 @@ pub fn max_over_row(value: f32, memory: &mut Shared<[f32]>, #[comptime] units: u
     over_row(value, memory, units, true)
 }
 
+#[allow(clippy::let_and_return)] // The value is read here, before another call writes over it.
 #[cube]
 fn over_row(
     value: f32,

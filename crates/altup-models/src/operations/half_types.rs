@@ -27,6 +27,7 @@ fn assert_near(dtype: DType, found: Float, expected: Float) {
 }
 
 #[test]
+#[allow(clippy::print_stderr)] // What is skipped is said.
 fn half_types_are_f32_rounded() {
     for dtype in [DType::F16, DType::BF16] {
         if !Wgpu::supports_dtype(&Default::default(), dtype) {
