@@ -35,7 +35,8 @@ pub struct RunState {
     pub elapsed_seconds: f64,
     /// The steps since the last line of metrics.
     pub window: Window,
-    /// The validation loss at this step, if it was taken here.
+    /// The validation loss at this step, or another cost that checkpoints are compared by, if it was taken
+    /// here.
     pub valid_loss: Option<f64>,
     /// What the training tokens are; a run goes on with no others.
     pub data: String,

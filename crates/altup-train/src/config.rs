@@ -205,6 +205,22 @@ pub struct TrainingConfig {
     pub keep_last: usize,
 }
 
+/// How a run trains, whatever it trains on: the part of its configuration that the
+/// [`Trainer`](crate::trainer::Trainer) knows.
+#[derive(Clone, Debug)]
+pub struct TrainerConfig {
+    /// What all randomness of the run comes from.
+    pub seed: u64,
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over the run.
+    pub schedule: ScheduleConfig,
+    /// How long and in what portions.
+    pub training: TrainingConfig,
+    /// Threads that prepare batches.
+    pub workers: usize,
+}
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunConfigError {
@@ -599,6 +615,17 @@ impl RunConfig {
                 Arc::new(MixtureOfDenoisers::new(input_length, modes, tokenizer)?)
             }
         })
+    }
+
+    /// How the run trains.
+    pub fn trainer(&self) -> TrainerConfig {
+        TrainerConfig {
+            seed: self.seed,
+            optimizer: self.optimizer.clone(),
+            schedule: self.schedule.clone(),
+            training: self.training.clone(),
+            workers: self.data.workers,
+        }
     }
 
     /// The weights of the sources, which have as many examples as `sizes` says.

@@ -10,6 +10,8 @@ pub mod schedule;
 pub mod checkpoint;
 pub mod evaluation;
 pub mod trainer;
+pub mod training_batches;
+pub mod validation;
 
 pub mod run_data;
 pub mod run_folder;

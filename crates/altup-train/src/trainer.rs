@@ -4,7 +4,7 @@
 //! is a number of steps, and all that step n depends on is the model, the optimizer and n. Each step
 //! is burn-train's [`TrainStep`].
 
-use altup_data::{Batch, DataError, Mixture, Prefetcher};
+use altup_data::{Batch, DataError, Prefetcher};
 use altup_models::{LayerRouting, Noise};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
@@ -15,25 +15,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::checkpoint::{CheckpointError, Checkpoints, RunState, Window};
-use crate::config::RunConfig;
-use crate::evaluation::evaluate_mixture;
+use crate::config::TrainerConfig;
 use crate::learner::{DeviceBatch, Learner, ToDevice};
-use crate::metrics::{
-    MetricsError, MetricsLog, MetricsRow, RoutingRow, SourceEpochs, TrainRow, ValidRow,
-};
+use crate::metrics::{MetricsError, MetricsLog, MetricsRow, RoutingRow, SourceEpochs, TrainRow};
 use crate::progress::Progress;
+use crate::training_batches::TrainingBatches;
+use crate::validation::{Validated, Validation};
 use altup_optim::{global_norm, make_contiguous, scale_gradients};
 
 /// A run in progress.
 pub struct Trainer {
-    /// What describes the run.
-    pub config: RunConfig,
+    /// How it trains.
+    pub config: TrainerConfig,
     /// The device that it trains on, with autodiff.
     pub device: Device,
     /// What it trains on.
-    pub train_data: Arc<Mixture>,
+    pub train_data: Arc<dyn TrainingBatches>,
     /// What it is validated on.
-    pub valid_data: Mixture,
+    pub valid_data: Box<dyn Validation>,
     /// The model.
     pub learner: Learner,
     /// The optimizer.
@@ -111,7 +110,7 @@ impl Trainer {
         // are numbers still.
         let mut unproven = (self.state.step > 0).then_some(self.state.step);
         let mut last_good = None;
-        while self.state.step < total_steps {
+        while self.state.step < total_steps && !self.valid_data.is_satisfied() {
             let step = self.state.step + 1;
             let started = Instant::now();
             let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
@@ -121,13 +120,14 @@ impl Trainer {
             self.state.elapsed_seconds += seconds;
             self.state.window.seconds += seconds;
 
-            let last = step == total_steps;
+            let mut last = step == total_steps;
             if last || step.is_multiple_of(self.config.training.log_every) {
                 self.log_window()?;
             }
             self.state.valid_loss = None;
             if last || step.is_multiple_of(self.config.training.eval_every) {
                 self.validate(step, last_good)?;
+                last |= self.valid_data.is_satisfied();
             }
             let stopped = stop.load(Ordering::Relaxed);
             if last || stopped || step.is_multiple_of(self.config.training.checkpoint_every) {
@@ -144,9 +144,8 @@ impl Trainer {
     fn batches(&self, first: u64) -> Result<Prefetcher<Batch>, DataError> {
         const AHEAD: usize = 4;
         let data = Arc::clone(&self.train_data);
-        let size = self.config.training.batch_size;
-        let make = move |number: u64| data.batch(number * size as u64, size);
-        Prefetcher::start(first, self.config.data.workers, AHEAD, make)
+        let make = move |number: u64| data.batch(number);
+        Prefetcher::start(first, self.config.workers, AHEAD, make)
     }
 
     /// One optimizer step, over the gradients of several batches.
@@ -227,34 +226,27 @@ impl Trainer {
     }
 
     fn validate(&mut self, step: u64, last_good: Option<u64>) -> Result<(), TrainError> {
-        let row = self.score(step);
+        let Validated { row, cost } = self.score(step)?;
         // The perplexity overflows first: from a loss of 710 nats on.
         if !row.perplexity.is_finite() {
             let (quantity, value) = ("validation perplexity", row.perplexity);
             return Err(TrainError::Diverged { quantity, value, step, last_good });
         }
-        self.state.valid_loss = Some(row.loss);
+        self.state.valid_loss = Some(cost);
         self.progress.valid(&row);
         self.record(MetricsRow::Valid(row))
     }
 
-    fn score(&self, step: u64) -> ValidRow {
-        let precision = self.config.training.precision;
-        evaluate_mixture(
-            &Learner { model: precision.to_compute(&self.learner.model.valid()) },
-            &self.valid_data,
-            self.config.training.eval_examples,
-            self.config.training.batch_size,
-            step,
-            &self.device.clone().without_autodiff(),
-        )
+    fn score(&mut self, step: u64) -> Result<Validated, TrainError> {
+        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+        let device = self.device.clone().without_autodiff();
+        self.valid_data.score(&Learner { model }, step, &device)
     }
 
-    /// How often the sources of a mixture have been gone through so far.
+    /// How often the sources of the data have been gone through so far.
     fn epochs(&self) -> Vec<SourceEpochs> {
-        let training = &self.config.training;
-        let batches = self.state.step * training.gradient_accumulation as u64;
-        SourceEpochs::of(&self.train_data, batches * training.batch_size as u64)
+        let accumulation = self.config.training.gradient_accumulation as u64;
+        self.train_data.epochs(self.state.step * accumulation)
     }
 
     fn record(&mut self, row: MetricsRow) -> Result<(), TrainError> {

@@ -11,6 +11,8 @@ use altup_train::report::{GeneratedExample, Report, RunCurves, Tile};
 use altup_train::run_data::RunData;
 use altup_train::run_folder::RunFolder;
 use altup_train::trainer::{Outcome, Trainer};
+use altup_train::training_batches::TextBatches;
+use altup_train::validation::TextValidation;
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
@@ -138,7 +140,7 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let outcome = trainer.train(&stop)?;
     trainer.progress.finish();
     match outcome {
-        Outcome::Finished => finish(&args, &folder, &model_config, &data, trainer),
+        Outcome::Finished => finish(&args, &folder, &config, &model_config, &data, trainer),
         Outcome::Stopped { step } => {
             let run = folder.path().display();
             trainer.progress.note(&format!(
@@ -245,10 +247,17 @@ fn trainer(
         (state, learner, optimizer, MetricsLog::create(&folder.metrics())?)
     };
     Ok(Trainer {
-        config: config.clone(),
+        config: config.trainer(),
         device,
-        train_data: Arc::clone(&data.train),
-        valid_data: data.valid.clone(),
+        train_data: Arc::new(TextBatches {
+            data: Arc::clone(&data.train),
+            batch_size: config.training.batch_size,
+        }),
+        valid_data: Box::new(TextValidation {
+            data: data.valid.clone(),
+            examples: config.training.eval_examples,
+            batch_size: config.training.batch_size,
+        }),
         learner,
         optimizer,
         state,
@@ -275,6 +284,7 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
 fn finish(
     args: &TrainArgs,
     folder: &RunFolder,
+    config: &RunConfig,
     model_config: &T5Config,
     data: &RunData,
     trainer: Trainer,
@@ -285,7 +295,6 @@ fn finish(
     directory.save(model_config, &model)?;
     data.tokenizer.save(&directory.tokenizer())?;
 
-    let config = &trainer.config;
     let rows = MetricsLog::read(&folder.metrics())?;
     let valid = rows.iter().rev().find_map(|row| match row {
         MetricsRow::Valid(row) => Some(row),
