@@ -7,6 +7,7 @@ use altup_data::{DataError, Objective, OnError, SpanCorruption, TextTokenizer};
 use altup_models::{
     Activation, AltUpModelConfig, MoeConfig, MoeMode, SequenceMethod, T5Config, size, size_names,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -320,6 +321,19 @@ impl Default for TrainingConfig {
     }
 }
 
+impl TrainerConfig {
+    /// Checks the values of the keys that every run has.
+    ///
+    /// # Errors
+    ///
+    /// Names the key.
+    pub fn validate(&self) -> Result<(), RunConfigError> {
+        let (optimizer, schedule) = (self.optimizer.clone(), self.schedule.clone());
+        let training = self.training.clone();
+        RunConfig { optimizer, schedule, training, ..RunConfig::default() }.validate()
+    }
+}
+
 impl RunConfig {
     /// The run of `altup train` without any flag: a tiny AltUp T5 on Cargo's unpacked crate sources,
     /// for three minutes of two CPU cores. `configs/tiny-altup.toml` is the same.
@@ -361,13 +375,7 @@ impl RunConfig {
     /// If the file can't be read or isn't TOML; a key that doesn't exist, or has a value of another
     /// type, is named.
     pub fn with_file(self, path: &Path) -> Result<Self, RunConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| RunConfigError::Read { path: path.to_owned(), source })?;
-        let error = |source| RunConfigError::Toml { path: path.to_owned(), source };
-        let keys: Table = text.parse().map_err(error)?;
-        // Read alone first: an error then points into the file.
-        toml::from_str::<Self>(&text).map_err(error)?;
-        self.with_keys(keys)
+        with_file(&self, path)
     }
 
     /// Puts `KEY=VALUE` assignments over `self`, keys dotted, values as in TOML; what isn't a TOML
@@ -377,45 +385,18 @@ impl RunConfig {
     ///
     /// Names the assignment or the key.
     pub fn with_assignments(self, assignments: &[String]) -> Result<Self, RunConfigError> {
-        let mut keys = Table::new();
-        for assignment in assignments {
-            let Some((key, text)) = assignment.split_once('=') else {
-                return Err(RunConfigError::Assignment(assignment.clone()));
-            };
-            let value = match format!("value = {text}").parse::<Table>() {
-                Ok(mut parsed) => parsed.remove("value").unwrap_or(Value::String(text.into())),
-                Err(_) => Value::String(text.into()),
-            };
-            let nested = key.trim().rsplit('.').fold(value, |value, part| {
-                Value::Table(Table::from_iter([(part.to_owned(), value)]))
-            });
-            if let Value::Table(nested) = nested {
-                merge(&mut keys, nested);
-            }
-        }
-        self.with_keys(keys)
-    }
-
-    fn with_keys(self, keys: Table) -> Result<Self, RunConfigError> {
-        let mut table = self.to_table();
-        merge(&mut table, keys);
-        Value::Table(table).try_into().map_err(RunConfigError::Key)
+        with_assignments(&self, assignments)
     }
 
     /// The configuration as TOML.
     pub fn to_toml(&self) -> String {
-        self.to_table().to_string()
-    }
-
-    fn to_table(&self) -> Table {
-        // Numbers, strings, lists and tables of them: nothing that TOML can't hold.
-        Table::try_from(self).unwrap_or_else(|error| unreachable!("not TOML: {error}"))
+        to_table(self).to_string()
     }
 
     /// The keys whose values differ, dotted, each with both values.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut differences = Vec::new();
-        compare("", &self.to_table(), &other.to_table(), &mut differences);
+        compare("", &to_table(self), &to_table(other), &mut differences);
         differences
     }
 
@@ -699,6 +680,57 @@ impl RunConfig {
     }
 }
 
+/// Reads a TOML file and puts its keys over `base`.
+pub(crate) fn with_file<C: Serialize + DeserializeOwned>(
+    base: &C,
+    path: &Path,
+) -> Result<C, RunConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| RunConfigError::Read { path: path.to_owned(), source })?;
+    let error = |source| RunConfigError::Toml { path: path.to_owned(), source };
+    let keys: Table = text.parse().map_err(error)?;
+    // Read alone first: an error then points into the file.
+    toml::from_str::<C>(&text).map_err(error)?;
+    with_keys(base, keys)
+}
+
+/// Puts `KEY=VALUE` assignments over `base`.
+pub(crate) fn with_assignments<C: Serialize + DeserializeOwned>(
+    base: &C,
+    assignments: &[String],
+) -> Result<C, RunConfigError> {
+    let mut keys = Table::new();
+    for assignment in assignments {
+        let Some((key, text)) = assignment.split_once('=') else {
+            return Err(RunConfigError::Assignment(assignment.clone()));
+        };
+        let value = match format!("value = {text}").parse::<Table>() {
+            Ok(mut parsed) => parsed.remove("value").unwrap_or(Value::String(text.into())),
+            Err(_) => Value::String(text.into()),
+        };
+        let nested = key
+            .trim()
+            .rsplit('.')
+            .fold(value, |value, part| Value::Table(Table::from_iter([(part.to_owned(), value)])));
+        if let Value::Table(nested) = nested {
+            merge(&mut keys, nested);
+        }
+    }
+    with_keys(base, keys)
+}
+
+fn with_keys<C: Serialize + DeserializeOwned>(base: &C, keys: Table) -> Result<C, RunConfigError> {
+    let mut table = to_table(base);
+    merge(&mut table, keys);
+    Value::Table(table).try_into().map_err(RunConfigError::Key)
+}
+
+/// A configuration as a table.
+pub(crate) fn to_table(config: &impl Serialize) -> Table {
+    // Numbers, strings, lists and tables of them: nothing that TOML can't hold.
+    Table::try_from(config).unwrap_or_else(|error| unreachable!("not TOML: {error}"))
+}
+
 /// Puts the keys of `over` over those of `table`, table by table.
 fn merge(table: &mut Table, over: Table) {
     for (key, value) in over {
@@ -711,7 +743,7 @@ fn merge(table: &mut Table, over: Table) {
     }
 }
 
-fn compare(prefix: &str, a: &Table, b: &Table, differences: &mut Vec<String>) {
+pub(crate) fn compare(prefix: &str, a: &Table, b: &Table, differences: &mut Vec<String>) {
     let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     let show = |value: Option<&Value>| value.map_or("unset".to_owned(), Value::to_string);
     for key in keys {

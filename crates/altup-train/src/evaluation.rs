@@ -37,6 +37,7 @@ pub fn evaluate(
         accuracy: correct as f64 / targets as f64,
         tokens: targets,
         sources: Vec::new(),
+        tasks: Vec::new(),
     }
 }
 
@@ -64,6 +65,7 @@ pub fn evaluate_mixture(
         accuracy: 0.0,
         tokens: 0,
         sources: Vec::new(),
+        tasks: Vec::new(),
     };
     for source in data.sources() {
         let ValidRow { loss, accuracy, tokens, .. } = score(&source.data);

@@ -13,6 +13,9 @@ pub mod trainer;
 pub mod training_batches;
 pub mod validation;
 
+pub mod fine_tuning;
+pub mod task_evaluation;
+
 pub mod run_data;
 pub mod run_folder;
 

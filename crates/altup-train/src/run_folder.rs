@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::{RunConfig, RunConfigError};
+use crate::fine_tuning::FineTuningConfig;
 use crate::metrics::replace_file;
 
 /// The folder of a run:
@@ -15,6 +16,7 @@ use crate::metrics::replace_file;
 /// metrics.jsonl    one line per row of metrics
 /// checkpoints/     step-00001200/, …
 /// model/           the trained model, a Hugging Face directory
+/// tasks/           in fine-tuning: scores.json, and the predictions and worst mistakes for each task
 /// summary.json     the figures of the finished run
 /// report.html      the curves, and charts/*.svg
 /// ```
@@ -98,12 +100,21 @@ impl RunFolder {
     ///
     /// Names what can't be written.
     pub fn create(&self, config: &RunConfig) -> Result<(), RunFolderError> {
+        self.create_for(&config.to_toml())
+    }
+
+    /// Empties the folder and writes a configuration into it, that of any kind of run.
+    ///
+    /// # Errors
+    ///
+    /// Names what can't be written.
+    pub fn create_for(&self, config_toml: &str) -> Result<(), RunFolderError> {
         let error = |source| RunFolderError::File { path: self.path.clone(), source };
         if self.path.exists() {
             fs::remove_dir_all(&self.path).map_err(error)?;
         }
         fs::create_dir_all(&self.path).map_err(error)?;
-        self.write(&self.config(), config.to_toml().as_bytes())
+        self.write(&self.config(), config_toml.as_bytes())
     }
 
     /// The folder of a run that exists, and its configuration.
@@ -114,6 +125,17 @@ impl RunFolder {
     pub fn open(path: &Path) -> Result<(Self, RunConfig), RunFolderError> {
         let folder = Self { path: path.to_owned() };
         let config = RunConfig::default().with_file(&folder.config())?;
+        Ok((folder, config))
+    }
+
+    /// The folder of a fine-tuning run that exists, and its configuration.
+    ///
+    /// # Errors
+    ///
+    /// If `path` isn't the folder of a fine-tuning run.
+    pub fn open_fine_tuning(path: &Path) -> Result<(Self, FineTuningConfig), RunFolderError> {
+        let folder = Self { path: path.to_owned() };
+        let config = FineTuningConfig::default().with_file(&folder.config())?;
         Ok((folder, config))
     }
 
@@ -155,6 +177,11 @@ impl RunFolder {
     /// The trained model.
     pub fn model(&self) -> PathBuf {
         self.path.join("model")
+    }
+
+    /// What came of each task in fine-tuning.
+    pub fn tasks(&self) -> PathBuf {
+        self.path.join("tasks")
     }
 
     /// The figures of the finished run.

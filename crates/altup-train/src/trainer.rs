@@ -19,6 +19,7 @@ use crate::config::TrainerConfig;
 use crate::learner::{DeviceBatch, Learner, ToDevice};
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow, RoutingRow, SourceEpochs, TrainRow};
 use crate::progress::Progress;
+use crate::task_evaluation::TaskEvaluationError;
 use crate::training_batches::TrainingBatches;
 use crate::validation::{Validated, Validation};
 use altup_optim::{global_norm, make_contiguous, scale_gradients};
@@ -81,6 +82,9 @@ pub enum TrainError {
     /// The data can't be prepared.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A task can't be evaluated.
+    #[error(transparent)]
+    Task(#[from] TaskEvaluationError),
     /// A checkpoint can't be written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -5,6 +5,8 @@ mod bench;
 mod convert;
 mod data;
 mod evaluate;
+mod evaluate_tasks;
+mod finetune;
 mod forward;
 mod generate;
 mod inspect;
@@ -34,6 +36,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::TrainArgs),
+    Finetune(finetune::FinetuneArgs),
     Data(data::DataArgs),
     Evaluate(evaluate::EvaluateArgs),
     Generate(generate::GenerateArgs),
@@ -109,6 +112,7 @@ impl CacheArgs {
 pub(crate) fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Train(args) => train::run(args),
+        Command::Finetune(args) => finetune::run(args),
         Command::Data(args) => data::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Generate(args) => generate::run(args),

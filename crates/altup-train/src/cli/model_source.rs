@@ -2,6 +2,8 @@
 
 use altup_data::TextTokenizer;
 use altup_models::{ModelDirectory, T5, T5Config};
+use altup_train::checkpoint::Checkpoints;
+use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::run_folder::RunFolder;
 use anyhow::Context;
 use burn::tensor::Device;
@@ -21,12 +23,16 @@ impl ModelSource {
         if path.join("config.json").exists() {
             return Ok(Self { directory: path.to_owned(), run: None });
         }
-        let (run, _) = RunFolder::open(path).with_context(|| {
+        let (run, command) = match FineTuningConfig::describes(path) {
+            true => (RunFolder::open_fine_tuning(path).map(|(run, _)| run), "finetune"),
+            false => (RunFolder::open(path).map(|(run, _)| run), "train"),
+        };
+        let run = run.with_context(|| {
             format!("{} is neither a model directory nor the folder of a run", path.display())
         })?;
         anyhow::ensure!(
             run.model().exists(),
-            "the run {} has no trained model yet: finish it with `altup train --resume {}`",
+            "the run {} has no trained model yet: finish it with `altup {command} --resume {}`",
             path.display(),
             path.display()
         );
@@ -40,4 +46,32 @@ impl ModelSource {
     pub(super) fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
         Ok(TextTokenizer::load(&ModelDirectory::new(&self.directory).tokenizer())?)
     }
+}
+
+/// A checkpoint of a run: that of a step, or `last`. The run's folder has its tokenizer.
+pub(super) fn from_checkpoint(
+    run: &Path,
+    checkpoint: &str,
+    device: &Device,
+) -> anyhow::Result<(T5Config, T5)> {
+    let step = match checkpoint {
+        "last" => None,
+        step => Some(step.parse().with_context(|| {
+            format!("--checkpoint {step}: must be the step of a checkpoint, or last")
+        })?),
+    };
+    let (folder, config, keep_last) = if FineTuningConfig::describes(run) {
+        let (folder, run_config) = RunFolder::open_fine_tuning(run)?;
+        // As the run loads it: only the tensors tell whether the output layer is tied.
+        let (config, _) = run_config.directory().load(device)?;
+        (folder, config, run_config.training.keep_last)
+    } else {
+        let (folder, run_config) = RunFolder::open(run)?;
+        let tokenizer = TextTokenizer::load(&folder.tokenizer())?;
+        let config = run_config.model_config(tokenizer.vocab_size())?;
+        (folder, config, run_config.training.keep_last)
+    };
+    let checkpoints = Checkpoints::new(folder.checkpoints(), keep_last);
+    let model = checkpoints.model(step, config.build(device))?;
+    Ok((config, model))
 }

@@ -268,7 +268,7 @@ fn trainer(
 }
 
 /// A flag that Ctrl-C and SIGTERM set. A second signal ends the process at once.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -442,7 +442,7 @@ fn print(summary: &Summary, examples: &[GeneratedExample]) -> anyhow::Result<()>
 }
 
 /// The most memory that this process has held, where the system tells.
-fn peak_memory() -> Option<u64> {
+pub(super) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
