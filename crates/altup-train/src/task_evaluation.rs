@@ -481,3 +481,116 @@ impl Decode for Encoded<'_> {
         Decode::reorder(self.model, cache, rows);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use altup_data::tasks::Registry;
+    use altup_models::{ModelDirectory, generate};
+
+    const MODEL: &str = "tests/fixtures/fine_tuning/model";
+    const REVIEWS: &str = "../../examples/reviews"; // Cargo runs tests in the folder of their package.
+
+    fn model() -> (T5, TextTokenizer) {
+        let directory = ModelDirectory::new(MODEL);
+        let (_, model) = directory.load(&Device::flex()).unwrap();
+        (model, TextTokenizer::load(&directory.tokenizer()).unwrap())
+    }
+
+    fn split(name: &str, tokenizer: &TextTokenizer, selection: Selection) -> TaskSplit {
+        let data = match name {
+            "sst2" => REVIEWS,
+            _ => "../altup-data/tests/fixtures/benchmarks",
+        };
+        let task = Registry::standard().find(name).unwrap();
+        TaskSplit::read(task, Path::new(data), "validation", tokenizer, selection).unwrap()
+    }
+
+    /// The summed log-probability of a text by one pass over this input and target alone.
+    fn log_probability(model: &T5, input: &[u32], target: &[u32]) -> f64 {
+        let tensor = |ids: &[u32]| {
+            let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+            let shape = [1, ids.len()];
+            Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &model.device())
+        };
+        let labels = tensor(target);
+        -row_losses(model.forward(tensor(input), None, labels.clone()), labels)[0]
+    }
+
+    #[test]
+    fn ranking_chooses_the_word_of_the_highest_summed_log_probability() {
+        let (model, tokenizer) = model();
+        let split = split("sst2", &tokenizer, Selection::default());
+        let config =
+            AnswerConfig { by: AnswerBy::Ranking, batch_size: 5, ..AnswerConfig::default() };
+        let answers = answer(&model, &tokenizer, &split, &config).unwrap();
+        assert_eq!(answers.answers.len(), 32);
+        let mut loss = 0.0;
+        for (example, answer) in split.tokenized.examples.iter().zip(&answers.answers) {
+            let scores = ["negative", "positive"].map(|word| {
+                let mut target = tokenizer.encode(word).unwrap();
+                target.push(tokenizer.eos_id());
+                log_probability(&model, &example.inputs, &target)
+            });
+            let best = usize::from(scores[1] > scores[0]);
+            assert_eq!(answer.text, ["negative", "positive"][best]);
+            let confidence = 1.0 / (1.0 + (scores[1 - best] - scores[best]).exp());
+            assert!((answer.confidence.unwrap() - confidence).abs() < 1e-5);
+            let of_target = log_probability(&model, &example.inputs, &example.targets);
+            let length = example.targets.len() as f64;
+            assert!((answer.loss.unwrap() + of_target / length).abs() < 1e-5);
+            loss -= of_target;
+        }
+        assert!((answers.loss - loss).abs() < 1e-3, "{} {loss}", answers.loss);
+        assert_eq!(answers.tokens, 64);
+    }
+
+    #[test]
+    fn what_is_written_is_what_the_model_generates_for_each_input_alone() {
+        let (model, tokenizer) = model();
+        let split = split("sst2", &tokenizer, Selection::default());
+        let config =
+            AnswerConfig { batch_size: 7, max_new_tokens: Some(6), ..AnswerConfig::default() };
+        let answers = answer(&model, &tokenizer, &split, &config).unwrap();
+        for (example, answer) in split.tokenized.examples.iter().zip(&answers.answers) {
+            let alone = std::slice::from_ref(&example.inputs);
+            let written = generate(&model, alone, &GenerationConfig::greedy(6)).unwrap();
+            assert_eq!(answer.output, tokenizer.decode(&written[0][0].tokens, true).unwrap());
+            assert_eq!((answer.text.as_str(), answer.confidence), (answer.output.trim(), None));
+        }
+    }
+
+    #[test]
+    fn a_sample_is_the_same_every_time_and_in_the_order_of_the_file() {
+        let (_, tokenizer) = model();
+        let ids = |max_examples, seed| {
+            let selection = Selection { max_examples, seed, ..Selection::default() };
+            let split = split("sst2", &tokenizer, selection);
+            let ids = split.examples().iter().map(|example| example.id.parse().unwrap());
+            ids.collect::<Vec<u32>>()
+        };
+        let sample = ids(Some(8), 0);
+        assert_eq!((sample.len(), sample.is_sorted()), (8, true));
+        assert_eq!(ids(Some(8), 0), sample);
+        assert_ne!(ids(Some(8), 1), sample);
+        assert_ne!(sample, (0..8).collect::<Vec<_>>());
+        assert_eq!(ids(Some(32), 0), (0..32).collect::<Vec<_>>());
+        assert_eq!(ids(None, 0), (0..32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn answers_are_right_by_their_task() {
+        let (_, tokenizer) = model();
+        let is_right = |name: &str, place: usize, answer: &str| {
+            let split = split(name, &tokenizer, Selection::default());
+            is_right(split.task(), &split.examples()[place], answer)
+        };
+        // The first question of SQuAD has several answers.
+        assert!(is_right("squad", 0, "in St. John's") && !is_right("squad", 0, "St. John"));
+        // Class 0 of MRPC, of which F1 is 0 even where it is right.
+        assert!(is_right("mrpc", 1, "not_equivalent") && !is_right("mrpc", 1, "equivalent"));
+        assert!(is_right("wsc", 0, "Tom") && !is_right("wsc", 0, "Ann"));
+        let target = split("stsb", &tokenizer, Selection::default()).examples()[1].target.clone();
+        assert!(is_right("stsb", 1, &target.unwrap()) && !is_right("stsb", 1, "5.0"));
+    }
+}

@@ -2,6 +2,8 @@
 
 mod support;
 
+use altup_data::tasks::Registry;
+use altup_train::fine_tuning::FineTuningConfig;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -416,4 +418,19 @@ fn a_run_goes_on_as_it_was_started_or_not_at_all() {
         &["config.toml"],
     );
     assert_eq!(fs::read(workspace.path("run/metrics.jsonl")).unwrap(), before);
+}
+
+#[test]
+fn shipped_configurations_describe_runs() {
+    let folder = Path::new("../../configs/finetune"); // Cargo runs tests in the folder of their package.
+    assert_eq!(names_in(folder), ["glue.toml", "sst2.toml", "tiny-sst2.toml"]);
+    for name in names_in(folder) {
+        let config = FineTuningConfig::default().with_file(&folder.join(&name));
+        let mut config = config.unwrap_or_else(|error| panic!("{name}: {error}"));
+        (config.model.path, config.tasks.data) = ("model".into(), "data".into());
+        config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
+        for task in &config.tasks.names {
+            Registry::standard().find(task).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
 }
