@@ -147,7 +147,7 @@ def main():
     fixture = commands.add_parser("fixture")
     both = commands.add_parser("compare")
     for command in (fixture, both):
-        command.add_argument("--altup", required=True, type=Path)
+        command.add_argument("--altup", required=True, type=lambda path: Path(path).resolve())
     both.add_argument("--model", required=True, type=Path)
     both.add_argument("--task", required=True)
     both.add_argument("--data", required=True, type=Path)
