@@ -1,7 +1,7 @@
 //! Loads a model directory and fills a blank: token by token, by beam search, and by sampling.
 //!
 //! ```sh
-//! cargo run --release -- train                                # writes runs/tiny-altup2/model
+//! cargo run --release -- train                                # writes runs/tiny-altup-k2-seed0/model
 //! cargo run --release -p altup-examples --bin load_and_generate
 //! cargo run --release -p altup-examples --bin load_and_generate DIR "A text with <extra_id_0>."
 //! ```
@@ -18,7 +18,7 @@ use burn::tensor::Device;
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().unwrap_or_else(|| "runs/tiny-altup2/model".into());
+    let path = arguments.next().unwrap_or_else(|| "runs/tiny-altup-k2-seed0/model".into());
     let text = arguments.next().unwrap_or_else(|| "let <extra_id_0> = Vec::new();".into());
 
     let directory = ModelDirectory::new(&path);

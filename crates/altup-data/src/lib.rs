@@ -29,6 +29,6 @@ pub use objective::{Example, Objective, SpanCorruption};
 pub use prefetch::Prefetcher;
 pub use pretraining::PretrainingData;
 pub use store::{PrepareOptions, PrepareProgress, TokenStore};
-pub use token_row::TokenRow;
+pub use token_row::{ShardSource, TokenRow};
 pub use tokenizer::TextTokenizer;
 pub use unigram::UnigramBaseline;

@@ -9,6 +9,11 @@ use crate::objective::{Lengths, Objective, SpecialTokens};
 use crate::permutation::Permutation;
 use crate::{Batch, DataError, Example, TextTokenizer, TokenRow};
 
+/// The version of the examples: raise it when example n of the same text, tokenizer, settings and seed
+/// becomes another. A run that goes on under another version would train on some text twice and on some
+/// never.
+pub const EXAMPLES_VERSION: u32 = 1;
+
 /// The examples that an objective makes of a corpus.
 ///
 /// The tokens are cut into segments of the length that one example needs, and the remainder at the

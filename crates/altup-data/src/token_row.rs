@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::corpus::{Selection, SkippedInFile};
+use crate::corpus::{Selection, Shard, SkippedInFile};
 use crate::store::TokenFile;
 
 /// The tokens of a corpus: its documents one after the other, shard by shard in the order of the
 /// files, whoever tokenised them and when.
 ///
 /// The tokens themselves are in files that are mapped into memory. What is held beside them is 24
-/// bytes a shard; where documents are held out, 24 bytes for each of those.
+/// bytes a shard and what the shard is called; where documents are held out, 24 bytes for each of
+/// those.
 pub struct TokenRow {
     files: Vec<Arc<TokenFile>>,
     /// Where the row is put together from, in its order; none is empty.
@@ -26,9 +28,30 @@ pub struct TokenRow {
 pub(crate) struct Origin {
     /// Names the tokens, see [`TokenRow::fingerprint`].
     pub(crate) fingerprint: blake3::Hash,
+    /// What each shard was made of.
+    pub(crate) sources: Vec<ShardSource>,
     /// Shards that were tokenised for this row, rather than found.
     pub(crate) made: u64,
     pub(crate) skipped: Vec<SkippedInFile>,
+}
+
+/// What a shard of a corpus is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardSource {
+    /// Its first file.
+    pub file: PathBuf,
+    /// The number of its files.
+    pub files: usize,
+    /// A hash of their contents and of how they are read. It changes with the text, but not with when
+    /// or where the files lie.
+    pub content: blake3::Hash,
+}
+
+impl ShardSource {
+    pub(crate) fn new(shard: &Shard, content: blake3::Hash) -> Self {
+        let file = shard.files.first().map(|file| file.path.clone()).unwrap_or_default();
+        Self { file, files: shard.files.len(), content }
+    }
 }
 
 /// Tokens that follow each other in a file and in the row.
@@ -101,6 +124,11 @@ impl TokenRow {
     /// The number of shards, those of documents that are not in the row included.
     pub fn shards(&self) -> u64 {
         self.files.len() as u64
+    }
+
+    /// What each shard is made of, in order, those of documents that are not in the row included.
+    pub fn sources(&self) -> &[ShardSource] {
+        &self.origin.sources
     }
 
     /// The number of shards that were tokenised for this row, rather than found.

@@ -1,34 +1,44 @@
 //! Checkpoints: all that a run needs to go on exactly where it was.
 //!
 //! A checkpoint is a folder `step-00001200/` with `model.bpk`, `optimizer.bpk` and `state.json`,
-//! which holds the checksums of the two. It is written under another name and renamed when it is
-//! whole, so that neither a kill nor a full disk leaves half of one.
+//! which holds the versions of what wrote it, and sizes and checksums of the two. It is written under
+//! another name and renamed when it is whole, and renamed again before it is removed, so that neither a
+//! kill nor a full disk leaves half of one.
 
 use altup_models::T5;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::store::{ModuleRecord, RecordError};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::learner::Learner;
-use crate::metrics::RoutingRow;
+use crate::metrics::{RoutingRow, replace_file};
+use crate::run_record::{VersionError, Versions};
 
+/// The version of a checkpoint's layout.
+const FORMAT: u32 = 1;
 const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const STATE: &str = "state.json";
-/// What the name of an unfinished checkpoint starts with.
+/// What the name of an unfinished checkpoint starts with, and of one that is being removed.
 const PARTIAL: &str = ".partial-";
 
 /// Where a run is, beside its model and optimizer. The data position and every seed follow from the
-/// step.
+/// step and how many were skipped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// Optimizer steps done.
     pub step: u64,
+    /// Steps' worth of batches that were passed over when training went back to a checkpoint.
+    pub skipped_steps: u64,
+    /// How often training went back to a checkpoint.
+    pub rollbacks: u64,
+    /// The step of the newest checkpoint, before this one, behind which a step went well.
+    pub proven: Option<u64>,
     /// Input and target tokens seen.
     pub tokens: u64,
     /// Seconds of training, over all its starts.
@@ -38,8 +48,16 @@ pub struct RunState {
     /// The validation loss at this step, or another cost that checkpoints are compared by, if it was taken
     /// here.
     pub valid_loss: Option<f64>,
-    /// What the training tokens are; a run goes on with no others.
-    pub data: String,
+    /// Whether the validation that belongs to this step is still to come.
+    pub validation_is_due: bool,
+}
+
+impl RunState {
+    /// How many steps' worth of batches the data has gone through: those of steps done and of skipped
+    /// ones. Data and noise follow from it, so that neither comes a second time after a rollback.
+    pub fn data_steps(&self) -> u64 {
+        self.step + self.skipped_steps
+    }
 }
 
 /// Sums over the steps since the last line of metrics.
@@ -102,7 +120,7 @@ pub enum CheckpointError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No checkpoint of a run can be read.
-    #[error("{}: no whole checkpoint to resume from{}", path.display(), reason(damaged))]
+    #[error("{}: no whole checkpoint{}", path.display(), reason(damaged))]
     None {
         /// The folder of the checkpoints.
         path: PathBuf,
@@ -119,6 +137,14 @@ pub enum CheckpointError {
         /// The steps that there are.
         steps: String,
     },
+    /// A checkpoint was written by a release whose runs this one can't go on with.
+    #[error("the checkpoint {} {problem}", path.display())]
+    Version {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Which version is another.
+        problem: VersionError,
+    },
     /// The folder of the checkpoints can't be listed or cleaned.
     #[error("cannot use {}", path.display())]
     Folder {
@@ -131,7 +157,7 @@ pub enum CheckpointError {
 
 fn reason(damaged: &[String]) -> String {
     if damaged.is_empty() {
-        return ": the run ended before its first; start it again with --overwrite".into();
+        return ": the run has not written one yet".into();
     }
     damaged.iter().map(|problem| format!("; {problem}")).collect()
 }
@@ -141,6 +167,8 @@ fn reason(damaged: &[String]) -> String {
 pub struct Checkpoints {
     folder: PathBuf,
     keep_last: usize,
+    /// Those that were found damaged when the run was resumed.
+    damaged: BTreeSet<u64>,
 }
 
 /// A checkpoint read back.
@@ -158,25 +186,46 @@ pub struct Restored {
 /// The content of `state.json`.
 #[derive(Serialize, Deserialize)]
 struct Manifest {
+    #[serde(flatten)]
+    versions: Versions,
     state: RunState,
-    /// BLAKE3 of each of the other files.
-    checksums: BTreeMap<String, String>,
+    /// The other files.
+    files: BTreeMap<String, StoredFile>,
+}
+
+#[derive(PartialEq, Serialize, Deserialize)]
+struct StoredFile {
+    bytes: u64,
+    blake3: String,
+}
+
+impl StoredFile {
+    /// Reads the file whole.
+    fn of(path: &Path) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(path)?)?;
+        Ok(Self { bytes: hasher.count(), blake3: hasher.finalize().to_string() })
+    }
 }
 
 impl Checkpoints {
     /// The checkpoints in `folder`, of which the newest `keep_last` and the one of the best
     /// validation loss are kept.
     pub fn new(folder: PathBuf, keep_last: usize) -> Self {
-        Self { folder, keep_last }
+        Self { folder, keep_last, damaged: BTreeSet::new() }
     }
 
     /// Writes a checkpoint, then removes those that are no longer kept.
+    ///
+    /// Kept are the newest that are whole, the one of the best validation loss, and the newest that is
+    /// proven good. Whole is, for this, one whose files have their sizes: reading all of them at
+    /// each save would take too long.
     ///
     /// # Errors
     ///
     /// If it can't be written whole. Earlier checkpoints stay as they are.
     pub fn save(
-        &self,
+        &mut self,
         state: &RunState,
         learner: &Learner,
         optimizer: &ModuleOptimizer,
@@ -184,7 +233,8 @@ impl Checkpoints {
         let path = self.path(state.step);
         self.write(&path, state, learner, optimizer)
             .map_err(|source| CheckpointError::Write { path, source })?;
-        self.remove_old().map_err(|source| self.folder_error(source))
+        self.damaged.remove(&state.step);
+        self.remove_old(state).map_err(|source| self.folder_error(source))
     }
 
     fn write(
@@ -199,46 +249,77 @@ impl Checkpoints {
         let file = |name: &str| partial.path().join(name);
         learner.clone().into_record().save(file(MODEL))?;
         optimizer.save(file(OPTIMIZER))?;
-        let checksums = [MODEL, OPTIMIZER]
+        let files = [MODEL, OPTIMIZER]
             .into_iter()
-            .map(|name| Ok((name.to_owned(), checksum(&file(name))?)))
+            .map(|name| {
+                File::open(file(name))?.sync_all()?;
+                Ok((name.to_owned(), StoredFile::of(&file(name))?))
+            })
             .collect::<io::Result<_>>()?;
-        let manifest = Manifest { state: state.clone(), checksums };
-        let mut state_file = File::create(file(STATE))?;
-        state_file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;
-        state_file.sync_all()?;
+        let manifest = Manifest { versions: Versions::here(FORMAT), state: state.clone(), files };
+        replace_file(&file(STATE), &serde_json::to_vec_pretty(&manifest)?)?;
         if path.exists() {
-            // A run that resumed from before this step writes it again; the new one counts.
-            fs::remove_dir_all(path)?;
+            // Only a damaged one is written again.
+            self.discard(path)?;
         }
         fs::rename(partial.keep(), path)?;
-        #[cfg(unix)] // Windows opens no folder.
-        File::open(&self.folder)?.sync_all()?;
+        self.sync()?;
         Ok(())
     }
 
-    /// Reads the newest whole checkpoint into a learner and an optimizer of the same kind.
+    /// Replaces the state of the checkpoint of its step, whose model and optimizer stay.
     ///
     /// # Errors
     ///
-    /// If there is none, with what is wrong with each that is there.
+    /// If it can't be written. What was there before stays.
+    pub fn restate(&self, state: &RunState) -> Result<(), CheckpointError> {
+        let path = self.path(state.step);
+        let restate = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            let stored = manifest(&path).map_err(|damage| damage.to_string())?;
+            let manifest = Manifest { state: state.clone(), ..stored };
+            Ok(replace_file(&path.join(STATE), &serde_json::to_vec_pretty(&manifest)?)?)
+        };
+        restate().map_err(|source| CheckpointError::Write { path, source })
+    }
+
+    /// Whether the run has no checkpoint, whole or damaged.
+    ///
+    /// # Errors
+    ///
+    /// If the folder can't be listed.
+    pub fn is_empty(&self) -> Result<bool, CheckpointError> {
+        Ok(self.list().map_err(|source| self.folder_error(source))?.is_empty())
+    }
+
+    /// Whether there is a checkpoint of a step, whole or damaged.
+    pub fn has(&self, step: u64) -> bool {
+        self.path(step).exists()
+    }
+
+    /// Reads the checkpoint of a step, or the newest whole one, into a learner and an optimizer of the
+    /// same kind.
+    ///
+    /// # Errors
+    ///
+    /// If there is none that is whole, with what is wrong with each that is there.
     pub fn restore(
-        &self,
-        learner: Learner,
-        optimizer: ModuleOptimizer,
+        &mut self,
+        step: Option<u64>,
+        learner: &Learner,
+        optimizer: &ModuleOptimizer,
     ) -> Result<Restored, CheckpointError> {
         self.remove_partial().map_err(|source| self.folder_error(source))?;
-        let mut damaged = Vec::new();
-        for (_, path) in self.list().map_err(|source| self.folder_error(source))?.into_iter().rev()
-        {
-            match read(&path, learner.clone(), optimizer.clone()) {
-                Ok((state, learner, optimizer)) => {
-                    return Ok(Restored { state, learner, optimizer, damaged });
-                }
-                Err(problem) => damaged.push(format!("{} {problem}", path.display())),
+        let mut damaged_steps = BTreeSet::new();
+        let read = |number, path: &Path| {
+            let read = read(path, learner.clone(), optimizer.clone());
+            if read.is_err() {
+                damaged_steps.insert(number);
             }
-        }
-        Err(CheckpointError::None { path: self.folder.clone(), damaged })
+            read
+        };
+        let ((state, learner, optimizer), damaged) = self.newest(step, read)?;
+        self.damaged.extend(damaged_steps);
+        Ok(Restored { state, learner, optimizer, damaged })
     }
 
     /// Reads the model of a step's checkpoint, or of the newest whole one, into a model of the same
@@ -248,14 +329,32 @@ impl Checkpoints {
     ///
     /// If it isn't there or isn't whole.
     pub fn model(&self, step: Option<u64>, model: T5) -> Result<T5, CheckpointError> {
+        let read = |_, path: &Path| {
+            let manifest = manifest(path)?;
+            read_learner(path, &manifest, Learner { model: model.clone() })
+        };
+        Ok(self.newest(step, read)?.0.model)
+    }
+
+    /// What `read` makes of a step's checkpoint, or of the newest that is whole, and what is wrong with
+    /// those passed over.
+    fn newest<T>(
+        &self,
+        step: Option<u64>,
+        mut read: impl FnMut(u64, &Path) -> Result<T, Damage>,
+    ) -> Result<(T, Vec<String>), CheckpointError> {
         let checkpoints = self.list().map_err(|source| self.folder_error(source))?;
         let mut damaged = Vec::new();
         for (number, path) in checkpoints.iter().rev() {
             if step.is_some_and(|step| step != *number) {
                 continue;
             }
-            match read_learner(path, Learner { model: model.clone() }) {
-                Ok((_, learner)) => return Ok(learner.model),
+            match read(*number, path) {
+                Ok(read) => return Ok((read, damaged)),
+                // One of another release is no damage: an older one must not take its place.
+                Err(Damage::Version(problem)) => {
+                    return Err(CheckpointError::Version { path: path.clone(), problem });
+                }
                 Err(problem) => damaged.push(format!("{} {problem}", path.display())),
             }
         }
@@ -269,12 +368,46 @@ impl Checkpoints {
         })
     }
 
+    /// Moves the checkpoints behind `step` into the folder `target`, the newest first: if it is
+    /// interrupted, those that are left are as a killed run leaves them.
+    ///
+    /// # Errors
+    ///
+    /// If one can't be moved.
+    pub fn move_later(&self, step: u64, target: &Path) -> io::Result<()> {
+        fs::create_dir_all(target)?;
+        for (number, path) in self.list()?.range(step + 1..).rev() {
+            fs::rename(path, target.join(checkpoint_name(*number)))?;
+        }
+        self.sync()
+    }
+
+    /// Removes the checkpoints behind `step`, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// If one can't be removed.
+    pub fn remove_later(&self, step: u64) -> Result<(), CheckpointError> {
+        let remove =
+            || self.list()?.range(step + 1..).rev().try_for_each(|(_, path)| self.discard(path));
+        remove().map_err(|source| self.folder_error(source))
+    }
+
     fn path(&self, step: u64) -> PathBuf {
-        self.folder.join(format!("step-{step:08}"))
+        self.folder.join(checkpoint_name(step))
     }
 
     fn folder_error(&self, source: io::Error) -> CheckpointError {
         CheckpointError::Folder { path: self.folder.clone(), source }
+    }
+
+    /// Makes renames last.
+    fn sync(&self) -> io::Result<()> {
+        #[cfg(unix)] // Windows opens no folder.
+        if self.folder.exists() {
+            File::open(&self.folder)?.sync_all()?;
+        }
+        Ok(())
     }
 
     /// The checkpoints by step, oldest first.
@@ -293,19 +426,33 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    fn remove_old(&self) -> io::Result<()> {
-        let checkpoints = self.list()?;
-        let loss = |path: &Path| manifest(path).ok().and_then(|manifest| manifest.state.valid_loss);
-        let best = checkpoints
-            .values()
-            .filter_map(|path| Some((loss(path)?, path)))
-            .min_by(|(a, _), (b, _)| a.total_cmp(b))
-            .map(|(_, path)| path);
-        let newest = checkpoints.len().saturating_sub(self.keep_last);
-        for path in checkpoints.values().take(newest).filter(|path| Some(*path) != best) {
-            fs::remove_dir_all(path)?;
+    /// Removes what is no longer kept once `state` is saved. Later checkpoints than that are damaged
+    /// ones, which are written again in time.
+    fn remove_old(&self, state: &RunState) -> io::Result<()> {
+        let (mut whole, mut discarded) = (Vec::new(), Vec::new());
+        for (step, path) in self.list()?.into_iter().filter(|(step, _)| *step <= state.step) {
+            match manifest(&path) {
+                Ok(manifest) if !self.damaged.contains(&step) && has_sizes(&path, &manifest) => {
+                    whole.push((step, manifest.state.valid_loss, path));
+                }
+                Err(Damage::Version(_)) => {}
+                _ => discarded.push(path),
+            }
         }
-        Ok(())
+        let losses = whole.iter().filter_map(|(step, loss, _)| Some(((*loss)?, *step)));
+        let best = losses.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, step)| step);
+        let old = whole.len().saturating_sub(self.keep_last);
+        let is_kept = |step: u64| Some(step) == best || Some(step) == state.proven;
+        let old = whole.into_iter().take(old).filter(|(step, ..)| !is_kept(*step));
+        discarded.extend(old.map(|(_, _, path)| path));
+        discarded.iter().try_for_each(|path| self.discard(path))
+    }
+
+    /// Removes a checkpoint, at once for those who list them.
+    fn discard(&self, path: &Path) -> io::Result<()> {
+        let folder = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&self.folder)?;
+        fs::rename(path, folder.path().join("removed"))?;
+        folder.close()
     }
 
     /// Removes what a killed run left half written.
@@ -323,11 +470,17 @@ impl Checkpoints {
     }
 }
 
+fn checkpoint_name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
 /// Why a checkpoint that is there can't be used.
 #[derive(Debug, thiserror::Error)]
 enum Damage {
     #[error("lacks a readable {STATE} ({0})")]
-    Manifest(io::Error),
+    Manifest(#[from] io::Error),
+    #[error(transparent)]
+    Version(#[from] VersionError),
     #[error("has a damaged {0}")]
     Checksum(String),
     #[error("can't be read ({0})")]
@@ -341,30 +494,34 @@ fn read(
     learner: Learner,
     optimizer: ModuleOptimizer,
 ) -> Result<(RunState, Learner, ModuleOptimizer), Damage> {
-    let (state, learner) = read_learner(path, learner)?;
-    Ok((state, learner, optimizer.load(path.join(OPTIMIZER))?))
+    let manifest = manifest(path)?;
+    manifest.versions.check_numerics()?;
+    let learner = read_learner(path, &manifest, learner)?;
+    Ok((manifest.state, learner, optimizer.load(path.join(OPTIMIZER))?))
 }
 
-fn read_learner(path: &Path, learner: Learner) -> Result<(RunState, Learner), Damage> {
-    let manifest = manifest(path).map_err(Damage::Manifest)?;
+fn read_learner(path: &Path, manifest: &Manifest, learner: Learner) -> Result<Learner, Damage> {
     for name in [MODEL, OPTIMIZER] {
-        let found = checksum(&path.join(name)).ok();
-        if found.is_none() || found.as_ref() != manifest.checksums.get(name) {
+        let found = StoredFile::of(&path.join(name)).ok();
+        if found.is_none() || found.as_ref() != manifest.files.get(name) {
             return Err(Damage::Checksum(name.to_owned()));
         }
     }
     let record = ModuleRecord::load(path.join(MODEL))?;
-    let learner =
-        learner.try_load_record(record).map_err(|error| Damage::Model(error.to_string()))?;
-    Ok((manifest.state, learner))
+    learner.try_load_record(record).map_err(|error| Damage::Model(error.to_string()))
 }
 
-fn manifest(path: &Path) -> io::Result<Manifest> {
-    Ok(serde_json::from_slice(&fs::read(path.join(STATE))?)?)
+fn manifest(path: &Path) -> Result<Manifest, Damage> {
+    let json = fs::read(path.join(STATE))?;
+    let versions: Versions = serde_json::from_slice(&json).map_err(io::Error::from)?;
+    versions.check_format(FORMAT)?;
+    Ok(serde_json::from_slice(&json).map_err(io::Error::from)?)
 }
 
-fn checksum(path: &Path) -> io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(hasher.finalize().to_string())
+/// Whether the files have the sizes that they were written with.
+fn has_sizes(path: &Path, manifest: &Manifest) -> bool {
+    [MODEL, OPTIMIZER].iter().all(|name| {
+        let found = fs::metadata(path.join(name)).map(|file| file.len()).ok();
+        found.is_some() && found == manifest.files.get(*name).map(|file| file.bytes)
+    })
 }

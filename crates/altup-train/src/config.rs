@@ -1,20 +1,22 @@
 //! What describes a run: defaults, below a TOML file, below the command line.
 
-use altup_core::{BlockSelection, Widening};
 use altup_data::mixture::weights_by_size;
 use altup_data::objective::{MODES, MixtureOfDenoisers, PrefixLm};
 use altup_data::{DataError, Objective, OnError, SpanCorruption, TextTokenizer};
 use altup_models::{
-    Activation, AltUpModelConfig, MoeConfig, MoeMode, SequenceMethod, T5Config, size, size_names,
+    Activation, AltUpModelConfig, DirectoryError, ModelDirectory, MoeConfig, T5Config, size,
+    size_names,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::{Table, Value};
 
 use crate::precision::Precision;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
+use crate::variant::{Variant, label};
 use altup_optim::{OptimizerConfig, OptimizerKind};
 
 /// The configuration of a run, as `config.toml` holds it.
@@ -39,6 +41,10 @@ pub struct RunConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
+    /// A model directory whose model is trained on. Its `config.json` then decides the model, and of
+    /// the keys below only `dropout_rate` may be set. Default: none, a model that starts from the seed
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
     /// A named size, such as `tiny`, `altup-s` or `t5-v1_1-small`; `altup sizes` lists them.
     /// Default: tiny
     pub size: String,
@@ -136,6 +142,20 @@ pub struct SourceConfig {
     pub weight: Option<f64>,
 }
 
+impl RunConfig {
+    /// Makes paths absolute, so that they hold from any folder.
+    ///
+    /// # Errors
+    ///
+    /// If the current folder is not known.
+    pub fn make_absolute(&mut self) -> std::io::Result<()> {
+        if let Some(directory) = &mut self.model.init {
+            *directory = std::path::absolute(&*directory)?;
+        }
+        self.data.make_absolute()
+    }
+}
+
 impl DataConfig {
     /// Makes paths absolute, so that they hold from any folder.
     ///
@@ -153,6 +173,17 @@ impl DataConfig {
             *tokenizer = std::path::absolute(&*tokenizer)?;
         }
         Ok(())
+    }
+}
+
+impl ModelConfig {
+    /// The first key that is set beside `init`, although the directory decides it.
+    fn set_beside_init(&self) -> Option<String> {
+        let from_directory =
+            Self { init: self.init.clone(), dropout_rate: self.dropout_rate, ..Self::default() };
+        let keys = RunConfig { model: from_directory, ..RunConfig::default() };
+        let found = RunConfig { model: self.clone(), ..RunConfig::default() };
+        keys.differences(&found).into_iter().next().map(|difference| difference.key)
     }
 }
 
@@ -202,8 +233,26 @@ pub struct TrainingConfig {
     pub eval_examples: u64,
     /// Steps from one checkpoint to the next. Default: 500
     pub checkpoint_every: u64,
+    /// Minutes after which a checkpoint is written if none was; 0 for never. Default: 30
+    pub checkpoint_minutes: f64,
     /// Checkpoints that are kept beside the one with the best validation loss. Default: 2
     pub keep_last: usize,
+    /// What to do when the loss or the gradients are no longer numbers: `stop`, or `rollback` to the last
+    /// good checkpoint and pass over the batches in between. Default: stop
+    pub on_divergence: OnDivergence,
+    /// How often a run may go back before it stops. Default: 3
+    pub max_rollbacks: u64,
+}
+
+/// What to do when training has diverged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDivergence {
+    /// End with an error that says how to go on.
+    #[default]
+    Stop,
+    /// Go back to the last good checkpoint, and pass over the batches in between.
+    Rollback,
 }
 
 /// How a run trains, whatever it trains on: the part of its configuration that the
@@ -255,6 +304,9 @@ pub enum RunConfigError {
         /// What is wrong with its value.
         problem: String,
     },
+    /// The model that a run is to start from can't be read.
+    #[error("cannot start from the model of model.init")]
+    Init(#[from] DirectoryError),
 }
 
 /// What a key of no file has wrong with it: TOML's message goes on in a second line.
@@ -265,6 +317,7 @@ fn one_line(error: &toml::de::Error) -> String {
 impl Default for ModelConfig {
     fn default() -> Self {
         Self {
+            init: None,
             size: "tiny".into(),
             vocab_size: None,
             d_model: None,
@@ -316,8 +369,34 @@ impl Default for TrainingConfig {
             eval_every: 500,
             eval_examples: 512,
             checkpoint_every: 500,
+            checkpoint_minutes: 30.0,
             keep_last: 2,
+            on_divergence: OnDivergence::Stop,
+            max_rollbacks: 3,
         }
+    }
+}
+
+/// The configuration of one kind of run.
+pub trait RunConfiguration: Clone + Default + PartialEq + Serialize + DeserializeOwned {
+    /// Reads a TOML file and puts its keys over `self`.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be read or a key doesn't fit.
+    fn with_file(self, path: &Path) -> Result<Self, RunConfigError>;
+
+    /// The configuration as TOML.
+    fn to_toml(&self) -> String;
+}
+
+impl RunConfiguration for RunConfig {
+    fn with_file(self, path: &Path) -> Result<Self, RunConfigError> {
+        Self::with_file(self, path)
+    }
+
+    fn to_toml(&self) -> String {
+        Self::to_toml(self)
     }
 }
 
@@ -340,15 +419,7 @@ impl RunConfig {
     pub fn tiny_altup() -> Self {
         Self {
             seed: 0,
-            model: ModelConfig {
-                altup: Some(AltUpModelConfig {
-                    num_blocks: 2,
-                    selection: BlockSelection::Alternating,
-                    widening: Widening::Embedding,
-                    encoder_sequence: None,
-                }),
-                ..ModelConfig::default()
-            },
+            model: ModelConfig { altup: Variant::Altup.altup(2), ..ModelConfig::default() },
             data: DataConfig { vocab_size: 2048, input_length: 128, ..DataConfig::default() },
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig {
@@ -388,13 +459,20 @@ impl RunConfig {
         with_assignments(&self, assignments)
     }
 
-    /// The configuration as TOML.
+    /// The configuration as TOML. Where `model.init` decides the model, the keys beside it, which then
+    /// have their defaults, are left out.
     pub fn to_toml(&self) -> String {
-        to_table(self).to_string()
+        let mut table = to_table(self);
+        if self.model.init.is_some()
+            && let Some(Value::Table(model)) = table.get_mut("model")
+        {
+            model.retain(|key, _| ["init", "dropout_rate"].contains(&key));
+        }
+        table.to_string()
     }
 
-    /// The keys whose values differ, dotted, each with both values.
-    pub fn differences(&self, other: &Self) -> Vec<String> {
+    /// The keys whose values differ in `other`.
+    pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let mut differences = Vec::new();
         compare("", &to_table(self), &to_table(other), &mut differences);
         differences
@@ -426,6 +504,13 @@ impl RunConfig {
             if value == 0 && !may_be_zero {
                 return error(key, "must be at least 1, not 0".into());
             }
+        }
+        let minutes = self.training.checkpoint_minutes;
+        if !(minutes.is_finite() && minutes >= 0.0) {
+            return error(
+                "training.checkpoint_minutes",
+                format!("must be at least 0, not {minutes}"),
+            );
         }
         if !self.training.precision.trains() {
             return error(
@@ -467,7 +552,20 @@ impl RunConfig {
                 format!("must be between 0 and 1, not {}", self.schedule.final_share),
             );
         }
-        self.model_config(self.model.vocab_size.unwrap_or(self.data.vocab_size).max(64)).map(|_| ())
+        match &self.model.init {
+            // The directory is read when a run starts, and not when it is resumed.
+            Some(_) => match self.model.set_beside_init() {
+                Some(key) => error(
+                    &key,
+                    "can't be set beside model.init, whose config.json decides the model".into(),
+                ),
+                None => Ok(()),
+            },
+            None => {
+                let vocab_size = self.model.vocab_size.unwrap_or(self.data.vocab_size);
+                self.model_config(vocab_size.max(64)).map(|_| ())
+            }
+        }
     }
 
     fn validate_sources(&self) -> Result<(), RunConfigError> {
@@ -511,17 +609,32 @@ impl RunConfig {
         Ok(())
     }
 
-    /// The model's configuration for a tokenizer of `tokenizer_vocabulary` ids.
+    /// The model's configuration for a tokenizer of `tokenizer_vocabulary` ids. Where `model.init` names
+    /// a directory, it is that in its `config.json`.
     ///
     /// # Errors
     ///
-    /// Names the key that can't be built.
+    /// Names the key that can't be built, or the directory's file.
     pub fn model_config(&self, tokenizer_vocabulary: usize) -> Result<T5Config, RunConfigError> {
         let error = |key: &str, problem: String| RunConfigError::Value {
             key: format!("model.{key}"),
             problem,
         };
         let model = &self.model;
+        if let Some(directory) = &model.init {
+            let config = ModelDirectory::new(directory).config()?;
+            if config.vocab_size < tokenizer_vocabulary {
+                return Err(error(
+                    "init",
+                    format!(
+                        "({}) has a vocabulary of {}, and the tokenizer has {tokenizer_vocabulary} ids",
+                        directory.display(),
+                        config.vocab_size
+                    ),
+                ));
+            }
+            return Ok(T5Config { dropout_rate: model.dropout_rate, ..config });
+        }
         let base = size(&model.size).ok_or_else(|| {
             let names: Vec<_> = size_names().collect();
             error(
@@ -618,45 +731,13 @@ impl RunConfig {
             .unwrap_or_else(|| weights_by_size(sizes, self.data.size_limit, self.data.temperature))
     }
 
-    /// A short name of what is trained, such as `tiny-altup2` or `altup-s-dense`.
+    /// A short name of what is trained, such as `tiny-altup-k2` or `altup-s-dense`. See [`label`].
     pub fn name(&self) -> String {
-        format!("{}-{}", self.model.size, self.variant())
-    }
-
-    /// The model's variant: `dense`, `altup2`, `sameup2`, `recycled2`, `sum2`, and joined to it how the
-    /// sequence is reduced (`seq4`, `skip4`, `pool4`) and what experts there are (`moe128`, `switch8`).
-    pub fn variant(&self) -> String {
-        let mut words = Vec::new();
-        let altup = self.model.altup.as_ref();
-        // A single block is there for the sequence's sake.
-        if let Some(altup) = altup.filter(|a| a.num_blocks > 1 || a.encoder_sequence.is_none()) {
-            let word = match (altup.widening, altup.selection) {
-                (Widening::Recycled, _) => "recycled",
-                (Widening::Sum, _) => "sum",
-                (Widening::Embedding, BlockSelection::Same) => "sameup",
-                (Widening::Embedding, BlockSelection::Alternating) => "altup",
-            };
-            words.push(format!("{word}{}", altup.num_blocks));
+        if let Some(name) = self.model.init.as_ref().and_then(|directory| directory.file_name()) {
+            return name.to_string_lossy().into_owned();
         }
-        if let Some(sequence) = altup.and_then(|altup| altup.encoder_sequence.as_ref()) {
-            let word = match sequence.method {
-                SequenceMethod::Altup => "seq",
-                SequenceMethod::StrideAndSkip => "skip",
-                SequenceMethod::AveragePool => "pool",
-            };
-            words.push(format!("{word}{}", sequence.stride));
-        }
-        if let Some(moe) = &self.model.moe {
-            let word = match moe.mode {
-                MoeMode::Partial => "moe",
-                MoeMode::Switch => "switch",
-            };
-            words.push(format!("{word}{}", moe.num_experts));
-        }
-        if words.is_empty() {
-            words.push("dense".into());
-        }
-        words.join("-")
+        let ModelConfig { size, altup, moe, .. } = &self.model;
+        format!("{size}-{}", label(altup.as_ref(), moe.as_ref()))
     }
 
     /// A line that says how the model is trained, for reports.
@@ -743,15 +824,94 @@ fn merge(table: &mut Table, over: Table) {
     }
 }
 
-pub(crate) fn compare(prefix: &str, a: &Table, b: &Table, differences: &mut Vec<String>) {
+/// A key with another value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The key, dotted.
+    pub key: String,
+    /// Its value, as TOML.
+    pub was: String,
+    /// The other value.
+    pub is: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} → {})", self.key, self.was, self.is)
+    }
+}
+
+/// Keys, or tables of them, that may change when a run is resumed: how far it goes, how fast it learns, and
+/// how it is watched and kept.
+const CHANGEABLE: [&str; 17] = [
+    "answers.batch_size",
+    "data.on_error",
+    "data.workers",
+    "optimizer.clip_norm",
+    "optimizer.learning_rate",
+    "patience",
+    "schedule",
+    "tasks.workers",
+    "training.checkpoint_every",
+    "training.checkpoint_minutes",
+    "training.eval_every",
+    "training.eval_examples",
+    "training.keep_last",
+    "training.log_every",
+    "training.max_rollbacks",
+    "training.on_divergence",
+    "training.steps",
+];
+
+impl Difference {
+    /// Whether a run may be resumed with the other value.
+    pub fn may_change(&self) -> bool {
+        let within = |key: &&str| {
+            let rest = self.key.strip_prefix(*key);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        CHANGEABLE.iter().any(|key| within(&key)) || self.is_place()
+    }
+
+    /// Whether it only says where something lies. What lies there is compared by its content.
+    fn is_place(&self) -> bool {
+        let of_source = self.key.strip_prefix("data.sources[");
+        let of_source = of_source.and_then(|key| key.split_once("].")).map(|(_, key)| key);
+        match self.key.as_str() {
+            "data.train" | "data.valid" | "data.tokenizer" | "model.path" | "tasks.data" => true,
+            _ => matches!(of_source, Some("train" | "valid")),
+        }
+    }
+}
+
+pub(crate) fn compare(prefix: &str, a: &Table, b: &Table, differences: &mut Vec<Difference>) {
     let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let show = |value: Option<&Value>| value.map_or("unset".to_owned(), Value::to_string);
     for key in keys {
         let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        match (a.get(key), b.get(key)) {
-            (Some(Value::Table(a)), Some(Value::Table(b))) => compare(&dotted, a, b, differences),
-            (a, b) if a == b => {}
-            (a, b) => differences.push(format!("{dotted} ({} → {})", show(a), show(b))),
+        compare_values(dotted, a.get(key), b.get(key), differences);
+    }
+}
+
+fn compare_values(
+    key: String,
+    a: Option<&Value>,
+    b: Option<&Value>,
+    differences: &mut Vec<Difference>,
+) {
+    let is_table = |value: &Value| value.is_table();
+    match (a, b) {
+        (a, b) if a == b => {}
+        (Some(Value::Table(a)), Some(Value::Table(b))) => compare(&key, a, b, differences),
+        (Some(Value::Array(a)), Some(Value::Array(b)))
+            if a.len() == b.len() && a.iter().chain(b).all(is_table) =>
+        {
+            for (number, (a, b)) in a.iter().zip(b).enumerate() {
+                compare_values(format!("{key}[{number}]"), Some(a), Some(b), differences);
+            }
+        }
+        (a, b) => {
+            let show = |value: Option<&Value>| value.map_or("unset".to_owned(), Value::to_string);
+            differences.push(Difference { key, was: show(a), is: show(b) });
         }
     }
 }
@@ -781,7 +941,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.training.steps, 7);
-        assert_eq!(config.name(), "altup-s-altup4");
+        assert_eq!(config.name(), "altup-s-altup-k4");
         assert_eq!(config.data.train, ["a", "b"]);
     }
 
@@ -853,12 +1013,78 @@ mod tests {
     #[test]
     fn differences_name_keys_and_values() {
         let other = assign(&["training.steps=9"]).unwrap();
-        assert_eq!(
-            RunConfig::tiny_altup().differences(&other),
-            ["training.steps (600 → 9)".to_owned()]
-        );
+        let differences = RunConfig::tiny_altup().differences(&other);
+        let shown: Vec<String> = differences.iter().map(Difference::to_string).collect();
+        assert_eq!(shown, ["training.steps (600 → 9)"]);
         let mut dense = RunConfig::tiny_altup();
         dense.model.altup = None;
         assert_eq!(RunConfig::tiny_altup().differences(&dense).len(), 1);
+    }
+
+    #[test]
+    fn a_run_may_change_how_far_and_how_fast_it_goes_and_where_its_text_lies() {
+        let may_change = |assignment: &str| {
+            let other = assign(&[assignment]).unwrap();
+            let [difference] = &RunConfig::tiny_altup().differences(&other)[..] else {
+                panic!("{assignment}");
+            };
+            difference.may_change()
+        };
+        for assignment in [
+            "training.steps=9",
+            "training.checkpoint_minutes=1.5",
+            "training.on_divergence=rollback",
+            "optimizer.learning_rate=0.5",
+            "schedule.kind=cosine",
+            "data.workers=2",
+            "data.train=[\"elsewhere\"]",
+            "data.tokenizer=elsewhere.json",
+        ] {
+            assert!(may_change(assignment), "{assignment}");
+        }
+        for assignment in [
+            "seed=1",
+            "model.d_ff=7",
+            "model.dropout_rate=0.1",
+            "model.init=elsewhere",
+            "data.input_length=64",
+            "optimizer.kind=adamw",
+            "optimizer.weight_decay=0.1",
+            "training.batch_size=4",
+            "training.gradient_accumulation=2",
+            "training.precision=bf16",
+        ] {
+            assert!(!may_change(assignment), "{assignment}");
+        }
+        let with_sources = |train: &str, weight: f64| {
+            let source = SourceConfig {
+                name: "a".into(),
+                train: vec![train.into()],
+                valid: Vec::new(),
+                weight: Some(weight),
+            };
+            let data = DataConfig { sources: vec![source], ..DataConfig::default() };
+            RunConfig { data, ..RunConfig::default() }
+        };
+        let differences = with_sources("here", 1.0).differences(&with_sources("there", 2.0));
+        let changes = differences.iter().map(|d| (d.key.as_str(), d.may_change()));
+        let expected = [("data.sources[0].train", true), ("data.sources[0].weight", false)];
+        assert_eq!(changes.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_directory_decides_the_model_alone() {
+        let mut config = RunConfig::default();
+        config.model.init = Some("some/t5".into());
+        config.model.dropout_rate = 0.1;
+        config.validate().unwrap();
+        assert_eq!(config.name(), "t5");
+        for assignment in ["model.size=altup-s", "model.altup.num_blocks=2", "model.d_ff=8"] {
+            let config = config.clone().with_assignments(&[assignment.into()]).unwrap();
+            let message = config.validate().unwrap_err().to_string();
+            let (key, _) = assignment.split_once('=').unwrap();
+            assert!(message.starts_with(key.trim_end_matches(".num_blocks")), "{message}");
+            assert!(message.contains("model.init"), "{message}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod device;
+pub mod variant;
 
 pub mod learner;
 pub mod precision;
@@ -16,14 +17,17 @@ pub mod validation;
 pub mod fine_tuning;
 pub mod task_evaluation;
 
+pub mod data_identity;
 pub mod run_data;
 pub mod run_folder;
+pub mod run_record;
 
 pub mod filling;
 
 pub mod bench;
 
 pub mod chart;
+pub mod machine;
 pub mod metrics;
 pub mod process;
 pub mod progress;

@@ -8,7 +8,7 @@ fn main() -> ExitCode {
     altup_train::process::set_up();
     keep_burn_off_the_gpu();
     match cli::run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             cli::output::error(&error);
             ExitCode::FAILURE

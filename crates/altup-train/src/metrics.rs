@@ -21,6 +21,8 @@ pub enum MetricsRow {
     Train(TrainRow),
     /// One pass over the validation data.
     Valid(ValidRow),
+    /// Training diverged and went back to a checkpoint.
+    Rollback(RollbackRow),
 }
 
 /// What the training steps since the previous row came to.
@@ -171,13 +173,35 @@ pub struct SourceScore {
     pub tokens: u64,
 }
 
+/// How training diverged, went back to a checkpoint, and passed over the data in between.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct RollbackRow {
+    /// Optimizer steps done at the checkpoint that it went back to.
+    pub step: u64,
+    /// How many times the run has gone back, this one included.
+    pub number: u64,
+    /// The step at which it diverged.
+    pub diverged_at: u64,
+    /// What was no longer a number there.
+    pub quantity: String,
+    /// Steps' worth of batches passed over so far, in all rollbacks.
+    pub skipped_steps: u64,
+}
+
 impl MetricsRow {
     /// Optimizer steps done when the row was written.
     pub fn step(&self) -> u64 {
         match self {
             Self::Train(row) => row.step,
             Self::Valid(row) => row.step,
+            Self::Rollback(row) => row.step,
         }
+    }
+
+    /// Whether it belongs to a run that has done `step` steps and gone back `rollbacks` times.
+    fn is_within(&self, step: u64, rollbacks: u64) -> bool {
+        let undone = matches!(self, Self::Rollback(row) if row.number > rollbacks);
+        self.step() <= step && !undone
     }
 
     fn is_finite(&self) -> bool {
@@ -197,6 +221,7 @@ impl MetricsRow {
                 let values = [row.loss, row.perplexity, row.accuracy].into_iter();
                 values.chain(sources).chain(tasks).all(f64::is_finite)
             }
+            Self::Rollback(_) => true,
         }
     }
 }
@@ -249,22 +274,32 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Goes on with the log at `path` of a run that resumes after `last_step`.
+    /// Goes on with the log at `path` of a run that resumes after `last_step`, and has gone back to a
+    /// checkpoint `rollbacks` times.
     ///
-    /// Rows past `last_step` are dropped: the run was killed after its last checkpoint and is
-    /// about to do those steps, and write those rows, a second time.
+    /// Rows of later steps and rollbacks are dropped: the run was killed after its last checkpoint
+    /// and is about to do those steps, and write those rows, a second time.
     ///
     /// # Errors
     /// The errors of [`MetricsLog::read`], and [`MetricsError::File`] when the kept rows cannot be
     /// written back.
-    pub fn resume(path: &Path, last_step: u64) -> Result<Self, MetricsError> {
+    pub fn resume(path: &Path, last_step: u64, rollbacks: u64) -> Result<Self, MetricsError> {
         let mut kept = String::new();
-        for row in Self::read(path)?.iter().filter(|row| row.step() <= last_step) {
+        for row in Self::read(path)?.iter().filter(|row| row.is_within(last_step, rollbacks)) {
             kept.push_str(&line(row).map_err(at(path))?);
         }
         replace_file(path, kept.as_bytes()).map_err(at(path))?;
         let file = OpenOptions::new().append(true).open(path).map_err(at(path))?;
         Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Starts the log over from the rows of a run that has done `last_step` steps and has gone back to a
+    /// checkpoint `rollbacks` times; see [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// Those of [`MetricsLog::resume`].
+    pub(crate) fn reopen(&self, last_step: u64, rollbacks: u64) -> Result<Self, MetricsError> {
+        Self::resume(&self.path, last_step, rollbacks)
     }
 
     /// Appends one row, in one write, so that a reader beside the run sees whole lines.
@@ -411,7 +446,7 @@ mod tests {
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(br#"{"kind":"train","step":4,"lo"#).unwrap();
 
-        let mut log = MetricsLog::resume(&path, 2).unwrap();
+        let mut log = MetricsLog::resume(&path, 2, 0).unwrap();
         log.append(&train(3)).unwrap();
         assert_eq!(
             MetricsLog::read(&path).unwrap(),
@@ -422,12 +457,28 @@ mod tests {
     }
 
     #[test]
+    fn resuming_drops_rollbacks_that_the_run_is_about_to_repeat() {
+        let rollback = |number| {
+            MetricsRow::Rollback(RollbackRow {
+                step: 2,
+                number,
+                diverged_at: 5,
+                quantity: "loss".into(),
+                skipped_steps: 3 * number,
+            })
+        };
+        let (_folder, path) = written(&[train(2), rollback(1), rollback(2), train(4)]);
+        MetricsLog::resume(&path, 3, 1).unwrap();
+        assert_eq!(MetricsLog::read(&path).unwrap(), [train(2), rollback(1)]);
+    }
+
+    #[test]
     fn resuming_keeps_a_whole_last_row_that_lacks_its_line_break() {
         let (_folder, path) = written(&[train(1), train(2)]);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.trim_end()).unwrap();
 
-        let mut log = MetricsLog::resume(&path, 2).unwrap();
+        let mut log = MetricsLog::resume(&path, 2, 0).unwrap();
         log.append(&train(3)).unwrap();
         assert_eq!(MetricsLog::read(&path).unwrap(), [train(1), train(2), train(3)]);
     }
@@ -445,7 +496,7 @@ mod tests {
     #[test]
     fn a_row_that_is_not_finite_is_refused() {
         let (_folder, path) = written(&[]);
-        let mut log = MetricsLog::resume(&path, 0).unwrap();
+        let mut log = MetricsLog::resume(&path, 0, 0).unwrap();
         let MetricsRow::Train(row) = train(7) else { unreachable!() };
         let refused = log.append(&MetricsRow::Train(TrainRow { loss: f64::NAN, ..row }));
         assert!(matches!(refused, Err(MetricsError::NotFinite { step: 7, .. })));

@@ -1,4 +1,4 @@
-//! What a program that computes on the CPU sets up first: its memory and its threads.
+//! What a program that computes on the CPU sets up first: its memory and its threads. And how it was started.
 
 /// Sets up this process for speed; for programs, first in `main`.
 pub fn set_up() {
@@ -37,5 +37,17 @@ fn keep_freed_memory() {
             libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
             libc::mallopt(libc::M_TOP_PAD, 64 * 1024 * 1024);
         }
+    }
+}
+
+/// Whether this process was started to ignore a signal, as `nohup` makes one ignore SIGHUP.
+#[cfg(unix)]
+pub fn ignores(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: with no new action, sigaction only writes the present one to where it is told; a struct of zeros is
+    // a valid one.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }

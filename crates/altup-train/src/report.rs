@@ -438,14 +438,14 @@ impl<'a> Summary<'a> {
 fn train_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &TrainRow> {
     rows.iter().filter_map(|row| match row {
         MetricsRow::Train(row) => Some(row),
-        MetricsRow::Valid(_) => None,
+        MetricsRow::Valid(_) | MetricsRow::Rollback(_) => None,
     })
 }
 
 fn valid_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &ValidRow> {
     rows.iter().filter_map(|row| match row {
         MetricsRow::Valid(row) => Some(row),
-        MetricsRow::Train(_) => None,
+        MetricsRow::Train(_) | MetricsRow::Rollback(_) => None,
     })
 }
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use altup_data::corpus::SkippedInFile;
 use altup_data::objective::SpecialTokens;
+use altup_data::pretraining::EXAMPLES_VERSION;
 use altup_data::{
-    Corpus, DataError, Mixture, PrepareOptions, PretrainingData, TextTokenizer, TokenRow,
-    TokenStore, UnigramBaseline,
+    Corpus, DataError, Mixture, PrepareOptions, PretrainingData, ShardSource, TextTokenizer,
+    TokenRow, TokenStore, UnigramBaseline,
 };
 
 use crate::config::RunConfig;
+use crate::data_identity::{DataIdentity, SourceIdentity, TextIdentity};
 use crate::progress::{Progress, format_bytes, format_count};
 
 /// Bytes of crate sources that the built-in corpus takes.
@@ -39,6 +41,8 @@ pub struct PreparedSource {
     pub train: Arc<TokenRow>,
     /// To validate on.
     pub valid: Arc<TokenRow>,
+    /// Both by their content.
+    pub identity: SourceIdentity,
 }
 
 /// A text before it is tokenised.
@@ -46,6 +50,33 @@ struct TextSource {
     name: String,
     train: Corpus,
     valid: Corpus,
+}
+
+impl TextSource {
+    fn identity(&self, train: &[ShardSource], valid: &[ShardSource]) -> SourceIdentity {
+        SourceIdentity {
+            name: self.name.clone(),
+            train: TextIdentity::new(&self.train, train),
+            valid: TextIdentity::new(&self.valid, valid),
+        }
+    }
+}
+
+/// What the texts of a run are, without preparing them.
+///
+/// # Errors
+///
+/// Names the file that can't be read.
+pub fn identify_texts(
+    config: &RunConfig,
+    cache_folder: &Path,
+) -> Result<Vec<SourceIdentity>, DataError> {
+    let store = token_store(cache_folder);
+    let texts = text_sources(config)?;
+    let identify = |text: &TextSource| {
+        Ok(text.identity(&store.identify(&text.train)?, &store.identify(&text.valid)?))
+    };
+    texts.iter().map(identify).collect()
 }
 
 impl PreparedText {
@@ -89,15 +120,16 @@ impl PreparedText {
             Ok::<_, DataError>(Arc::new(row))
         };
         let mut sources = Vec::new();
-        for TextSource { name, train, valid } in texts {
-            let label = |split: &str| match name.as_str() {
+        for text in texts {
+            let label = |split: &str| match text.name.as_str() {
                 "" => split.to_owned(),
                 name => format!("{name} {split}"),
             };
-            let train = prepare(&train, &label("training"))?;
-            let valid = prepare(&valid, &label("validation"))?;
+            let train = prepare(&text.train, &label("training"))?;
+            let valid = prepare(&text.valid, &label("validation"))?;
             progress.note(&format!("{} text: {}", label("training"), describe(&train)));
-            sources.push(PreparedSource { name, train, valid });
+            let identity = text.identity(train.sources(), valid.sources());
+            sources.push(PreparedSource { name: text.name, train, valid, identity });
         }
         Ok(Self { tokenizer, sources })
     }
@@ -126,8 +158,8 @@ pub struct RunData {
     pub valid: Mixture,
     /// The training text, in figures.
     pub description: String,
-    /// What the training tokens are: changes with them, but not with when or where they lie.
-    pub fingerprint: String,
+    /// What all of it is: changes with the data, but not with when or where it lies.
+    pub identity: DataIdentity,
     /// What was left out of the files.
     pub skipped: Vec<SkippedInFile>,
 }
@@ -150,11 +182,11 @@ impl RunData {
         let PreparedText { tokenizer, sources } = text;
         let objective = config.objective(&tokenizer)?;
 
-        let mut fingerprint = blake3::Hasher::new();
+        let mut identities = Vec::new();
         let (mut train, mut valid, mut descriptions) = (Vec::new(), Vec::new(), Vec::new());
-        for PreparedSource { name, train: train_row, valid: valid_row } in sources {
+        for PreparedSource { name, train: train_row, valid: valid_row, identity } in sources {
             let seed = source_seed(config.seed, &name);
-            fingerprint.update(train_row.fingerprint().as_bytes());
+            identities.push(identity);
             let description = describe(&train_row);
             descriptions.push(match name.as_str() {
                 "" => description,
@@ -173,12 +205,17 @@ impl RunData {
             let weighted = weighted.map(|((name, data), weight)| (name, data, *weight)).collect();
             Mixture::new(weighted, config.seed)
         };
+        let identity = DataIdentity {
+            examples_version: EXAMPLES_VERSION,
+            tokenizer: tokenizer.fingerprint().to_string(),
+            sources: identities,
+        };
         Ok(Self {
             tokenizer,
             train: Arc::new(mix(train)),
             valid: mix(valid),
             description: descriptions.join("; "),
-            fingerprint: fingerprint.finalize().to_string(),
+            identity,
             skipped,
         })
     }

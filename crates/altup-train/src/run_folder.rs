@@ -1,29 +1,64 @@
-//! The folder of a run, and where everything in it lies.
+//! The folder of a run: whose it is, and where everything in it lies.
+//!
+//! A folder belongs to one run and, while it goes on, to one process. `run.json` says that the folder is
+//! a run's, and a lock on `run.lock`, which the system lifts when the process ends, that a process works
+//! in it. Nothing here deletes a folder that it didn't make.
 
-use std::fs;
-use std::io;
+use same_file::Handle;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::config::{RunConfig, RunConfigError};
-use crate::fine_tuning::FineTuningConfig;
+use crate::checkpoint::Checkpoints;
+use crate::config::{RunConfig, RunConfigError, RunConfiguration};
+use crate::machine::host_name;
 use crate::metrics::replace_file;
+use crate::progress::format_duration;
+use crate::run_record::{
+    HistoryRow, RUN_FORMAT, RunRecord, VersionError, Versions, seconds_since_1970,
+};
 
 /// The folder of a run:
 ///
 /// ```text
-/// config.toml      the resolved configuration, written first
+/// run.json              what the run is; says that the folder is a run's
+/// run.lock              locked while a process works in the folder, and says which
+/// config.toml           the resolved configuration; there once the run is begun
+/// config-history.jsonl  every configuration, with the step from which it held
 /// tokenizer.json
-/// metrics.jsonl    one line per row of metrics
-/// checkpoints/     step-00001200/, …
-/// model/           the trained model, a Hugging Face directory
-/// tasks/           in fine-tuning: scores.json, and the predictions and worst mistakes for each task
-/// summary.json     the figures of the finished run
-/// report.html      the curves, and charts/*.svg
+/// metrics.jsonl         one line per row of metrics
+/// checkpoints/          step-00001200/, …
+/// abandoned/            what lay behind a step that the run was told to go back to
+/// model/                the trained model, a Hugging Face directory
+/// tasks/                in fine-tuning: scores.json, and the predictions for each task
+/// summary.json          the figures of the finished run
+/// report.html           the curves, and charts/*.svg
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
 }
+
+const RECORD: &str = "run.json";
+const LOCK: &str = "run.lock";
+const CONFIG: &str = "config.toml";
+
+/// What a run writes into its folder, beside its record, lock and configuration.
+const CONTENTS: [&str; 10] = [
+    "config-history.jsonl",
+    "tokenizer.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "abandoned",
+    "model",
+    "tasks",
+    "summary.json",
+    "report.html",
+    "charts",
+];
 
 /// Why a run can't have its folder.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +73,36 @@ pub enum RunFolderError {
         /// The folder.
         path: PathBuf,
     },
-    /// A folder that is to be replaced isn't that of a run.
-    #[error("{} is not the folder of a run (it has no config.toml), so it is not replaced", path.display())]
+    /// A process works in the folder.
+    #[error("{} is in use: {holder}; nothing was changed", path.display())]
+    Held {
+        /// The folder.
+        path: PathBuf,
+        /// Who.
+        holder: String,
+    },
+    /// The folder isn't that of a run.
+    #[error("{} is not the folder of a run (it has no {RECORD}), and is left as it is", path.display())]
     NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The run was started by a release that wrote no record.
+    #[error(
+        "{} holds a run of altup 0.1.0-dev, from before runs had a {RECORD}: go on with that one, or start \
+         a new run, from its model by --init if you like",
+        path.display()
+    )]
+    BeforeRecords {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The run was killed before it had all that it needs to go on.
+    #[error(
+        "the run in {} was not yet begun when its process ended: start it again, by the command that started \
+         it", path.display()
+    )]
+    NotBegun {
         /// The folder.
         path: PathBuf,
     },
@@ -49,6 +111,22 @@ pub enum RunFolderError {
     NotAFolder {
         /// The file.
         path: PathBuf,
+    },
+    /// The run was started by a release whose runs this one can't go on with.
+    #[error("{} {problem}", path.display())]
+    Version {
+        /// The run's record.
+        path: PathBuf,
+        /// Which version is another.
+        problem: VersionError,
+    },
+    /// The record of a run is damaged.
+    #[error("cannot use {}", path.display())]
+    Record {
+        /// The record.
+        path: PathBuf,
+        /// The cause.
+        source: serde_json::Error,
     },
     /// The configuration of a run can't be read.
     #[error(transparent)]
@@ -63,80 +141,38 @@ pub enum RunFolderError {
     },
 }
 
+fn at(path: &Path) -> impl FnOnce(io::Error) -> RunFolderError {
+    let path = path.to_owned();
+    move |source| RunFolderError::File { path, source }
+}
+
 impl RunFolder {
-    /// Checks that a new run may have the folder `path`; nothing is written yet.
-    ///
-    /// # Errors
-    ///
-    /// If it exists and may not be replaced: without `overwrite`, or where it holds something other
-    /// than a run.
-    pub fn reserve(path: &Path, overwrite: bool) -> Result<Self, RunFolderError> {
-        let folder = Self { path: path.to_owned() };
-        let empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-        if path.is_file() {
-            return Err(RunFolderError::NotAFolder { path: path.to_owned() });
-        }
-        if path.exists() && !empty() {
-            if !overwrite {
-                return Err(RunFolderError::Exists { path: path.to_owned() });
-            }
-            if !folder.config().exists() {
-                return Err(RunFolderError::NotARun { path: path.to_owned() });
-            }
-        }
-        Ok(folder)
-    }
-
-    /// The first of `base`, `base-2`, `base-3`, … that doesn't exist.
-    pub fn fresh(base: &Path) -> Self {
-        let numbered = (2..).map(|number| PathBuf::from(format!("{}-{number}", base.display())));
-        let path = std::iter::once(base.to_owned()).chain(numbered).find(|path| !path.exists());
-        Self { path: path.unwrap_or_else(|| base.to_owned()) }
-    }
-
-    /// Empties the folder and writes the configuration into it.
-    ///
-    /// # Errors
-    ///
-    /// Names what can't be written.
-    pub fn create(&self, config: &RunConfig) -> Result<(), RunFolderError> {
-        self.create_for(&config.to_toml())
-    }
-
-    /// Empties the folder and writes a configuration into it, that of any kind of run.
-    ///
-    /// # Errors
-    ///
-    /// Names what can't be written.
-    pub fn create_for(&self, config_toml: &str) -> Result<(), RunFolderError> {
-        let error = |source| RunFolderError::File { path: self.path.clone(), source };
-        if self.path.exists() {
-            fs::remove_dir_all(&self.path).map_err(error)?;
-        }
-        fs::create_dir_all(&self.path).map_err(error)?;
-        self.write(&self.config(), config_toml.as_bytes())
-    }
-
-    /// The folder of a run that exists, and its configuration.
+    /// The folder of a run, and its configuration, to read from.
     ///
     /// # Errors
     ///
     /// If `path` isn't the folder of a run.
     pub fn open(path: &Path) -> Result<(Self, RunConfig), RunFolderError> {
-        let folder = Self { path: path.to_owned() };
-        let config = RunConfig::default().with_file(&folder.config())?;
-        Ok((folder, config))
+        Self::open_as(path)
     }
 
-    /// The folder of a fine-tuning run that exists, and its configuration.
+    /// The folder of a run of any kind, and its configuration, to read from.
     ///
     /// # Errors
     ///
-    /// If `path` isn't the folder of a fine-tuning run.
-    pub fn open_fine_tuning(path: &Path) -> Result<(Self, FineTuningConfig), RunFolderError> {
+    /// If `path` isn't the folder of a run of this kind.
+    pub fn open_as<C: RunConfiguration>(path: &Path) -> Result<(Self, C), RunFolderError> {
         let folder = Self { path: path.to_owned() };
-        let config = FineTuningConfig::default().with_file(&folder.config())?;
+        if folder.record_path().exists() && !folder.config().exists() {
+            return Err(RunFolderError::NotBegun { path: path.to_owned() });
+        }
+        let config = C::default().with_file(&folder.config())?;
         Ok((folder, config))
+    }
+
+    /// Whether a run was begun in the folder `path`, so that it can be resumed.
+    pub fn is_begun(path: &Path) -> bool {
+        path.join(RECORD).exists() && path.join(CONFIG).exists()
     }
 
     /// Writes a file of the run, whole or not at all.
@@ -145,8 +181,108 @@ impl RunFolder {
     ///
     /// Names the file.
     pub fn write(&self, path: &Path, contents: &[u8]) -> Result<(), RunFolderError> {
-        replace_file(path, contents)
-            .map_err(|source| RunFolderError::File { path: path.to_owned(), source })
+        replace_file(path, contents).map_err(at(path))
+    }
+
+    /// Reads what the run is.
+    ///
+    /// # Errors
+    ///
+    /// If it has no record, or one of another format.
+    pub fn record(&self) -> Result<RunRecord, RunFolderError> {
+        let path = self.record_path();
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let path = self.path.clone();
+                return Err(match self.config().exists() {
+                    true => RunFolderError::BeforeRecords { path },
+                    false => RunFolderError::NotARun { path },
+                });
+            }
+            Err(source) => return Err(RunFolderError::File { path, source }),
+        };
+        let damaged = |source| RunFolderError::Record { path: path.clone(), source };
+        let versions: Versions = serde_json::from_slice(&bytes).map_err(damaged)?;
+        versions
+            .check_format(RUN_FORMAT)
+            .map_err(|problem| RunFolderError::Version { path: path.clone(), problem })?;
+        serde_json::from_slice(&bytes).map_err(damaged)
+    }
+
+    /// Writes what the run is.
+    ///
+    /// # Errors
+    ///
+    /// Names the file.
+    pub fn write_record(&self, record: &RunRecord) -> Result<(), RunFolderError> {
+        let path = self.record_path();
+        let json = serde_json::to_vec_pretty(record)
+            .map_err(|source| RunFolderError::Record { path: path.clone(), source })?;
+        self.write(&path, &json)
+    }
+
+    /// Writes the configuration that holds now into `config.toml` and, unless it says nothing new, into
+    /// the history.
+    ///
+    /// # Errors
+    ///
+    /// Names the file.
+    pub fn write_config<C: RunConfiguration>(
+        &self,
+        row: &HistoryRow<C>,
+    ) -> Result<(), RunFolderError> {
+        let path = self.history();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(RunFolderError::File { path, source }),
+        };
+        let last = text.lines().last().and_then(|line| serde_json::from_str(line).ok());
+        if !last.is_some_and(|last: HistoryRow<C>| row.repeats(&last)) {
+            let line = serde_json::to_string(row)
+                .map_err(|source| RunFolderError::Record { path: path.clone(), source })?;
+            self.write(&path, format!("{text}{line}\n").as_bytes())?;
+        }
+        self.write(&self.config(), row.config.to_toml().as_bytes())
+    }
+
+    /// Puts what lies behind `step` into a new folder in `abandoned/`, which it returns: the later
+    /// checkpoints, the metrics as they are, the trained model and its figures.
+    ///
+    /// A kill in between leaves a run that can be resumed, behind `step` or behind a later one.
+    ///
+    /// # Errors
+    ///
+    /// Names the file that can't be moved.
+    pub fn set_aside(
+        &self,
+        step: u64,
+        checkpoints: &Checkpoints,
+    ) -> Result<PathBuf, RunFolderError> {
+        let parent = self.path.join("abandoned");
+        fs::create_dir_all(&parent).map_err(at(&parent))?;
+        let mut number = 1;
+        let folder = loop {
+            let folder = parent.join(number.to_string());
+            match fs::create_dir(&folder) {
+                Ok(()) => break folder,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(source) => return Err(RunFolderError::File { path: folder, source }),
+            }
+        };
+        if self.metrics().exists() {
+            let copy = folder.join("metrics.jsonl");
+            fs::copy(self.metrics(), &copy).map_err(at(&copy))?;
+        }
+        for path in [self.summary(), self.model(), self.tasks()] {
+            if let Some(name) = path.file_name().filter(|_| path.exists()) {
+                fs::rename(&path, folder.join(name)).map_err(at(&path))?;
+            }
+        }
+        let target = folder.join("checkpoints");
+        checkpoints.move_later(step, &target).map_err(at(&target))?;
+        Ok(folder)
     }
 
     /// The folder itself.
@@ -154,9 +290,18 @@ impl RunFolder {
         &self.path
     }
 
+    fn record_path(&self) -> PathBuf {
+        self.path.join(RECORD)
+    }
+
     /// The resolved configuration.
     pub fn config(&self) -> PathBuf {
-        self.path.join("config.toml")
+        self.path.join(CONFIG)
+    }
+
+    /// Every configuration that the run had.
+    pub fn history(&self) -> PathBuf {
+        self.path.join("config-history.jsonl")
     }
 
     /// The tokenizer.
@@ -187,5 +332,347 @@ impl RunFolder {
     /// The figures of the finished run.
     pub fn summary(&self) -> PathBuf {
         self.path.join("summary.json")
+    }
+
+    /// What lies in the folder that no run writes.
+    fn foreign(&self) -> io::Result<Vec<PathBuf>> {
+        let mut foreign = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let whole = name.strip_suffix(".partial").unwrap_or(&name);
+            if ![RECORD, LOCK, CONFIG].contains(&whole) && !CONTENTS.contains(&whole) {
+                foreign.push(path);
+            }
+        }
+        foreign.sort();
+        Ok(foreign)
+    }
+
+    /// Removes what a run writes, but for its record and lock. The configuration goes first: a folder
+    /// without one holds no run to go on with.
+    fn remove_contents(&self) -> io::Result<()> {
+        for name in [CONFIG].iter().chain(&CONTENTS) {
+            for path in [self.path.join(name), self.path.join(format!("{name}.partial"))] {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// The right to work in a run's folder, for one process at a time. The system takes it back when the
+/// process ends, however it ends.
+#[derive(Clone, Debug)]
+pub struct RunLock {
+    _file: Arc<File>,
+}
+
+/// Who works in a run's folder, as its lock file says.
+#[derive(Serialize, Deserialize)]
+struct Holder {
+    process: u32,
+    host: Option<String>,
+    command: String,
+    /// Seconds since 1970.
+    since: u64,
+}
+
+impl Holder {
+    fn this_process() -> Self {
+        let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+        Self {
+            process: std::process::id(),
+            host: host_name(),
+            command: words.collect::<Vec<_>>().join(" "),
+            since: seconds_since_1970(),
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { process, host, command, since } = self;
+        let seconds = seconds_since_1970().saturating_sub(*since);
+        write!(f, "process {process}")?;
+        if let Some(host) = host {
+            write!(f, " on {host}")?;
+        }
+        write!(f, " has worked in it for {} ({command})", format_duration(seconds as f64))
+    }
+}
+
+impl RunLock {
+    /// Takes the lock of a folder.
+    fn take(folder: &Path) -> Result<Self, RunFolderError> {
+        let path = folder.join(LOCK);
+        loop {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(at(&path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let mut text = String::new();
+                    let holder = match file.read_to_string(&mut text) {
+                        Ok(_) => serde_json::from_str::<Holder>(&text).ok(),
+                        Err(_) => None,
+                    };
+                    // Its holder may be about to write.
+                    let other = || "another process works in it".to_owned();
+                    let holder = holder.map_or_else(other, |holder| holder.to_string());
+                    return Err(RunFolderError::Held { path: folder.to_owned(), holder });
+                }
+                Err(TryLockError::Error(source)) => {
+                    return Err(RunFolderError::File { path, source });
+                }
+            }
+            // Its folder may have been removed before the lock was had.
+            if is_at(&file, &path).map_err(at(&path))? {
+                let holder = serde_json::to_string(&Holder::this_process()).unwrap_or_default();
+                file.set_len(0)
+                    .and_then(|()| file.seek(SeekFrom::Start(0)))
+                    .and_then(|_| file.write_all(holder.as_bytes()))
+                    .map_err(at(&path))?;
+                return Ok(Self { _file: Arc::new(file) });
+            }
+        }
+    }
+}
+
+/// Whether `path` is the name of the open file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let file = Handle::from_file(file.try_clone()?)?;
+    match Handle::from_path(path) {
+        Ok(named) => Ok(named == file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A run that is about to start, with the folder that it will have. Until it is [begun](Self::begin), a run
+/// that it replaces stays as it is; and a folder that was made for it goes when it is dropped.
+#[derive(Debug)]
+pub struct NewRun {
+    folder: RunFolder,
+    lock: RunLock,
+    /// Whether this process made the folder.
+    is_made: bool,
+    /// Whether the folder holds a run, or what is left of one.
+    replaces: bool,
+    is_begun: bool,
+}
+
+impl NewRun {
+    /// Takes the folder `path` for a new run. It must not exist, or be empty, or hold a run that was
+    /// never begun; with `overwrite` it may hold any run.
+    ///
+    /// # Errors
+    ///
+    /// If the folder is another's. It is left as it is.
+    pub fn at(path: &Path, overwrite: bool) -> Result<Self, RunFolderError> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(at(parent))?;
+        }
+        match fs::create_dir(path) {
+            Ok(()) => Self::made(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Self::there(path, overwrite)
+            }
+            Err(source) => Err(RunFolderError::File { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Makes the first of the folders `base`, `base-2`, `base-3`, … that doesn't exist.
+    ///
+    /// # Errors
+    ///
+    /// Names the folder that can't be made.
+    pub fn fresh(base: &Path) -> Result<Self, RunFolderError> {
+        if let Some(parent) = base.parent() {
+            fs::create_dir_all(parent).map_err(at(parent))?;
+        }
+        let mut path = base.to_owned();
+        let mut number = 1;
+        loop {
+            match fs::create_dir(&path) {
+                Ok(()) => return Self::made(&path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    number += 1;
+                    path = PathBuf::from(format!("{}-{number}", base.display()));
+                }
+                Err(source) => return Err(RunFolderError::File { path, source }),
+            }
+        }
+    }
+
+    fn made(path: &Path) -> Result<Self, RunFolderError> {
+        // If it can't be locked, nothing else is in it yet.
+        let lock = RunLock::take(path).inspect_err(|_| drop(fs::remove_dir(path)))?;
+        let folder = RunFolder { path: path.to_owned() };
+        Ok(Self { folder, lock, is_made: true, replaces: false, is_begun: false })
+    }
+
+    fn there(path: &Path, overwrite: bool) -> Result<Self, RunFolderError> {
+        if !path.is_dir() {
+            return Err(RunFolderError::NotAFolder { path: path.to_owned() });
+        }
+        let folder = RunFolder { path: path.to_owned() };
+        let is_run = || folder.record_path().exists();
+        // A lock in a folder of other things would be the first of ours in it.
+        if !is_run() && !folder.is_empty().map_err(at(path))? {
+            let path = path.to_owned();
+            return Err(match folder.config().exists() {
+                true => RunFolderError::BeforeRecords { path },
+                false => RunFolderError::NotARun { path },
+            });
+        }
+        let lock = RunLock::take(path)?;
+        // Now nobody else changes it.
+        if RunFolder::is_begun(path) && !overwrite {
+            return Err(RunFolderError::Exists { path: path.to_owned() });
+        }
+        let replaces = is_run();
+        Ok(Self { folder, lock, is_made: false, replaces, is_begun: false })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// Whether the folder holds a run that this one will replace.
+    pub fn replaces(&self) -> bool {
+        self.replaces
+    }
+
+    /// Files in the folder that no run writes. They stay.
+    ///
+    /// # Errors
+    ///
+    /// If the folder can't be listed.
+    pub fn foreign(&self) -> Result<Vec<PathBuf>, RunFolderError> {
+        self.folder.foreign().map_err(at(&self.folder.path))
+    }
+
+    /// Writes what is known before the data is prepared, so that a run that is killed meanwhile can be
+    /// resumed. Where a run is replaced, nothing is written yet.
+    ///
+    /// # Errors
+    ///
+    /// Names what can't be written.
+    pub fn announce<C: RunConfiguration>(
+        &self,
+        record: &RunRecord,
+        config: &HistoryRow<C>,
+    ) -> Result<(), RunFolderError> {
+        if self.replaces {
+            return Ok(());
+        }
+        self.folder.write_record(record)?;
+        self.folder.write_config(config)
+    }
+
+    /// Removes the run that is replaced, if any. `write_more` then writes what the new run starts with,
+    /// and last come its record and its configuration: from there on it is begun.
+    ///
+    /// # Errors
+    ///
+    /// Names what can't be removed or written.
+    pub fn begin<C: RunConfiguration, E: From<RunFolderError>>(
+        mut self,
+        record: &RunRecord,
+        config: &HistoryRow<C>,
+        write_more: impl FnOnce(&RunFolder) -> Result<(), E>,
+    ) -> Result<(RunFolder, RunLock), E> {
+        if self.replaces {
+            self.folder.remove_contents().map_err(at(&self.folder.path))?;
+        }
+        write_more(&self.folder)?;
+        self.folder.write_record(record)?;
+        self.folder.write_config(config)?;
+        self.is_begun = true;
+        Ok((self.folder.clone(), self.lock.clone()))
+    }
+}
+
+impl RunFolder {
+    /// Whether the folder has nothing in it but a lock.
+    fn is_empty(&self) -> io::Result<bool> {
+        for entry in fs::read_dir(&self.path)? {
+            if entry?.file_name() != LOCK {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for NewRun {
+    fn drop(&mut self) {
+        if self.is_begun || self.replaces {
+            return;
+        }
+        // While the folder is held. Where this fails, what is left is a run that was never begun.
+        let _ = self.folder.remove_contents();
+        let _ = remove(&self.folder.record_path());
+        let _ = remove(&self.folder.path.join(LOCK));
+        if self.is_made {
+            let _ = fs::remove_dir(&self.folder.path);
+        }
+    }
+}
+
+/// A run that is to go on, with its folder.
+#[derive(Debug)]
+pub struct OpenRun<C = RunConfig> {
+    /// The folder.
+    pub folder: RunFolder,
+    /// Keeps others out of it.
+    pub lock: RunLock,
+    /// The configuration that holds.
+    pub config: C,
+    /// What the run is.
+    pub record: RunRecord,
+}
+
+impl<C: RunConfiguration> OpenRun<C> {
+    /// Takes the folder of a run to go on with it.
+    ///
+    /// # Errors
+    ///
+    /// If it isn't the folder of a run, or one that another process works in, or a run that this release
+    /// can't go on with. It is left as it is.
+    pub fn open(path: &Path) -> Result<Self, RunFolderError> {
+        let folder = RunFolder { path: path.to_owned() };
+        folder.record()?;
+        let lock = RunLock::take(path)?;
+        let record = folder.record()?;
+        let versions = Versions {
+            format: record.format,
+            numerics: record.numerics,
+            altup: record.altup.clone(),
+        };
+        versions
+            .check_numerics()
+            .map_err(|problem| RunFolderError::Version { path: folder.record_path(), problem })?;
+        let (folder, config) = RunFolder::open_as(path)?;
+        Ok(Self { folder, lock, config, record })
     }
 }

@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::learner::{DeviceBatch, ToDevice};
 
@@ -312,6 +313,23 @@ pub fn answer(
     split: &TaskSplit,
     config: &AnswerConfig,
 ) -> Result<Answers, TaskEvaluationError> {
+    let never = AtomicBool::new(false);
+    let answers = answer_until(model, tokenizer, split, config, &never)?;
+    Ok(answers.unwrap_or_else(|| unreachable!("nobody stops it")))
+}
+
+/// As [`answer`]. Once `stop` is set, it ends before its next batch, and gives nothing.
+///
+/// # Errors
+///
+/// As [`answer`].
+pub fn answer_until(
+    model: &T5,
+    tokenizer: &TextTokenizer,
+    split: &TaskSplit,
+    config: &AnswerConfig,
+    stop: &AtomicBool,
+) -> Result<Option<Answers>, TaskEvaluationError> {
     split.check(config.by)?;
     let examples = &split.tokenized.examples;
     let mut order: Vec<usize> = (0..examples.len()).collect();
@@ -319,6 +337,9 @@ pub fn answer(
     let mut answers = vec![None; examples.len()];
     let (mut loss, mut tokens, mut correct) = (0.0, 0, 0);
     for places in order.chunks(config.batch_size) {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let examples: Vec<altup_data::Example> =
             places.iter().map(|&place| examples[place].clone()).collect();
         let batch = Batch::of(&examples);
@@ -347,7 +368,8 @@ pub fn answer(
             });
         }
     }
-    Ok(Answers { answers: answers.into_iter().flatten().collect(), loss, tokens, correct })
+    let answers = answers.into_iter().flatten().collect();
+    Ok(Some(Answers { answers, loss, tokens, correct }))
 }
 
 /// What a model answers to an example.

@@ -1,8 +1,8 @@
 //! The step loop.
 //!
 //! It stands beside burn-train's, which counts epochs and can't be resumed inside of one: here a run
-//! is a number of steps, and all that step n depends on is the model, the optimizer and n. Each step
-//! is burn-train's [`TrainStep`].
+//! is a number of steps, and all that step n depends on is the model, the optimizer, n and how many steps'
+//! worth of batches were skipped. Each step is burn-train's [`TrainStep`].
 
 use altup_data::{Batch, DataError, Prefetcher};
 use altup_models::{LayerRouting, Noise};
@@ -12,12 +12,14 @@ use burn::tensor::Device;
 use burn::train::TrainStep;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::checkpoint::{CheckpointError, Checkpoints, RunState, Window};
-use crate::config::TrainerConfig;
+use crate::checkpoint::{CheckpointError, Checkpoints, Restored, RunState, Window};
+use crate::config::{OnDivergence, TrainerConfig};
 use crate::learner::{DeviceBatch, Learner, ToDevice};
-use crate::metrics::{MetricsError, MetricsLog, MetricsRow, RoutingRow, SourceEpochs, TrainRow};
+use crate::metrics::{
+    MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
+};
 use crate::progress::Progress;
 use crate::task_evaluation::TaskEvaluationError;
 use crate::training_batches::TrainingBatches;
@@ -40,6 +42,8 @@ pub struct Trainer {
     pub optimizer: ModuleOptimizer,
     /// Where the run is.
     pub state: RunState,
+    /// Where the run was when its newest checkpoint was written or read.
+    pub saved: Option<RunState>,
     /// Where it saves itself.
     pub checkpoints: Checkpoints,
     /// Where its metrics go.
@@ -53,11 +57,19 @@ pub struct Trainer {
 pub enum Outcome {
     /// All steps are done.
     Finished,
-    /// It was told to stop, and saved a checkpoint at this step.
-    Stopped {
-        /// The last step done.
-        step: u64,
-    },
+    /// It was told to stop, and saved itself.
+    Stopped,
+}
+
+/// Training was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stopped;
+
+fn unless(stop: &AtomicBool) -> Result<(), Stopped> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Stopped),
+        false => Ok(()),
+    }
 }
 
 /// Why training can't go on.
@@ -65,8 +77,7 @@ pub enum Outcome {
 pub enum TrainError {
     /// The loss or the gradients are no longer numbers.
     #[error(
-        "the {quantity} is {value} at step {step}: training has diverged. {} Lower \
-         optimizer.learning_rate, lengthen schedule.warmup_steps or set optimizer.clip_norm",
+        "the {quantity} is {value} at step {step}: training has diverged. {}",
         describe(.last_good)
     )]
     Diverged {
@@ -95,54 +106,148 @@ pub enum TrainError {
 
 fn describe(last_good: &Option<u64>) -> String {
     match last_good {
-        Some(step) => format!("The checkpoint of step {step} is good."),
-        None => "No checkpoint before it is good.".into(),
+        Some(step) => format!("The checkpoint of step {step} is good"),
+        None => "No checkpoint before it is good".into(),
     }
 }
 
 impl Trainer {
-    /// Trains to the last step, or until `stop` is set.
+    /// Trains to the last step, or until `stop` is set: then it ends before the next batch, without the
+    /// step that it is in, and saves itself.
     ///
     /// # Errors
     ///
     /// If a step, a checkpoint or a line of metrics fails. What was saved before stays whole.
     pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-        let total_steps = self.config.training.steps;
-        let accumulation = self.config.training.gradient_accumulation as u64;
-        let mut batches = self.batches(self.state.step * accumulation)?;
-        // A checkpoint proves good when the step behind it has a loss: weights that a bad step ruined
-        // are numbers still.
-        let mut unproven = (self.state.step > 0).then_some(self.state.step);
-        let mut last_good = None;
-        while self.state.step < total_steps && !self.valid_data.is_satisfied() {
-            let step = self.state.step + 1;
-            let started = Instant::now();
-            let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
-            self.step(step, batches, last_good)?;
-            last_good = unproven.take().or(last_good);
-            let seconds = started.elapsed().as_secs_f64();
-            self.state.elapsed_seconds += seconds;
-            self.state.window.seconds += seconds;
-
-            let mut last = step == total_steps;
-            if last || step.is_multiple_of(self.config.training.log_every) {
-                self.log_window()?;
-            }
-            self.state.valid_loss = None;
-            if last || step.is_multiple_of(self.config.training.eval_every) {
-                self.validate(step, last_good)?;
-                last |= self.valid_data.is_satisfied();
-            }
-            let stopped = stop.load(Ordering::Relaxed);
-            if last || stopped || step.is_multiple_of(self.config.training.checkpoint_every) {
-                self.checkpoints.save(&self.state, &self.learner, &self.optimizer)?;
-                unproven = Some(step);
-            }
-            if stopped && !last {
-                return Ok(Outcome::Stopped { step });
+        loop {
+            match self.train_until_divergence(stop) {
+                Err(TrainError::Diverged {
+                    quantity, step, last_good: Some(last_good), ..
+                }) if self.may_roll_back() => {
+                    self.roll_back(last_good, step, quantity)?;
+                }
+                ended => return ended,
             }
         }
-        Ok(Outcome::Finished)
+    }
+
+    fn train_until_divergence(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let training = &self.config.training;
+        let (total_steps, checkpoint_every) = (training.steps, training.checkpoint_every);
+        let minutes = training.checkpoint_minutes;
+        let accumulation = training.gradient_accumulation as u64;
+        let mut batches = self.batches(self.state.data_steps() * accumulation)?;
+        let mut saved_at = Instant::now();
+        loop {
+            let step = self.state.step;
+            if self.state.validation_is_due && self.validate(stop)? == Err(Stopped) {
+                return self.stop();
+            }
+            let last = step >= total_steps || self.valid_data.is_satisfied();
+            let by_time = minutes > 0.0 && saved_at.elapsed().as_secs_f64() >= 60.0 * minutes;
+            if last || by_time || (step > 0 && step.is_multiple_of(checkpoint_every)) {
+                self.save()?;
+                saved_at = Instant::now();
+            }
+            if last {
+                return Ok(Outcome::Finished);
+            }
+            if unless(stop) == Err(Stopped) {
+                return self.stop();
+            }
+            let started = Instant::now();
+            let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
+            if self.step(step + 1, batches, stop)? == Err(Stopped) {
+                return self.stop();
+            }
+            self.close_step(started.elapsed())?;
+        }
+    }
+
+    /// What follows on a step: its time, the line of metrics, whether validation is due.
+    fn close_step(&mut self, time: Duration) -> Result<(), TrainError> {
+        let seconds = time.as_secs_f64();
+        self.state.elapsed_seconds += seconds;
+        self.state.window.seconds += seconds;
+        // A checkpoint proves good when the step behind it has a loss: weights that a bad step ruined
+        // are numbers still.
+        if let Some(saved) = self.saved.as_ref().filter(|saved| saved.step + 1 == self.state.step) {
+            self.state.proven = Some(saved.step);
+        }
+        let training = &self.config.training;
+        let last = self.state.step == training.steps;
+        self.state.valid_loss = None;
+        self.state.validation_is_due = last || self.state.step.is_multiple_of(training.eval_every);
+        if last || self.state.step.is_multiple_of(training.log_every) {
+            self.log_window()?;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint, unless there is one that says the same.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be written. Earlier checkpoints stay as they are.
+    pub fn save(&mut self) -> Result<(), CheckpointError> {
+        match &self.saved {
+            Some(saved) if *saved == self.state => return Ok(()),
+            // Neither model nor optimizer has changed.
+            Some(saved) if saved.step == self.state.step => {
+                self.checkpoints.restate(&self.state)?
+            }
+            _ => self.checkpoints.save(&self.state, &self.learner, &self.optimizer)?,
+        }
+        self.saved = Some(self.state.clone());
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<Outcome, TrainError> {
+        if self.state.step > 0 {
+            self.save()?;
+        }
+        Ok(Outcome::Stopped)
+    }
+
+    fn may_roll_back(&self) -> bool {
+        let training = &self.config.training;
+        training.on_divergence == OnDivergence::Rollback
+            && self.state.rollbacks < training.max_rollbacks
+    }
+
+    /// Goes back to the checkpoint of step `to` from a step at which training diverged, and passes over
+    /// the batches in between.
+    ///
+    /// A kill in between leaves a run that diverges and goes back again, in the same way: what is done
+    /// before the checkpoint is rewritten is undone at the next start.
+    fn roll_back(&mut self, to: u64, from: u64, quantity: &str) -> Result<(), TrainError> {
+        let optimizer = self.config.optimizer.init();
+        let Restored { state, learner, optimizer, .. } =
+            self.checkpoints.restore(Some(to), &self.learner, &optimizer)?;
+        let state = RunState {
+            skipped_steps: self.state.skipped_steps + from - to,
+            rollbacks: self.state.rollbacks + 1,
+            proven: Some(to),
+            elapsed_seconds: self.state.elapsed_seconds,
+            ..state
+        };
+        self.checkpoints.remove_later(to)?;
+        self.valid_data.rewind(to);
+        self.metrics = self.metrics.reopen(to, self.state.rollbacks)?;
+        self.record(MetricsRow::Rollback(RollbackRow {
+            step: to,
+            number: state.rollbacks,
+            diverged_at: from,
+            quantity: quantity.to_owned(),
+            skipped_steps: state.skipped_steps,
+        }))?;
+        self.checkpoints.restate(&state)?;
+        self.progress.note(&format!(
+            "the {quantity} is not finite at step {from}: back to step {to}, without the batches in between"
+        ));
+        self.saved = Some(state.clone());
+        (self.state, self.learner, self.optimizer) = (state, learner, optimizer);
+        Ok(())
     }
 
     fn batches(&self, first: u64) -> Result<Prefetcher<Batch>, DataError> {
@@ -152,21 +257,25 @@ impl Trainer {
         Prefetcher::start(first, self.config.workers, AHEAD, make)
     }
 
-    /// One optimizer step, over the gradients of several batches.
+    /// One optimizer step, over the gradients of several batches. If it is stopped between them, all is
+    /// as it was before the step.
     fn step(
         &mut self,
         step: u64,
         batches: Vec<Batch>,
-        last_good: Option<u64>,
-    ) -> Result<(), TrainError> {
+        stop: &AtomicBool,
+    ) -> Result<Result<(), Stopped>, TrainError> {
         let targets: u64 = batches.iter().map(Batch::num_targets).sum();
         let inputs: u64 = batches.iter().map(Batch::num_inputs).sum();
-        let (loss, mut gradients) = self.gradients(step, &batches, targets);
+        let Ok(summed) = self.gradients(&batches, targets, stop) else {
+            return Ok(Err(Stopped));
+        };
+        let Summed { loss, mut gradients, routing } = summed;
         make_contiguous(&self.learner, &mut gradients);
         let norm = global_norm(&self.learner, &gradients);
         for (quantity, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
-                return Err(TrainError::Diverged { quantity, value, step, last_good });
+                return Err(self.diverged(quantity, value, step));
             }
         }
         let clip = self.config.optimizer.clip_norm;
@@ -185,25 +294,39 @@ impl Trainer {
         window.tokens += inputs + targets;
         window.grad_norm += norm;
         window.steps += 1;
-        Ok(())
+        routing.into_iter().for_each(|routing| window.add_routing(routing));
+        Ok(Ok(()))
     }
 
-    /// The summed loss of the batches, and the gradients of its mean over their `targets`.
-    fn gradients(&mut self, step: u64, batches: &[Batch], targets: u64) -> (f64, GradientsParams) {
+    fn diverged(&self, quantity: &'static str, value: f64, step: u64) -> TrainError {
+        TrainError::Diverged { quantity, value, step, last_good: self.state.proven }
+    }
+
+    /// The summed loss of the batches of the step to come, and the gradients of its mean over their
+    /// `targets`.
+    fn gradients(
+        &self,
+        batches: &[Batch],
+        targets: u64,
+        stop: &AtomicBool,
+    ) -> Result<Summed, Stopped> {
         let mut accumulator = GradientsAccumulator::new();
         let mut loss = 0.0;
+        let mut routing = Vec::new();
         for (micro_batch, batch) in (0..).zip(batches) {
+            unless(stop)?;
+            let step = self.state.data_steps() + 1;
             let noise = Noise::training(self.config.seed, step, micro_batch);
             let batch = DeviceBatch { noise, ..batch.to_device(targets, &self.device) };
             let output = self.config.training.precision.step(&self.learner, batch);
             loss += output.item.sum.into_scalar::<f64>();
-            self.state.window.add_routing(routing_rows(output.item.routing));
+            routing.push(routing_rows(output.item.routing));
             if batches.len() == 1 {
-                return (loss, output.grads);
+                return Ok(Summed { loss, gradients: output.grads, routing });
             }
             accumulator.accumulate(&self.learner, output.grads);
         }
-        (loss, accumulator.grads())
+        Ok(Summed { loss, gradients: accumulator.grads(), routing })
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
@@ -229,33 +352,46 @@ impl Trainer {
         self.record(MetricsRow::Train(row))
     }
 
-    fn validate(&mut self, step: u64, last_good: Option<u64>) -> Result<(), TrainError> {
-        let Validated { row, cost } = self.score(step)?;
+    /// Scores the validation data. If it is stopped between batches, nothing is recorded.
+    fn validate(&mut self, stop: &AtomicBool) -> Result<Result<(), Stopped>, TrainError> {
+        let Some(Validated { row, cost }) = self.score(stop)? else {
+            return Ok(Err(Stopped));
+        };
         // The perplexity overflows first: from a loss of 710 nats on.
         if !row.perplexity.is_finite() {
-            let (quantity, value) = ("validation perplexity", row.perplexity);
-            return Err(TrainError::Diverged { quantity, value, step, last_good });
+            return Err(self.diverged("validation perplexity", row.perplexity, row.step));
         }
         self.state.valid_loss = Some(cost);
+        self.state.validation_is_due = false;
         self.progress.valid(&row);
-        self.record(MetricsRow::Valid(row))
+        self.record(MetricsRow::Valid(row))?;
+        Ok(Ok(()))
     }
 
-    fn score(&mut self, step: u64) -> Result<Validated, TrainError> {
+    fn score(&mut self, stop: &AtomicBool) -> Result<Option<Validated>, TrainError> {
         let model = self.config.training.precision.to_compute(&self.learner.model.valid());
         let device = self.device.clone().without_autodiff();
-        self.valid_data.score(&Learner { model }, step, &device)
+        self.valid_data.score(&Learner { model }, self.state.step, &device, stop)
     }
 
     /// How often the sources of the data have been gone through so far.
     fn epochs(&self) -> Vec<SourceEpochs> {
         let accumulation = self.config.training.gradient_accumulation as u64;
-        self.train_data.epochs(self.state.step * accumulation)
+        self.train_data.epochs(self.state.data_steps() * accumulation)
     }
 
     fn record(&mut self, row: MetricsRow) -> Result<(), TrainError> {
         Ok(self.metrics.append(&row)?)
     }
+}
+
+/// What the batches of a step come to together.
+struct Summed {
+    /// In nats.
+    loss: f64,
+    gradients: GradientsParams,
+    /// How the layers with experts routed each batch.
+    routing: Vec<Vec<RoutingRow>>,
 }
 
 fn routing_rows(routing: Vec<LayerRouting>) -> Vec<RoutingRow> {

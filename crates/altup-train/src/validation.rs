@@ -2,15 +2,17 @@
 
 use altup_data::Mixture;
 use burn::tensor::Device;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::evaluation::evaluate_mixture;
+use crate::evaluation::Pass;
 use crate::learner::Learner;
 use crate::metrics::ValidRow;
 use crate::trainer::TrainError;
 
 /// Scores a model in training.
 pub trait Validation {
-    /// Scores the model of `step`. It must not be on an autodiff device, and `device` is its device.
+    /// Scores the model of `step`. It must not be on an autodiff device, and `device` is its device. Once `stop` is
+    /// set, it ends before its next batch, and gives nothing.
     ///
     /// # Errors
     ///
@@ -20,7 +22,13 @@ pub trait Validation {
         learner: &Learner,
         step: u64,
         device: &Device,
-    ) -> Result<Validated, TrainError>;
+        stop: &AtomicBool,
+    ) -> Result<Option<Validated>, TrainError>;
+
+    /// Training goes back to `step`: what was scored behind it never was. Default: nothing is remembered
+    fn rewind(&mut self, step: u64) {
+        let _ = step;
+    }
 
     /// Whether the scores so far say that training should end. Default: never
     fn is_satisfied(&self) -> bool {
@@ -54,9 +62,14 @@ impl Validation for TextValidation {
         learner: &Learner,
         step: u64,
         device: &Device,
-    ) -> Result<Validated, TrainError> {
-        let (examples, batch_size) = (self.examples, self.batch_size);
-        let row = evaluate_mixture(learner, &self.data, examples, batch_size, step, device);
-        Ok(Validated { cost: row.loss, row })
+        stop: &AtomicBool,
+    ) -> Result<Option<Validated>, TrainError> {
+        let (max_examples, batch_size) = (self.examples, self.batch_size);
+        let pass = Pass { learner, max_examples, batch_size, step, device };
+        let row = pass.score_mixture(&self.data, &mut || match stop.load(Ordering::Relaxed) {
+            true => Err(()),
+            false => Ok(()),
+        });
+        Ok(row.ok().map(|row| Validated { cost: row.loss, row }))
     }
 }

@@ -109,7 +109,7 @@ fn a_run_begun_on_one_backend_ends_on_another_and_its_directory_loads_on_all() {
 
 /// The logits that the model of a run gives on a backend.
 fn logits(ws: &Workspace, model: &str, backend: &str) -> Vec<f32> {
-    let files = ["--inputs", "inputs.json", "--output", "outputs.safetensors"];
+    let files = ["--inputs", "inputs.json", "--output", "outputs.safetensors", "--overwrite"];
     let model = ["forward", "--model", model, "--backend", backend];
     succeeds(run(ws, &[&model[..], &files].concat()));
     let bytes = fs::read(ws.path("outputs.safetensors")).unwrap();

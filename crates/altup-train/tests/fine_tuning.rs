@@ -400,7 +400,7 @@ fn a_run_goes_on_as_it_was_started_or_not_at_all() {
         &["finetune", "--resume", "run", "--set", "model.dropout_rate=0.2", "--quiet"],
         &["another configuration", "model.dropout_rate (0.1 → 0.2)"],
     );
-    refuses(&["train", "--resume", "run", "--quiet"], &["run"]);
+    refuses(&["train", "--resume", "run", "--quiet"], &["run of `altup finetune`"]);
     refuses(&["finetune", "--resume", "nowhere", "--quiet"], &["nowhere"]);
     refuses(
         &["finetune", "--output", "run", "--model", &model, "--task", "sst2", "--data", data],
@@ -409,6 +409,7 @@ fn a_run_goes_on_as_it_was_started_or_not_at_all() {
     let rows = fs::read_to_string(workspace.path("data/SST-2/train.tsv")).unwrap();
     workspace.write("data/SST-2/train.tsv", rows + "one more \t1\n");
     refuses(&["finetune", "--resume", "run", "--quiet"], &["examples", "have changed"]);
+    refuses(&["evaluate", "--model", "run"], &["no validation text"]);
     refuses(
         &["evaluate", "--task", "sst2", "--data", data, "--model", "run", "--checkpoint", "5"],
         &["no checkpoint of step 5"],

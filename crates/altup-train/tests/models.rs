@@ -42,7 +42,7 @@ fn tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
 fn outputs(workspace: &Workspace, model: &str) -> BTreeMap<String, Vec<f32>> {
     let inputs = json!({"input_ids": [[9, 8, 7, 6, 1], [5, 1]], "labels": [[4, 3, 1], [20, 1, 0]]});
     workspace.write("inputs.json", inputs.to_string());
-    let files = ["--inputs", "inputs.json", "--output", "outputs.safetensors"];
+    let files = ["--inputs", "inputs.json", "--output", "outputs.safetensors", "--overwrite"];
     succeeds(run(workspace, &[&["forward", "--model", model][..], &files].concat()));
     tensors(&workspace.path("outputs.safetensors"))
 }
@@ -144,6 +144,13 @@ fn forward_writes_a_gradient_for_every_parameter() {
     for (name, values) in &first {
         assert_close(name, &with_gradients[name], values, 1e-5);
     }
+    // What is there stays, unless it is to be replaced.
+    let before = fs::read(ws.path("o.safetensors")).unwrap();
+    let message = fails(run(&ws, &[&["forward", "--model", "run"][..], &args].concat()));
+    assert!(message.contains("o.safetensors exists already"), "{message}");
+    assert_eq!(fs::read(ws.path("o.safetensors")).unwrap(), before);
+    let args = [&args[..], &["--overwrite"]].concat();
+
     let gradients = tensors(&ws.path("gradients.safetensors"));
     let parameters = tensors(&ws.path("run/model/model.safetensors"));
     assert!(gradients.keys().eq(parameters.keys()));

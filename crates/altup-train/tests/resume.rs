@@ -118,6 +118,20 @@ fn signal_behind(mut child: Child, run: &Path, step: u64, signal: &str) -> Outpu
     output
 }
 
+/// Checks that a run was stopped: by the exit code that says so, and not by an error.
+#[track_caller]
+fn stopped(output: Output) -> Output {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        output.status.code(),
+        Some(75),
+        "{}, with this on standard error:\n{errors}",
+        output.status
+    );
+    assert!(!errors.contains("error: "), "{errors}");
+    output
+}
+
 #[test]
 fn a_killed_run_ends_as_one_that_was_not() {
     for backend in BACKENDS {
@@ -176,7 +190,7 @@ fn a_killed_run_with_experts_and_a_reduced_sequence_ends_as_one_that_was_not() {
 }
 
 #[test]
-fn a_run_that_is_killed_before_its_first_checkpoint_can_be_started_anew() {
+fn a_run_that_is_killed_before_its_first_checkpoint_starts_from_step_0() {
     for backend in BACKENDS {
         let workspace = Workspace::new();
         train_whole(&workspace, backend);
@@ -188,11 +202,9 @@ fn a_run_that_is_killed_before_its_first_checkpoint_can_be_started_anew() {
         let has_row = || fs::metadata(&metrics).is_ok_and(|metrics| metrics.len() > 0);
         wait_for(&mut child, "the first metrics", has_row);
         kill(child, &run);
+        assert_eq!(newest_checkpoint(&run), None);
 
-        let message = fails(resume(&workspace, "killed", backend).arg("--quiet").output().unwrap());
-        assert!(message.contains("before its first"), "{message}");
-        assert!(message.contains("--overwrite"), "{message}");
-        succeeds(long(&workspace, "killed", backend).arg("--overwrite").output().unwrap());
+        resume_to_the_end(&workspace, "killed", backend);
         assert_same(&workspace, "killed", "whole", backend);
     }
 }
@@ -202,10 +214,10 @@ fn a_run_that_is_told_to_stop_saves_itself_and_says_how_to_go_on() {
     for backend in BACKENDS {
         let workspace = Workspace::new();
         train_whole(&workspace, backend);
-        for signal in ["TERM", "INT"] {
+        for signal in ["TERM", "INT", "HUP", "USR1"] {
             let child = start(&workspace, signal, backend);
             let run = workspace.path(signal);
-            let output = succeeds(signal_behind(child, &run, 6, signal));
+            let output = stopped(signal_behind(child, &run, 6, signal));
             let errors = String::from_utf8(output.stderr).unwrap();
             let step = newest_checkpoint(&run).unwrap();
             assert!(errors.contains(&format!("stopped at step {step},")), "{errors}");
@@ -217,18 +229,118 @@ fn a_run_that_is_told_to_stop_saves_itself_and_says_how_to_go_on() {
     }
 }
 
+/// Stopped again and again, in the middle of steps and of validation, whose batches are many here.
+#[test]
+fn a_run_that_is_stopped_anywhere_ends_as_one_that_was_not() {
+    let often = set(&[
+        "training.eval_every=3",
+        "training.eval_examples=64",
+        "training.gradient_accumulation=8",
+        "training.checkpoint_every=1000",
+    ]);
+    let workspace = Workspace::new();
+    succeeds(long(&workspace, "whole", "flex").args(&often).output().unwrap());
+    let run = workspace.path("stopped");
+    let mut stops = 0;
+    let mut command = long(&workspace, "stopped", "flex");
+    command.args(&often);
+    let mut child = spawn(command);
+    let metrics = run.join("metrics.jsonl");
+    let length = || fs::metadata(&metrics).map_or(0, |metrics| metrics.len());
+    loop {
+        let before = length();
+        // Behind another row, of steps or of validation, and then at some moment or other.
+        while child.try_wait().unwrap().is_none() && length() <= before {
+            sleep(Duration::from_millis(1));
+        }
+        sleep(Duration::from_millis(stops * 7 % 40));
+        if child.try_wait().unwrap().is_some() {
+            succeeds(child.wait_with_output().unwrap());
+            break;
+        }
+        let process = child.id().to_string();
+        let sent = Command::new("sh").args(["-c", r#"kill -s TERM "$0""#, &process]).status();
+        sent.unwrap();
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            break; // It was done.
+        }
+        stopped(output);
+        stops += 1;
+        child = spawn(resume(&workspace, "stopped", "flex"));
+    }
+    assert!(stops > 5, "stopped {stops} times only");
+    assert_same(&workspace, "stopped", "whole", &format!("after {stops} stops"));
+}
+
+#[test]
+fn a_run_that_is_stopped_while_it_prepares_can_be_resumed() {
+    let workspace = Workspace::new();
+    train_whole(&workspace, "flex");
+    let text = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
+    workspace.write("large.txt", text.repeat(60));
+    let tokenizer = ["--tokenizer", "whole/tokenizer.json"];
+    let source = ["train", "--config", "config.toml", "--train", "large.txt", "--output", "run"];
+    let mut child = spawn(workspace.altup(&[&source[..], &tokenizer].concat()));
+    let run = workspace.path("run");
+    wait_for(&mut child, "its configuration", || run.join("config.toml").exists());
+    let process = child.id().to_string();
+    assert!(Command::new("sh").args(["-c", r#"kill "$0""#, &process]).status().unwrap().success());
+    let output = stopped(child.wait_with_output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors.contains("stopped before training; go on with: altup train --resume run"),
+        "{errors}"
+    );
+    assert_eq!(names_in(&run), ["config-history.jsonl", "config.toml", "run.json", "run.lock"]);
+    resume_to_the_end(&workspace, "run", "flex");
+    assert!(run.join("model/model.safetensors").exists());
+}
+
+/// As `nohup` starts one.
+#[test]
+fn a_signal_that_a_run_was_started_to_ignore_stays_ignored() {
+    let workspace = Workspace::new();
+    train_whole(&workspace, "flex");
+    let script = r#"trap '' HUP; exec "$0" "$@""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_altup")]).current_dir(workspace.path(""));
+    command.args(long(&workspace, "run", "flex").get_args());
+    command.env("ALTUP_CACHE", workspace.path("cache")).env("RAYON_NUM_THREADS", "1");
+    let mut child = spawn(command);
+    wait_for_checkpoint(&mut child, &workspace.path("run"), 6);
+    let process = child.id().to_string();
+    let sent = Command::new("sh").args(["-c", r#"kill -s HUP "$0""#, &process]).status();
+    assert!(sent.unwrap().success());
+    succeeds(child.wait_with_output().unwrap());
+    assert_same(&workspace, "run", "whole", "ignoring SIGHUP");
+}
+
+#[test]
+fn checkpoints_come_by_time_too() {
+    let workspace = Workspace::new();
+    let flags = set(&[
+        "training.checkpoint_every=1000",
+        "training.checkpoint_minutes=0.0001",
+        "training.keep_last=1000",
+    ]);
+    succeeds(workspace.train("run", &flags));
+    let checkpoints = names_in(&workspace.path("run/checkpoints"));
+    assert!(checkpoints.len() > 2, "{checkpoints:?}");
+}
+
 #[test]
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     for backend in BACKENDS {
         let workspace = Workspace::new();
         train_whole(&workspace, backend);
-        let stopped = workspace.path("stopped");
-        succeeds(signal_behind(start(&workspace, "stopped", backend), &stopped, 6, "TERM"));
-        let newest = checkpoint_name(newest_checkpoint(&stopped).unwrap());
+        let stopped_run = workspace.path("stopped");
+        stopped(signal_behind(start(&workspace, "stopped", backend), &stopped_run, 6, "TERM"));
+        let newest = checkpoint_name(newest_checkpoint(&stopped_run).unwrap());
 
         for (run, damage) in DAMAGES {
             let folder = workspace.path(run);
-            copy_folder(&stopped, &folder);
+            copy_folder(&stopped_run, &folder);
             damage(&folder.join("checkpoints").join(&newest));
             let output = succeeds(resume(&workspace, run, backend).output().unwrap());
             let errors = String::from_utf8(output.stderr).unwrap();
@@ -237,6 +349,38 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
             assert_same(&workspace, run, "whole", &format!("{backend}, {run}"));
         }
     }
+}
+
+/// Damaged checkpoints are neither counted nor kept: not those whose size tells, nor those that were found damaged
+/// when the run was resumed.
+#[test]
+fn damaged_checkpoints_do_not_push_out_good_ones() {
+    let flip = |path: &Path| {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    let workspace = Workspace::new();
+    let flags = set(&["training.keep_last=3", "training.eval_every=100"]);
+    succeeds(workspace.train("whole", &[&["--steps", "15"][..], &flags].concat()));
+    succeeds(workspace.train("run", &flags));
+    let checkpoints = workspace.path("run/checkpoints");
+    let names = |steps: &[u64]| steps.iter().copied().map(checkpoint_name).collect::<Vec<_>>();
+    assert_eq!(names_in(&checkpoints), names(&[6, 9, 12]));
+    flip(&checkpoints.join("step-00000012/model.bpk"));
+    let file =
+        fs::File::options().write(true).open(checkpoints.join("step-00000009/optimizer.bpk"));
+    file.unwrap().set_len(10).unwrap();
+
+    let resume = ["train", "--resume", "run", "--quiet", "--steps", "15"];
+    let keep_one = ["--set", "training.keep_last=1"];
+    succeeds(workspace.altup(&[&resume[..], &keep_one].concat()).output().unwrap());
+    assert_same(&workspace, "run", "whole", "from step 6");
+    // The newest, the one before, which proved good, and the one of the only validation.
+    assert_eq!(names_in(&checkpoints), names(&[12, 15]));
+    succeeds(workspace.altup(&[&resume[..4], &["--from", "12"]].concat()).output().unwrap());
+    assert_same(&workspace, "run", "whole", "from step 12");
 }
 
 #[test]
@@ -275,35 +419,197 @@ fn a_run_goes_on_from_any_folder_and_under_the_flags_that_started_it() {
 }
 
 #[test]
-fn a_run_goes_on_with_no_other_configuration() {
+fn what_a_run_learns_is_fixed() {
     let workspace = Workspace::new();
     succeeds(workspace.train("run", &[]));
     let before = fs::read(workspace.path("run/metrics.jsonl")).unwrap();
-    let cases: [(&[&str], &str); 3] = [
-        (&["--steps", "99"], "training.steps"),
-        (&["--seed", "5"], "seed"),
-        (&["--set", "model.d_ff=64"], "model.d_ff"),
+    let cases: [(&[&str], &str); 5] = [
+        (&["--seed", "5"], "seed (0 → 5)"),
+        (&["--set", "model.d_ff=64"], "model.d_ff (32 → 64)"),
+        (&["--batch-size", "8"], "training.batch_size (4 → 8)"),
+        (&["--variant", "dense"], "model.altup ("),
+        (&["--precision", "bf16"], "training.precision (\"f32\" → \"bf16\")"),
     ];
-    for (flags, key) in cases {
+    for (flags, change) in cases {
         let mut command = workspace.altup(&["train", "--resume", "run", "--quiet"]);
         let message = fails(command.args(flags).output().unwrap());
         assert!(message.contains("another configuration"), "{message}");
-        assert!(message.contains(&format!(" {key} (")), "{message}");
+        assert!(message.contains(&format!(" {change}")), "{message}");
     }
     assert_eq!(fs::read(workspace.path("run/metrics.jsonl")).unwrap(), before);
 }
 
+/// The lines of a run's history, each with its step, and a value of its configuration.
+fn history(run: &Path, pointer: &str) -> Vec<(u64, serde_json::Value)> {
+    let text = fs::read_to_string(run.join("config-history.jsonl")).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let value = |row: &serde_json::Value| row.pointer(pointer).unwrap().clone();
+    rows.map(|row| (row["step"].as_u64().unwrap(), value(&row))).collect()
+}
+
 #[test]
-fn a_run_goes_on_with_no_other_corpus() {
+fn a_run_may_go_further_and_faster_and_keeps_its_history() {
     let workspace = Workspace::new();
     succeeds(workspace.train("run", &[]));
-    let before = fs::read(workspace.path("run/metrics.jsonl")).unwrap();
+    succeeds(workspace.train("whole", &["--steps", "24"]));
+    let further = ["train", "--resume", "run", "--quiet", "--steps", "24"];
+    succeeds(workspace.altup(&further).output().unwrap());
+    // An inverse square root doesn't depend on the end.
+    assert_same(&workspace, "run", "whole", "further");
+
+    let faster =
+        ["--steps", "30", "--set", "optimizer.learning_rate=0.5", "--set", "data.workers=2"];
+    let resume = ["train", "--resume", "run"];
+    let output = workspace.altup(&[&resume[..], &faster].concat()).output().unwrap();
+    let errors = String::from_utf8(succeeds(output).stderr).unwrap();
+    assert!(errors.contains("from step 24 on: optimizer.learning_rate (1.0 → 0.5)"), "{errors}");
+    let run = workspace.path("run");
+    assert_eq!(
+        history(&run, "/config/training/steps"),
+        [(0, 12.into()), (12, 24.into()), (24, 30.into())]
+    );
+    assert!(fs::read_to_string(run.join("config.toml")).unwrap().contains("learning_rate = 0.5"));
+    // What is not named stays as it was changed.
+    succeeds(workspace.altup(&resume).arg("--quiet").output().unwrap());
+    assert_eq!(history(&run, "/config/optimizer/learning_rate").len(), 3);
+
+    let back = [&resume[..], &["--quiet", "--steps", "20"]].concat();
+    let message = fails(workspace.altup(&back).output().unwrap());
+    assert!(
+        message.contains("training.steps is 20") && message.contains("has done 30"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_run_goes_back_to_a_step_and_keeps_what_lay_behind() {
+    let workspace = Workspace::new();
+    let keep = ["--set", "training.keep_last=10"];
+    succeeds(workspace.train("run", &keep));
+    copy_folder(&workspace.path("run"), &workspace.path("before"));
+    let run = workspace.path("run");
+    let resume = ["train", "--resume", "run", "--quiet", "--from"];
+    let message = fails(workspace.altup(&[&resume[..], &["7"]].concat()).output().unwrap());
+    assert!(
+        message.contains("no checkpoint of step 7; there are those of steps 3, 6, 9, 12"),
+        "{message}"
+    );
+    assert!(!run.join("abandoned").exists());
+    for (number, step) in [(1, "6"), (2, "0")] {
+        succeeds(workspace.altup(&[&resume[..], &[step]].concat()).output().unwrap());
+        assert_same(&workspace, "run", "before", step);
+        let aside = run.join(format!("abandoned/{number}"));
+        assert_eq!(names_in(&aside), ["checkpoints", "metrics.jsonl", "model", "summary.json"]);
+        let behind = names_in(&aside.join("checkpoints"));
+        let first = step.parse::<u64>().unwrap() + 3;
+        let steps: Vec<u64> = (first..=12).step_by(3).collect();
+        assert_eq!(behind, steps.into_iter().map(checkpoint_name).collect::<Vec<_>>());
+        assert_eq!(support::rows(&aside).len(), support::rows(&run).len());
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_no_other_data() {
+    let workspace = Workspace::new();
     let corpus = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
-    workspace.write("corpus.txt", corpus + "\nThe river was in the garden.\n");
+    let documents: Vec<&str> = corpus.trim_end().split("\n\n").collect();
+    let part = |range: std::ops::Range<usize>| documents[range].join("\n\n");
+    for (name, range) in [("a", 0..100), ("b", 100..200), ("c", 200..280)] {
+        workspace.write(&format!("shards/{name}.txt"), part(range));
+    }
+    workspace.write("valid.txt", part(280..310));
+    succeeds(workspace.train_on("shards", "run", &["--valid", "valid.txt"]));
+    succeeds(workspace.train("other", &["--set", "data.vocab_size=400", "--steps", "1"]));
+    let before = fs::read(workspace.path("run/metrics.jsonl")).unwrap();
+    let refused = |flags: &[&str], words: &[&str]| {
+        let mut command = workspace.altup(&["train", "--resume", "run", "--quiet"]);
+        let message = fails(command.args(flags).output().unwrap());
+        for word in words {
+            assert!(message.contains(word), "{message:?} doesn't say {word:?}");
+        }
+        assert_eq!(fs::read(workspace.path("run/metrics.jsonl")).unwrap(), before);
+    };
+    refused(
+        &["--train", "corpus.txt"],
+        &["the run in run", "training text has changed", "corpus.txt"],
+    );
+    refused(
+        &["--valid", "corpus.txt"],
+        &["validation text has changed", "corpus.txt", "valid.txt"],
+    );
+    refused(&["--tokenizer", "other/tokenizer.json"], &["tokenizer is another one"]);
+
+    // The same text elsewhere is the same.
+    fs::rename(workspace.path("shards"), workspace.path("moved")).unwrap();
+    refused(&[], &["shards"]);
+    fs::copy(workspace.path("run/tokenizer.json"), workspace.path("same.json")).unwrap();
+    let moved = ["--train", "moved", "--tokenizer", "same.json", "--steps", "14"];
     let mut command = workspace.altup(&["train", "--resume", "run", "--quiet"]);
-    let message = fails(command.output().unwrap());
-    assert!(message.contains("has changed"), "{message}");
-    assert_eq!(fs::read(workspace.path("run/metrics.jsonl")).unwrap(), before);
+    succeeds(command.args(moved).output().unwrap());
+    succeeds(workspace.altup(&["train", "--resume", "run", "--quiet"]).output().unwrap());
+
+    let before = fs::read(workspace.path("run/metrics.jsonl")).unwrap();
+    let refused = |words: &str| {
+        let mut command = workspace.altup(&["train", "--resume", "run", "--quiet"]);
+        let message = fails(command.output().unwrap());
+        assert!(message.contains(words), "{message:?} doesn't say {words:?}");
+        assert_eq!(fs::read(workspace.path("run/metrics.jsonl")).unwrap(), before);
+    };
+    workspace.write("moved/b.txt", part(100..200) + "\n\nThe river was in the garden.\n");
+    refused("b.txt is not what it was when the run was started");
+    workspace.write("moved/b.txt", part(100..200));
+    workspace.write("moved/d.txt", "The river was in the garden.\n");
+    refused("d.txt is new");
+    fs::rename(workspace.path("moved/a.txt"), workspace.path("moved/d.txt")).unwrap();
+    refused("its shards are in another order");
+}
+
+#[test]
+fn a_run_goes_on_on_its_backend_unless_another_is_named() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &["--backend", "ndarray"]));
+    let run = workspace.path("run");
+    let resume = ["train", "--resume", "run"];
+    succeeds(workspace.altup(&resume).args(["--steps", "16", "--quiet"]).output().unwrap());
+    let command = ["--steps", "20", "--backend", "flex"];
+    let output = succeeds(workspace.altup(&resume).args(command).output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("warning: the run was on ndarray and goes on on flex"), "{errors}");
+    succeeds(workspace.altup(&resume).args(["--steps", "24", "--quiet"]).output().unwrap());
+    let backends = history(&run, "/backend");
+    let backends: Vec<(u64, &str)> =
+        backends.iter().map(|(step, name)| (*step, name.as_str().unwrap())).collect();
+    assert_eq!(backends, [(0, "ndarray"), (12, "ndarray"), (16, "flex"), (20, "flex")]);
+}
+
+#[test]
+fn a_run_of_another_version_is_refused_by_name() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let edit = |file: &str, old: &str, new: &str| {
+        let text = fs::read_to_string(workspace.path(file)).unwrap();
+        assert!(text.contains(old), "{text}");
+        workspace.write(file, text.replacen(old, new, 1));
+        let mut command = workspace.altup(&["train", "--resume", "run", "--quiet"]);
+        let message = fails(command.output().unwrap());
+        workspace.write(file, text);
+        message
+    };
+    let checkpoint = "run/checkpoints/step-00000012/state.json";
+    for (file, old, new, words) in [
+        ("run/run.json", "\"format\": 1", "\"format\": 2", "format of files has version 2"),
+        ("run/run.json", "\"numerics\": 1", "\"numerics\": 7", "arithmetic has version 7"),
+        (checkpoint, "\"format\": 1", "\"format\": 0", "format of files has version 0"),
+        (checkpoint, "\"numerics\": 1", "\"numerics\": 0", "arithmetic has version 0"),
+    ] {
+        let message = edit(file, old, new);
+        assert!(message.contains(words) && message.contains("altup 0.1.0"), "{message}");
+        assert!(message.contains(file.trim_end_matches("/state.json")), "{message}");
+    }
+    fs::rename(workspace.path("run/run.json"), workspace.path("elsewhere.json")).unwrap();
+    let message =
+        fails(workspace.altup(&["train", "--resume", "run", "--quiet"]).output().unwrap());
+    assert!(message.contains("from before runs had a run.json"), "{message}");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use support::{Workspace, assert_same, gzip, losses, names_in, parquet, rows, set, succeeds};
+use support::{
+    Workspace, assert_same, fails, gzip, losses, names_in, parquet, rows, set, succeeds,
+};
 
 /// What a command printed, which must be one line of JSON.
 fn printed_json(output: &Output) -> Value {
@@ -123,10 +125,10 @@ fn the_loss_of_every_variant_falls() {
     let workspace = Workspace::new();
     for (variant, model, altup_layers) in [
         ("dense", "tiny-dense", 0),
-        ("altup", "tiny-altup2", 4),
-        ("sameup", "tiny-sameup2", 4),
-        ("recycled", "tiny-recycled2", 4),
-        ("sum", "tiny-sum2", 0),
+        ("altup", "tiny-altup-k2", 4),
+        ("sameup", "tiny-sameup-k2", 4),
+        ("recycled", "tiny-recycled-k2", 4),
+        ("sum", "tiny-sum-k2", 0),
     ] {
         let steps = ["--steps", "60", "--set", "training.eval_every=30"];
         let flags = ["--variant", variant, "--json"];
@@ -159,11 +161,11 @@ fn experts_and_reduced_sequences_train_report_and_generate() {
     let predicted = reduced("model.altup.encoder_sequence.method=altup");
     let both = [&predicted[..], &["model.altup.encoder_sequence.last_layer=1"], &experts].concat();
     for (name, model, assignments) in [
-        ("experts", "tiny-altup2-switch4", &experts[..]),
-        ("top-2", "tiny-altup2-switch4", &top_2),
-        ("pooled", "tiny-altup2-pool4", &pooled),
-        ("skipped", "tiny-altup2-skip4", &skipped),
-        ("both", "tiny-altup2-seq4-switch4", &both),
+        ("experts", "tiny-altup-k2-switch4", &experts[..]),
+        ("top-2", "tiny-altup-k2-switch4", &top_2),
+        ("pooled", "tiny-altup-k2-pool4", &pooled),
+        ("skipped", "tiny-altup-k2-skip4", &skipped),
+        ("both", "tiny-altup-k2-seq4-switch4", &both),
     ] {
         let steps = ["--steps", "60", "--set", "training.eval_every=30", "--json"];
         let output = succeeds(workspace.train(name, &[&steps[..], &set(assignments)].concat()));
@@ -422,6 +424,9 @@ fn report_compares_runs() {
     let html = fs::read_to_string(&report).unwrap();
     assert!(html.contains("wide") && html.contains("narrow"));
     assert!(!names_in(&workspace.path("comparison/charts")).is_empty());
+    let message = fails(workspace.altup(&flags).output().unwrap());
+    assert!(message.contains("comparison/report.html exists already"), "{message}");
+    succeeds(workspace.altup(&[&flags[..], &["--overwrite"]].concat()).output().unwrap());
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod reader;
 mod sample;
 
 use std::env;
+use std::fmt;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,16 +46,29 @@ pub(crate) struct Shard {
 
 /// Which documents of the files belong to a corpus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Selection {
+pub enum Selection {
+    /// All.
     All,
     /// All but the last of every `every` documents.
     Except {
+        /// How many.
         every: u64,
     },
     /// Only the last of every `every` documents.
     Only {
+        /// How many.
         every: u64,
     },
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all documents"),
+            Self::Except { every } => write!(f, "all but one of every {every} documents"),
+            Self::Only { every } => write!(f, "one of every {every} documents"),
+        }
+    }
 }
 
 impl Selection {
@@ -164,7 +178,8 @@ impl Corpus {
         &self.shards
     }
 
-    pub(crate) fn selection(&self) -> Selection {
+    /// Which documents of the files belong to it.
+    pub fn selection(&self) -> Selection {
         self.selection
     }
 

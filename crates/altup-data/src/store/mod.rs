@@ -243,6 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn shards_are_identified_by_content_without_being_tokenised() {
+        let setup = many();
+        let found = setup.store().identify(&setup.corpus()).unwrap();
+        assert!(!setup.store().tokenizer_folder(&setup.tokenizer).exists());
+        assert_eq!(setup.prepare().unwrap().sources(), found);
+        assert!(found[3].file.ends_with("3.txt") && found[3].files == 1, "{:?}", found[3]);
+
+        setup.write("3.txt", "another text");
+        let changed = setup.store().identify(&setup.corpus()).unwrap();
+        for (number, (before, after)) in found.iter().zip(&changed).enumerate() {
+            assert_eq!(before.content == after.content, number != 3, "{number}");
+        }
+    }
+
+    #[test]
     fn of_a_changed_corpus_only_what_changed_is_made_anew() {
         let setup = many();
         let before = setup.prepare().unwrap();

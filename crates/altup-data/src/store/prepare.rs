@@ -10,13 +10,14 @@ use std::thread;
 use std::time::Duration;
 
 use rayon::ThreadPool;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::claim::{Claim, remove_left_overs};
 use super::identity::{Identities, ShardIdentity};
 use super::token_file::{TokenFile, TokenFileWriter};
 use super::{TOKENS_EXTENSION, TokenStore, create_folder, store_error};
 use crate::corpus::{OnError, Shard};
-use crate::token_row::{Origin, TokenRow};
+use crate::token_row::{Origin, ShardSource, TokenRow};
 use crate::{Corpus, DataError, TextTokenizer};
 
 /// Text handed to the tokenizer at once: enough for several threads to share, and little enough for
@@ -111,8 +112,10 @@ impl TokenStore {
             fingerprint.update(shard.key.as_bytes());
         }
         fingerprint.update(format!("{:?}", corpus.selection()).as_bytes());
+        let sources = shards.iter().zip(&done);
         let origin = Origin {
             fingerprint: fingerprint.finalize(),
+            sources: sources.map(|(shard, done)| ShardSource::new(shard, done.key)).collect(),
             made: done.iter().filter(|done| done.made).count() as u64,
             skipped: skipped.collect(),
         };
@@ -120,6 +123,20 @@ impl TokenStore {
         let files = done.into_iter().map(|done| done.file).collect();
         let row = TokenRow::new(files, corpus.selection(), origin);
         if row.is_empty() { Err(corpus.without_text()) } else { Ok(row) }
+    }
+
+    /// What the shards of a corpus are made of, without tokenising them. Files are read where they
+    /// are new to the store or have changed.
+    ///
+    /// # Errors
+    ///
+    /// Names the file that can't be read.
+    pub fn identify(&self, corpus: &Corpus) -> Result<Vec<ShardSource>, DataError> {
+        create_folder(&self.current())?;
+        let sources = self.sources();
+        let identities = Identities::open(sources.clone()).map_err(store_error(&sources))?;
+        let shards = corpus.shards().par_iter();
+        shards.map(|shard| Ok(ShardSource::new(shard, identities.of(shard)?.key))).collect()
     }
 }
 

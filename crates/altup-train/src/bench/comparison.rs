@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use super::models::{self, floor};
 use super::{BenchBatch, Measured, Timing, Work};
+use crate::machine::Machine;
 use crate::precision::Precision;
 
 /// How close the losses of two right programs are, relatively: bf16 keeps 8 bits.
@@ -103,31 +104,6 @@ pub struct LeftOut {
     pub side: String,
     /// What the side said.
     pub reason: String,
-}
-
-/// The machine of a comparison.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Machine {
-    /// The processor, as it calls itself.
-    pub cpu: String,
-    /// The cores that the process may use.
-    pub cores: usize,
-    /// The operating system and the instruction set.
-    pub system: String,
-}
-
-impl Machine {
-    /// This one.
-    pub fn here() -> Self {
-        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model =
-            info.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
-        Self {
-            cpu: model.unwrap_or("unknown processor").to_owned(),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        }
-    }
 }
 
 impl Plan {

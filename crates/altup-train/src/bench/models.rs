@@ -1,49 +1,18 @@
 //! The models that are compared, at any size, and what their arithmetic costs.
 
-use altup_core::{BlockSelection, Widening};
 use altup_models::{
-    AltUpModelConfig, AttentionKind, EncoderSequence, MoeConfig, MoeMode, ParameterInfo, Role,
-    SequenceMethod, Stack, T5Config, forward_cost, parameters, size,
+    AttentionKind, ParameterInfo, Role, Stack, T5Config, forward_cost, parameters, size,
 };
 
 use super::{BenchBatch, Work};
+use crate::variant::labelled;
 
 /// The names of the models, the dense one first.
-pub const MODELS: [&str; 6] = ["dense", "altup-k2", "altup-k4", "recycled-k2", "moe", "sequence"];
+pub const MODELS: [&str; 6] = ["dense", "altup-k2", "altup-k4", "recycled-k2", "moe32", "seq4"];
 
-/// A model of a size, without dropout.
-///
-/// `altup-kK` and `recycled-kK` have K blocks that the layers take in turn. `moe` has 32 experts of
-/// width 16 beside every feed-forward network, `sequence` an encoder whose inner layers compute on every
-/// fourth token.
-pub fn model(size_name: &str, model: &str) -> Option<T5Config> {
-    let base = T5Config { dropout_rate: 0.0, ..size(size_name)? };
-    let altup = |num_blocks: usize, widening, encoder_sequence| T5Config {
-        altup: Some(AltUpModelConfig {
-            num_blocks,
-            selection: BlockSelection::Alternating,
-            widening,
-            encoder_sequence,
-        }),
-        ..base.clone()
-    };
-    let blocks = |name: &str| name.parse().ok().filter(|&count: &usize| (1..=16).contains(&count));
-    Some(match model {
-        "dense" => base,
-        "moe" => T5Config { moe: Some(MoeConfig::new(32, 16, MoeMode::Partial)), ..base },
-        "sequence" => {
-            let method = SequenceMethod::Altup;
-            let sequence = EncoderSequence { method, stride: 4, first_layer: 1, last_layer: None };
-            altup(1, Widening::Sum, Some(sequence))
-        }
-        _ => {
-            if let Some(count) = model.strip_prefix("altup-k") {
-                altup(blocks(count)?, Widening::Embedding, None)
-            } else {
-                altup(blocks(model.strip_prefix("recycled-k")?)?, Widening::Recycled, None)
-            }
-        }
-    })
+/// A model of a size, by its [label](crate::variant::label), without dropout.
+pub fn model(size_name: &str, label: &str) -> Option<T5Config> {
+    labelled(T5Config { dropout_rate: 0.0, ..size(size_name)? }, label)
 }
 
 /// What a work takes if nothing but its arithmetic counts.

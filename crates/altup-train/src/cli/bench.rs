@@ -16,7 +16,8 @@ pub(super) struct BenchArgs {
     /// Sizes of models (`altup sizes` lists them)
     #[arg(long, value_delimiter = ',', default_value = "tiny", value_name = "SIZES")]
     sizes: Vec<String>,
-    /// Models at each size: dense, altup-kK, recycled-kK (K blocks), moe, sequence; ratios are to the first
+    /// Models at each size: dense, or altup-kK, sameup-kK, recycled-kK, sum-kK (K blocks), seqS (Sequence-AltUp of
+    /// stride S), moeE (E experts), joined as in altup-k2-moe32; ratios are to the first
     #[arg(long, value_delimiter = ',', default_values_t = models::MODELS.map(String::from), value_name = "MODELS")]
     models: Vec<String>,
     /// Backends [default: those of the CPU that are compiled in]

@@ -1,5 +1,6 @@
 use altup_models::{FloatType, ModelDirectory, SaveOptions, T5, T5Config, num_parameters, widen};
 use altup_train::progress::format_count;
+use altup_train::variant::Variant;
 use anyhow::Context;
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
@@ -8,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::inspect::headline;
 use super::model_source::{ModelSource, from_checkpoint};
-use super::variant::Variant;
-use super::{BackendArgs, output};
+use super::{BackendArgs, OverwriteArgs, output};
 
 /// Convert a model: a dense T5 into an AltUp that computes the same, a run's checkpoint into a model
 /// directory, its numbers into another type
@@ -36,9 +36,8 @@ pub(super) struct ConvertArgs {
     /// Split the weights into files of at most this many megabytes, with an index
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..))]
     max_shard_size: Option<u64>,
-    /// Replace the model directory that is there
-    #[arg(long)]
-    overwrite: bool,
+    #[command(flatten)]
+    overwrite: OverwriteArgs,
     #[command(flatten)]
     backend: BackendArgs,
 }
@@ -61,7 +60,7 @@ const COMPANIONS: [&str; 5] = [
 
 pub(super) fn run(args: ConvertArgs) -> anyhow::Result<()> {
     let device = args.backend.open()?;
-    check_output(&args.output, args.overwrite)?;
+    check_output(&args.output, &args.overwrite)?;
     let (config, model, companions) = match &args.checkpoint {
         Some(checkpoint) => {
             let (config, model) = from_checkpoint(&args.model, checkpoint, &device)?;
@@ -93,15 +92,12 @@ pub(super) fn run(args: ConvertArgs) -> anyhow::Result<()> {
     ))?)
 }
 
-fn check_output(path: &Path, overwrite: bool) -> anyhow::Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let name = path.display();
-    anyhow::ensure!(overwrite, "{name} exists already: name another --output, or --overwrite it");
+fn check_output(path: &Path, overwrite: &OverwriteArgs) -> anyhow::Result<()> {
+    overwrite.check(path)?;
     anyhow::ensure!(
-        path.join("config.json").exists(),
-        "{name} is no model directory (it has no config.json), so it is not replaced"
+        !path.exists() || path.join("config.json").exists(),
+        "{} is no model directory (it has no config.json), so it is not replaced",
+        path.display()
     );
     Ok(())
 }

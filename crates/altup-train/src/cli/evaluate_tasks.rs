@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::model_source::{ModelSource, from_checkpoint};
 use super::tasks::{DEFAULT_SPLIT, read};
-use super::{BackendArgs, PrecisionArgs, output};
+use super::{BackendArgs, OverwriteArgs, PrecisionArgs, output};
 
 /// What to score on which task.
 #[derive(Args)]
@@ -64,6 +64,9 @@ pub(super) struct TaskArgs {
     /// is then not scored
     #[arg(long, value_name = "FOLDER", requires = "task", alias = "submission")]
     output: Option<PathBuf>,
+    /// Replace the files to hand in that are there
+    #[arg(long, requires = "output")]
+    overwrite: bool,
 }
 
 /// The model that is asked, and how.
@@ -174,6 +177,8 @@ impl TaskArgs {
     ) -> anyhow::Result<()> {
         let Some(folder) = &self.output else { return Ok(()) };
         let submission = task.submission(split, examples, answers);
+        let overwrite = OverwriteArgs { overwrite: self.overwrite };
+        overwrite.check(&folder.join(&submission.file_name))?;
         let file = submission.write(folder)?;
         let invalid = match submission.invalid {
             0 => String::new(),
@@ -216,7 +221,7 @@ impl Asked {
         );
         // A run is scored as it was validated.
         let run = match FineTuningConfig::describes(path) {
-            true => RunFolder::open_fine_tuning(path)?.1,
+            true => RunFolder::open_as::<FineTuningConfig>(path)?.1,
             false => FineTuningConfig::default(),
         };
         let input_length = args.input_length.unwrap_or(run.tasks.input_length);

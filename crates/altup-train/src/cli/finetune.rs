@@ -1,28 +1,25 @@
-use altup_models::{ModelDirectory, T5Config, num_parameters};
-use altup_train::checkpoint::{Checkpoints, RunState};
+use altup_models::{ModelDirectory, num_parameters};
+use altup_train::device::DeviceName;
 use altup_train::fine_tuning::{
-    FineTuningConfig, FineTuningData, TaskResult, TaskResults, TaskTraining, TaskValidation,
-    best_step,
+    FineTuningConfig, FineTuningData, TaskResult, TaskResults, best_step,
 };
-use altup_train::learner::Learner;
 use altup_train::metrics::{MetricsLog, TaskScore};
-use altup_train::progress::{Progress, ProgressMode, format_count, format_duration};
+use altup_train::progress::{ProgressMode, format_count, format_duration};
 use altup_train::report::{Report, RunCurves, Tile};
-use altup_train::run_folder::RunFolder;
 use altup_train::task_evaluation::AnswerBy;
-use altup_train::trainer::{Outcome, Trainer};
-use altup_train::training_batches::TrainingBatches;
+use altup_train::trainer::Outcome;
 use anyhow::Context;
-use burn::tensor::Device;
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::ExitCode;
 
 use super::convert::copy_companions;
 use super::model_source::ModelSource;
-use super::train::{peak_memory, stop_on_signals};
-use super::{BackendArgs, output};
+use super::start::{Place, Start};
+use super::start_fine_tuning::{Running, describe};
+use super::train::peak_memory;
+use super::{output, stop};
 
 /// Fine-tune a model on benchmark tasks, text to text as T5 does it.
 ///
@@ -73,17 +70,23 @@ pub(super) struct FinetuneArgs {
     /// Replace the run in the output folder
     #[arg(long, requires = "output", conflicts_with = "resume")]
     overwrite: bool,
-    /// Go on with the run in this folder, exactly where its last checkpoint is
+    /// Go on with the run in this folder, exactly where its last checkpoint is. Its length, its learning rate and
+    /// schedule, and how it is watched and kept may be given anew; its model and tasks are fixed
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
+    /// Go back to the checkpoint of this step; what lay behind it is kept in abandoned/
+    #[arg(long, requires = "resume", value_name = "STEP")]
+    from: Option<u64>,
     /// Show no progress
     #[arg(long)]
     quiet: bool,
     /// Print the figures of the finished run as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    backend: BackendArgs,
+    /// The backend, with the index of a device where it has several (cuda:1): flex, ndarray, wgpu,
+    /// vulkan, tch or cuda; `altup backends` lists what this machine has [default: flex, or what the run was on]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<DeviceName>,
 }
 
 /// The figures of a finished run.
@@ -105,89 +108,46 @@ struct Summary {
     version: &'static str,
 }
 
-pub(super) fn run(args: FinetuneArgs) -> anyhow::Result<()> {
-    let (folder, mut config) = resolve(&args)?;
-    config.validate()?;
-    let device = args.backend.open()?.autodiff();
-    config.training.precision.check(&device)?;
-    let device = match config.training.gradient_checkpointing {
-        true => device.gradient_checkpointing(),
-        false => device,
-    };
+pub(super) fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
     let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
-    let data = FineTuningData::prepare(&config)?;
-    if let Some(epochs) = args.epochs {
-        anyhow::ensure!(epochs > 0.0 && epochs.is_finite(), "--epochs must be above 0");
-        config.training.steps = config.steps_of(epochs, data.num_examples());
-    }
-    let progress = Progress::new(mode, config.training.steps, 0);
-    for task in &data.training {
-        progress.note(&describe(task, &config));
-    }
-    // Read before anything is written: a run that can't start leaves nothing behind.
-    let (model_config, model) = config.directory().load_as(config.model_config()?, &device)?;
-    if args.resume.is_none() {
-        folder.create_for(&config.to_toml())?;
-        data.tokenizer.save(&folder.tokenizer())?;
-    }
-    let resumed = args.resume.is_some();
-    let mut trainer =
-        trainer(&folder, &config, &data, Learner { model }, device, progress, resumed)?;
-    let stop = stop_on_signals()?;
-    trainer.progress.start(trainer.state.step);
-    let outcome = trainer.train(&stop)?;
-    trainer.progress.finish();
-    match outcome {
-        Outcome::Finished => finish(&args, &folder, &config, &model_config, &data, &trainer),
-        Outcome::Stopped { step } => {
-            let run = folder.path().display();
-            trainer.progress.note(&format!(
-                "stopped at step {step}, saved; go on with: altup finetune --resume {run}"
-            ));
-            Ok(())
+    let start = Start { backend: args.backend.as_ref(), mode };
+    let mut running = match &args.resume {
+        Some(path) => {
+            anyhow::ensure!(
+                !path.join("config.toml").exists() || FineTuningConfig::describes(path),
+                "{} is a run of `altup train`: go on with `altup train --resume`",
+                path.display()
+            );
+            start.resume_fine_tuning(path, args.from, |stored| configured(stored, &args))?
         }
+        None => {
+            if let Some(epochs) = args.epochs {
+                anyhow::ensure!(epochs > 0.0 && epochs.is_finite(), "--epochs must be above 0");
+            }
+            let config = configured(FineTuningConfig::default(), &args)?;
+            let place = match &args.output {
+                Some(path) => Place::Output { path: path.clone(), overwrite: args.overwrite },
+                None => {
+                    let name = format!("{}-seed{}", config.name(), config.seed);
+                    Place::Fresh(Path::new("runs").join(name))
+                }
+            };
+            start.new_fine_tuning(config, args.epochs, place)?
+        }
+    };
+    if running.train()? == Outcome::Stopped {
+        return Ok(stop::exit_code());
     }
+    finish(&args, &running)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The run's folder and its configuration: that of the run which is resumed, or defaults below the
-/// file below the flags.
-fn resolve(args: &FinetuneArgs) -> anyhow::Result<(RunFolder, FineTuningConfig)> {
-    if let Some(path) = &args.resume {
-        anyhow::ensure!(
-            !path.join("config.toml").exists() || FineTuningConfig::describes(path),
-            "{} is a run of `altup train`: go on with `altup train --resume`",
-            path.display()
-        );
-        let (folder, stored) = RunFolder::open_fine_tuning(path)?;
-        let base = match &args.config {
-            Some(file) => FineTuningConfig::default().with_file(file)?,
-            None => stored.clone(),
-        };
-        let differences = stored.differences(&with_flags(base, args)?);
-        anyhow::ensure!(
-            differences.is_empty(),
-            "the run in {} has another configuration: {}. A run is resumed as it was started",
-            path.display(),
-            differences.join(", ")
-        );
-        return Ok((folder, stored));
-    }
-    let base = match &args.config {
-        Some(file) => FineTuningConfig::default().with_file(file)?,
-        None => FineTuningConfig::default(),
+/// Puts the file, then the flags over a configuration.
+fn configured(config: FineTuningConfig, args: &FinetuneArgs) -> anyhow::Result<FineTuningConfig> {
+    let mut config = match &args.config {
+        Some(file) => config.with_file(file)?,
+        None => config,
     };
-    let config = with_flags(base, args)?;
-    let folder = match &args.output {
-        Some(path) => RunFolder::reserve(path, args.overwrite)?,
-        None => RunFolder::fresh(&Path::new("runs").join(config.name())),
-    };
-    Ok((folder, config))
-}
-
-fn with_flags(
-    mut config: FineTuningConfig,
-    args: &FinetuneArgs,
-) -> anyhow::Result<FineTuningConfig> {
     if let Some(model) = &args.model {
         config.model.path = ModelSource::find(model)?.directory;
     }
@@ -211,87 +171,17 @@ fn with_flags(
     Ok(config)
 }
 
-/// A task's training examples in a line.
-fn describe(task: &TaskTraining, config: &FineTuningConfig) -> String {
-    let TaskTraining { task: name, examples, truncated, rate, target_length, .. } = task;
-    let mut line = format!("{name}: {examples} examples, targets of up to {target_length} tokens");
-    if *rate < 1.0 {
-        line.push_str(&format!(", {:.1} % of what is trained on", 100.0 * rate));
-    }
-    if *truncated > 0 {
-        let length = config.tasks.input_length;
-        line.push_str(&format!("; {truncated} inputs are cut to {length} tokens"));
-    }
-    line
-}
-
-fn trainer(
-    folder: &RunFolder,
-    config: &FineTuningConfig,
-    data: &FineTuningData,
-    learner: Learner,
-    device: Device,
-    progress: Progress,
-    resumed: bool,
-) -> anyhow::Result<Trainer> {
-    let checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
-    let optimizer = config.optimizer.init();
-    let (state, learner, optimizer, metrics) = if resumed {
-        let restored = checkpoints.restore(learner, optimizer)?;
-        for damage in &restored.damaged {
-            progress.note(&format!("passed over a checkpoint: {damage}"));
-        }
-        anyhow::ensure!(
-            restored.state.data == data.fingerprint,
-            "the training examples or the tokenizer have changed since the run in {} was started",
-            folder.path().display()
-        );
-        progress.note(&format!("resuming after step {}", restored.state.step));
-        let metrics = MetricsLog::resume(&folder.metrics(), restored.state.step)?;
-        (restored.state, restored.learner, restored.optimizer, metrics)
-    } else {
-        let state = RunState { data: data.fingerprint.clone(), ..RunState::default() };
-        (state, learner, optimizer, MetricsLog::create(&folder.metrics())?)
-    };
-    let validation = TaskValidation::new(
-        data.valid.clone(),
-        Arc::clone(&data.tokenizer),
-        config.answers.clone(),
-        config.patience,
-        &MetricsLog::read(&folder.metrics())?,
-    );
-    Ok(Trainer {
-        config: config.trainer(),
-        device,
-        train_data: Arc::clone(&data.train) as Arc<dyn TrainingBatches>,
-        valid_data: Box::new(validation),
-        learner,
-        optimizer,
-        state,
-        checkpoints,
-        metrics,
-        progress,
-    })
-}
-
 /// Writes the best model, what it made of the tasks and the report, and prints what came of the run.
-fn finish(
-    args: &FinetuneArgs,
-    folder: &RunFolder,
-    config: &FineTuningConfig,
-    model_config: &T5Config,
-    data: &FineTuningData,
-    trainer: &Trainer,
-) -> anyhow::Result<()> {
+fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
+    let Running { folder, backend, model_config, config, data, trainer, .. } = running;
     let rows = MetricsLog::read(&folder.metrics())?;
     let best = best_step(&rows).context("the run has no validation row")?;
     let device = trainer.device.clone().without_autodiff();
     let model = trainer.checkpoints.model(Some(best), model_config.build(&device))?;
     let directory = ModelDirectory::new(folder.model());
-    // The dropout of the run is not the model's.
-    let dropout_rate = config.directory().config()?.dropout_rate;
-    directory.save(&T5Config { dropout_rate, ..model_config.clone() }, &model)?;
+    directory.save(model_config, &model)?;
     copy_companions(&config.model.path, &folder.model())?;
+    data.tokenizer.save(&directory.tokenizer())?;
 
     trainer.progress.note(&format!("scoring the model of step {best} on all validation examples"));
     let splits = data.whole_validation(config)?;
@@ -305,7 +195,7 @@ fn finish(
         run: folder.path().to_owned(),
         model: config.model.path.clone(),
         parameters: num_parameters(&model) as u64,
-        backend: args.backend.backend.to_string(),
+        backend: backend.to_string(),
         seed: config.seed,
         steps: state.step,
         best_step: best,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 use super::model_source::ModelSource;
-use super::{BackendArgs, PrecisionArgs};
+use super::{BackendArgs, OverwriteArgs, PrecisionArgs};
 
 /// Run a batch through a model and write what comes out: logits, encoder output, loss, gradients.
 /// There is no dropout.
@@ -27,6 +27,8 @@ pub(super) struct ForwardArgs {
     #[arg(long, value_name = "FILE")]
     gradients: Option<PathBuf>,
     #[command(flatten)]
+    overwrite: OverwriteArgs,
+    #[command(flatten)]
     backend: BackendArgs,
     #[command(flatten)]
     precision: PrecisionArgs,
@@ -41,6 +43,9 @@ struct Inputs {
 
 pub(super) fn run(args: ForwardArgs) -> anyhow::Result<()> {
     let device = args.backend.open()?;
+    for path in [&args.output].into_iter().chain(&args.gradients) {
+        args.overwrite.check(path)?;
+    }
     let device = if args.gradients.is_some() { device.autodiff() } else { device };
     let directory = ModelDirectory::new(ModelSource::find(&args.model)?.directory);
     let config = directory.config()?.for_evaluation();

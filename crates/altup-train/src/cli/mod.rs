@@ -14,16 +14,19 @@ mod model_source;
 pub(crate) mod output;
 mod report;
 mod sizes;
+mod start;
+mod start_fine_tuning;
+mod stop;
 mod tasks;
 mod train;
-mod variant;
 
 use altup_models::T5;
 use altup_train::device::DeviceName;
 use altup_train::precision::Precision;
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// AltUp T5 models: widened representations at almost the cost of a dense model.
 #[derive(Parser)]
@@ -48,6 +51,7 @@ enum Command {
     Tasks(tasks::TasksArgs),
     Backends(backends::BackendsArgs),
     Bench(bench::BenchArgs),
+    #[command(hide = true)]
     Measure(bench::MeasureArgs),
 }
 
@@ -91,6 +95,26 @@ impl PrecisionArgs {
     }
 }
 
+/// Whether a file that is there may be replaced.
+#[derive(Args)]
+struct OverwriteArgs {
+    /// Replace what is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl OverwriteArgs {
+    /// # Errors
+    ///
+    /// If there is something at `path`, and it may not be replaced.
+    fn check(&self, path: &Path) -> anyhow::Result<()> {
+        let name = path.display();
+        let free = self.overwrite || !path.exists();
+        anyhow::ensure!(free, "{name} exists already: name another place, or --overwrite it");
+        Ok(())
+    }
+}
+
 /// Where prepared data is kept.
 #[derive(Args)]
 struct CacheArgs {
@@ -109,10 +133,10 @@ impl CacheArgs {
     }
 }
 
-pub(crate) fn run() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Train(args) => train::run(args),
-        Command::Finetune(args) => finetune::run(args),
+pub(crate) fn run() -> anyhow::Result<ExitCode> {
+    let done = match Cli::parse().command {
+        Command::Train(args) => return train::run(args),
+        Command::Finetune(args) => return finetune::run(args),
         Command::Data(args) => data::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Generate(args) => generate::run(args),
@@ -125,5 +149,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Backends(args) => backends::run(args),
         Command::Bench(args) => bench::bench(args),
         Command::Measure(args) => bench::measure(args),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

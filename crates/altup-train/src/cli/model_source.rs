@@ -24,7 +24,7 @@ impl ModelSource {
             return Ok(Self { directory: path.to_owned(), run: None });
         }
         let (run, command) = match FineTuningConfig::describes(path) {
-            true => (RunFolder::open_fine_tuning(path).map(|(run, _)| run), "finetune"),
+            true => (RunFolder::open_as::<FineTuningConfig>(path).map(|(run, _)| run), "finetune"),
             false => (RunFolder::open(path).map(|(run, _)| run), "train"),
         };
         let run = run.with_context(|| {
@@ -60,18 +60,15 @@ pub(super) fn from_checkpoint(
             format!("--checkpoint {step}: must be the step of a checkpoint, or last")
         })?),
     };
-    let (folder, config, keep_last) = if FineTuningConfig::describes(run) {
-        let (folder, run_config) = RunFolder::open_fine_tuning(run)?;
-        // As the run loads it: only the tensors tell whether the output layer is tied.
-        let (config, _) = run_config.directory().load(device)?;
-        (folder, config, run_config.training.keep_last)
-    } else {
-        let (folder, run_config) = RunFolder::open(run)?;
-        let tokenizer = TextTokenizer::load(&folder.tokenizer())?;
-        let config = run_config.model_config(tokenizer.vocab_size())?;
-        (folder, config, run_config.training.keep_last)
+    let folder = match FineTuningConfig::describes(run) {
+        true => RunFolder::open_as::<FineTuningConfig>(run)?.0,
+        false => RunFolder::open(run)?.0,
     };
-    let checkpoints = Checkpoints::new(folder.checkpoints(), keep_last);
+    let record = folder.record()?;
+    let config =
+        record.model.with_context(|| format!("the run {} has no model yet", run.display()))?;
+    // Nothing is removed where nothing is written.
+    let checkpoints = Checkpoints::new(folder.checkpoints(), usize::MAX);
     let model = checkpoints.model(step, config.build(device))?;
     Ok((config, model))
 }

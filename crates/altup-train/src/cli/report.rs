@@ -4,7 +4,7 @@ use altup_train::run_folder::RunFolder;
 use clap::Args;
 use std::path::PathBuf;
 
-use super::output;
+use super::{OverwriteArgs, output};
 
 /// Draw the curves of several runs over each other: report.html and SVG files
 #[derive(Args)]
@@ -18,9 +18,12 @@ pub(super) struct ReportArgs {
     /// The report's title
     #[arg(long, default_value = "Comparison of runs")]
     title: String,
+    #[command(flatten)]
+    overwrite: OverwriteArgs,
 }
 
 pub(super) fn run(args: ReportArgs) -> anyhow::Result<()> {
+    args.overwrite.check(&args.output.join("report.html"))?;
     let mut curves = Vec::new();
     let mut facts = Vec::new();
     let mut configurations = String::new();

@@ -1,7 +1,8 @@
 //! The benchmark tasks: what there is, and how it looks to a model.
 
+use altup_data::TextTokenizer;
 use altup_data::tasks::{Dataset, Registry, Task};
-use altup_train::fine_tuning::FineTuningData;
+use altup_train::fine_tuning::{FineTuningConfig, FineTuningData};
 use altup_train::run_folder::RunFolder;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -135,8 +136,9 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
 }
 
 fn batches(args: &BatchesArgs) -> anyhow::Result<()> {
-    let (_, config) = RunFolder::open_fine_tuning(&args.run)?;
-    let data = FineTuningData::prepare(&config)?;
+    let (folder, config) = RunFolder::open_as::<FineTuningConfig>(&args.run)?;
+    let tokenizer = TextTokenizer::load(&folder.tokenizer())?;
+    let data = FineTuningData::prepare(&config, tokenizer)?;
     for number in args.first..args.first + args.count {
         let batch = data.train.batch(number);
         let input_ids: Vec<&[i32]> = batch.input_ids.chunks(batch.input_length).collect();

@@ -1,37 +1,40 @@
 use altup_data::TextTokenizer;
-use altup_models::{GenerationConfig, ModelDirectory, T5Config, generate, num_parameters};
-use altup_train::checkpoint::{Checkpoints, RunState};
-use altup_train::config::RunConfig;
+use altup_models::{GenerationConfig, ModelDirectory, generate, num_parameters};
+use altup_train::config::{ModelConfig, RunConfig};
 use altup_train::device::DeviceName;
 use altup_train::filling::fill_blanks;
-use altup_train::learner::Learner;
 use altup_train::metrics::{MetricsLog, MetricsRow, SourceEpochs, SourceScore};
-use altup_train::progress::{Progress, ProgressMode, format_count, format_duration};
+use altup_train::precision::Precision;
+use altup_train::progress::{ProgressMode, format_count, format_duration};
 use altup_train::report::{GeneratedExample, Report, RunCurves, Tile};
 use altup_train::run_data::RunData;
 use altup_train::run_folder::RunFolder;
-use altup_train::trainer::{Outcome, Trainer};
-use altup_train::training_batches::TextBatches;
-use altup_train::validation::TextValidation;
+use altup_train::trainer::Outcome;
+use altup_train::variant::Variant;
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::process::ExitCode;
 
 use super::data::SkippedLines;
-use super::variant::Variant;
-use super::{BackendArgs, CacheArgs, output};
+use super::start::{Place, Running, Start};
+use super::{CacheArgs, output, stop};
 
 /// Pre-train a T5 or an AltUp T5 on text, by span corruption.
 ///
 /// Without any flag: a tiny AltUp T5 on the crate sources that Cargo has unpacked on this machine.
+///
+/// Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end a run before its next batch, saved, with the exit code 75: it is not
+/// finished, and --resume goes on with it. A second signal ends it at once.
 #[derive(Args)]
 pub(super) struct TrainArgs {
     /// A TOML file of the run's configuration; flags go over its keys
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Start from the model in this directory, with its tokenizer unless another is named
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["size", "variant", "blocks"])]
+    init: Option<PathBuf>,
     /// A named model size: `altup sizes` lists them
     #[arg(long, value_name = "NAME")]
     size: Option<String>,
@@ -56,6 +59,9 @@ pub(super) struct TrainArgs {
     /// Examples that go through the model at once
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// The type that passes compute in; the weights of record stay f32
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// What all randomness of the run comes from, below 2^63 as TOML's numbers are
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
@@ -68,17 +74,26 @@ pub(super) struct TrainArgs {
     /// Replace the run in the output folder
     #[arg(long, requires = "output", conflicts_with = "resume")]
     overwrite: bool,
-    /// Go on with the run in this folder, exactly where its last checkpoint is
+    /// Go on with the run in this folder, exactly where its last checkpoint is. Its length, its learning rate and
+    /// schedule, and how it is watched and kept may be given anew; its model and data are fixed
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
+    /// Go back to the checkpoint of this step, or to the start with 0; what lay behind it is kept in abandoned/
+    #[arg(long, requires = "resume", value_name = "STEP")]
+    from: Option<u64>,
+    /// Go on with the run in the output folder if it was begun there, and start it if not
+    #[arg(long, requires = "output", conflicts_with_all = ["resume", "overwrite"])]
+    auto_resume: bool,
     /// Show no progress
     #[arg(long)]
     quiet: bool,
     /// Print the figures of the finished run as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    backend: BackendArgs,
+    /// The backend, with the index of a device where it has several (cuda:1): flex, ndarray, wgpu,
+    /// vulkan, tch or cuda; `altup backends` lists what this machine has [default: flex, or what the run was on]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<DeviceName>,
     #[command(flatten)]
     cache: CacheArgs,
 }
@@ -112,77 +127,54 @@ struct Summary {
     version: &'static str,
 }
 
-pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
-    let (folder, config) = resolve(&args)?;
-    config.validate()?;
-    let device = args.backend.open()?.autodiff();
-    config.training.precision.check(&device)?;
-    let device = match config.training.gradient_checkpointing {
-        true => device.gradient_checkpointing(),
-        false => device,
-    };
-    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
-    let progress = Progress::new(mode, config.training.steps, 0);
-
-    let resumed = args.resume.is_some();
-    let tokenizer = resumed.then(|| folder.tokenizer());
+pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
     let cache = args.cache.folder();
-    let data = RunData::prepare(&config, tokenizer.as_deref(), &cache, &progress)?;
-    let model_config = config.model_config(data.tokenizer.vocab_size())?;
-    if !resumed {
-        folder.create(&config)?;
-        data.tokenizer.save(&folder.tokenizer())?;
-    }
-
-    let mut trainer = trainer(&folder, &config, &model_config, &data, device, progress, resumed)?;
-    let stop = stop_on_signals()?;
-    trainer.progress.start(trainer.state.step);
-    let outcome = trainer.train(&stop)?;
-    trainer.progress.finish();
-    match outcome {
-        Outcome::Finished => finish(&args, &folder, &config, &model_config, &data, trainer),
-        Outcome::Stopped { step } => {
-            let run = folder.path().display();
-            trainer.progress.note(&format!(
-                "stopped at step {step}, saved; go on with: altup train --resume {run}"
-            ));
-            Ok(())
+    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
+    let start = Start { backend: args.backend.as_ref(), mode };
+    let begun = args.output.as_ref().filter(|path| args.auto_resume && RunFolder::is_begun(path));
+    let mut running = match args.resume.as_ref().or(begun) {
+        Some(path) => start.resume(path, args.from, &cache, |stored| configured(stored, &args))?,
+        None => {
+            let config = configured(new_config(&args), &args)?;
+            let place = match &args.output {
+                Some(path) => Place::Output { path: path.clone(), overwrite: args.overwrite },
+                None => {
+                    let name = format!("{}-seed{}", config.name(), config.seed);
+                    Place::Fresh(Path::new("runs").join(name))
+                }
+            };
+            start.new_run(config, place, &cache)?
         }
+    };
+    if running.train()? == Outcome::Stopped {
+        return Ok(stop::exit_code());
     }
+    finish(&args, running)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The run's folder and its configuration: that of the run which is resumed, or defaults below the
-/// file below the flags.
-fn resolve(args: &TrainArgs) -> anyhow::Result<(RunFolder, RunConfig)> {
-    if let Some(path) = &args.resume {
-        let (folder, stored) = RunFolder::open(path)?;
-        let base = match &args.config {
-            Some(file) => RunConfig::default().with_file(file)?,
-            None => stored.clone(),
-        };
-        let asked = with_flags(base, args)?;
-        let differences = stored.differences(&asked);
-        anyhow::ensure!(
-            differences.is_empty(),
-            "the run in {} has another configuration: {}. A run is resumed as it was started",
-            path.display(),
-            differences.join(", ")
-        );
-        return Ok((folder, stored));
-    }
-    let base = match &args.config {
-        Some(file) => RunConfig::default().with_file(file)?,
+/// What the configuration of a new run starts from, below its file and its flags.
+fn new_config(args: &TrainArgs) -> RunConfig {
+    let mut config = match &args.config {
+        Some(_) => RunConfig::default(),
         None => RunConfig::tiny_altup(),
     };
-    let config = with_flags(base, args)?;
-    let folder = match &args.output {
-        Some(path) => RunFolder::reserve(path, args.overwrite)?,
-        None => RunFolder::fresh(&Path::new("runs").join(config.name())),
-    };
-    Ok((folder, config))
+    if args.init.is_some() {
+        // The directory has it.
+        config.model = ModelConfig::default();
+    }
+    config
 }
 
-fn with_flags(mut config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> {
+/// Puts the file, then the flags over a configuration.
+fn configured(config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> {
+    let mut config = match &args.config {
+        Some(file) => config.with_file(file)?,
+        None => config,
+    };
+    if let Some(directory) = &args.init {
+        config.model.init = Some(directory.clone());
+    }
     if let Some(size) = &args.size {
         config.model.size = size.clone();
     }
@@ -209,87 +201,21 @@ fn with_flags(mut config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConf
     }
     config.training.steps = args.steps.unwrap_or(config.training.steps);
     config.training.batch_size = args.batch_size.unwrap_or(config.training.batch_size);
+    config.training.precision = args.precision.unwrap_or(config.training.precision);
     config.seed = args.seed.unwrap_or(config.seed);
     let mut config = config.with_assignments(&args.assignments)?;
-
+    if let (Some(directory), None) = (&config.model.init, &config.data.tokenizer) {
+        config.data.tokenizer = Some(ModelDirectory::new(directory).tokenizer());
+    }
     // Absolute, so that the run can be resumed from any folder.
-    config.data.make_absolute()?;
+    config.make_absolute()?;
     Ok(config)
 }
 
-fn trainer(
-    folder: &RunFolder,
-    config: &RunConfig,
-    model_config: &T5Config,
-    data: &RunData,
-    device: burn::tensor::Device,
-    progress: Progress,
-    resumed: bool,
-) -> anyhow::Result<Trainer> {
-    let checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
-    let learner = Learner { model: model_config.init(config.seed, &device) };
-    let optimizer = config.optimizer.init();
-    let (state, learner, optimizer, metrics) = if resumed {
-        let restored = checkpoints.restore(learner, optimizer)?;
-        for damage in &restored.damaged {
-            progress.note(&format!("passed over a checkpoint: {damage}"));
-        }
-        anyhow::ensure!(
-            restored.state.data == data.fingerprint,
-            "the training text or the tokenizer has changed since the run in {} was started",
-            folder.path().display()
-        );
-        progress.note(&format!("resuming after step {}", restored.state.step));
-        let metrics = MetricsLog::resume(&folder.metrics(), restored.state.step)?;
-        (restored.state, restored.learner, restored.optimizer, metrics)
-    } else {
-        let state = RunState { data: data.fingerprint.clone(), ..RunState::default() };
-        (state, learner, optimizer, MetricsLog::create(&folder.metrics())?)
-    };
-    Ok(Trainer {
-        config: config.trainer(),
-        device,
-        train_data: Arc::new(TextBatches {
-            data: Arc::clone(&data.train),
-            batch_size: config.training.batch_size,
-        }),
-        valid_data: Box::new(TextValidation {
-            data: data.valid.clone(),
-            examples: config.training.eval_examples,
-            batch_size: config.training.batch_size,
-        }),
-        learner,
-        optimizer,
-        state,
-        checkpoints,
-        metrics,
-        progress,
-    })
-}
-
-/// A flag that Ctrl-C and SIGTERM set. A second signal ends the process at once.
-pub(super) fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        const EXIT_CODE: i32 = 130;
-        signal_hook::flag::register_conditional_shutdown(signal, EXIT_CODE, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .context("cannot listen for signals")?;
-    }
-    Ok(stop)
-}
-
 /// Writes the trained model and the report, and prints what came of the run.
-fn finish(
-    args: &TrainArgs,
-    folder: &RunFolder,
-    config: &RunConfig,
-    model_config: &T5Config,
-    data: &RunData,
-    trainer: Trainer,
-) -> anyhow::Result<()> {
+fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
     use burn::module::Module;
+    let Running { folder, backend, model_config, config, data, trainer, .. } = &running;
     let model = trainer.learner.valid().model;
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
@@ -298,7 +224,7 @@ fn finish(
     let rows = MetricsLog::read(&folder.metrics())?;
     let valid = rows.iter().rev().find_map(|row| match row {
         MetricsRow::Valid(row) => Some(row),
-        MetricsRow::Train(_) => None,
+        MetricsRow::Train(_) | MetricsRow::Rollback(_) => None,
     });
     let valid = valid.context("the run has no validation row")?;
     let state = &trainer.state;
@@ -306,7 +232,7 @@ fn finish(
         run: folder.path().to_owned(),
         model: config.name(),
         parameters: num_parameters(&model) as u64,
-        backend: args.backend.backend.to_string(),
+        backend: backend.to_string(),
         seed: config.seed,
         steps: state.step,
         tokens: state.tokens,
@@ -318,7 +244,7 @@ fn finish(
         train_seconds: state.elapsed_seconds,
         peak_memory_bytes: peak_memory(),
         sources: valid.sources.clone(),
-        epochs: SourceEpochs::of(&data.train, examples_seen(config, state.step)),
+        epochs: SourceEpochs::of(&data.train, examples_seen(config, state.data_steps())),
         skipped: data.skipped.iter().map(SkippedLines::from).collect(),
         version: env!("CARGO_PKG_VERSION"),
     };
@@ -328,7 +254,7 @@ fn finish(
     let report = Report {
         title: summary.model.clone(),
         tiles: Tile::summary(&rows, Some(summary.unigram_loss)),
-        facts: facts(&summary, config, data, &args.backend.backend),
+        facts: facts(&summary, config, data, backend),
         runs: vec![RunCurves { name: summary.model.clone(), rows }],
         examples: examples.clone(),
         configuration: config.to_toml(),

@@ -2,12 +2,14 @@
 
 use altup_data::mixture::weights_by_size;
 use altup_data::tasks::MaxLengths;
-use altup_models::{DirectoryError, ModelDirectory, T5Config};
+use altup_models::{ModelDirectory, T5Config};
 use altup_optim::OptimizerConfig;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, RunConfigError, TrainerConfig, TrainingConfig};
+use crate::config::{
+    self, Difference, RunConfigError, RunConfiguration, TrainerConfig, TrainingConfig,
+};
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 use crate::task_evaluation::AnswerConfig;
 
@@ -136,6 +138,16 @@ impl Default for TasksConfig {
     }
 }
 
+impl RunConfiguration for FineTuningConfig {
+    fn with_file(self, path: &Path) -> Result<Self, RunConfigError> {
+        Self::with_file(self, path)
+    }
+
+    fn to_toml(&self) -> String {
+        Self::to_toml(self)
+    }
+}
+
 impl TasksConfig {
     /// How long examples may be.
     pub fn lengths(&self) -> MaxLengths {
@@ -176,8 +188,8 @@ impl FineTuningConfig {
         config::to_table(self).to_string()
     }
 
-    /// The keys whose values differ, dotted, each with both values.
-    pub fn differences(&self, other: &Self) -> Vec<String> {
+    /// The keys whose values differ in `other`.
+    pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let mut differences = Vec::new();
         let [this, other] = [self, other].map(config::to_table);
         config::compare("", &this, &other, &mut differences);
@@ -291,14 +303,9 @@ impl FineTuningConfig {
         ModelDirectory::new(&self.model.path)
     }
 
-    /// The model in training: that of the directory, with the dropout rate of the run.
-    ///
-    /// # Errors
-    ///
-    /// If the directory's `config.json` can't be read or is wrong.
-    pub fn model_config(&self) -> Result<T5Config, DirectoryError> {
-        let config = self.directory().config()?;
-        Ok(T5Config { dropout_rate: self.model.dropout_rate, ..config })
+    /// A model in training: with the dropout rate of the run.
+    pub fn in_training(&self, model: &T5Config) -> T5Config {
+        T5Config { dropout_rate: self.model.dropout_rate, ..model.clone() }
     }
 
     /// A short name of what is trained, such as `tiny-altup-sst2`.

@@ -82,13 +82,16 @@ pub enum FineTuningDataError {
 }
 
 impl FineTuningData {
-    /// Reads and tokenizes the tasks of a run.
+    /// Reads and tokenizes the tasks of a run, with the tokenizer of its model.
     ///
     /// # Errors
     ///
     /// Names the file, and its line where it has lines.
-    pub fn prepare(config: &FineTuningConfig) -> Result<Self, FineTuningDataError> {
-        let tokenizer = Arc::new(tokenizer(config)?);
+    pub fn prepare(
+        config: &FineTuningConfig,
+        tokenizer: TextTokenizer,
+    ) -> Result<Self, FineTuningDataError> {
+        let tokenizer = Arc::new(tokenizer);
         let tasks = config.tasks.names.iter().map(|name| Registry::standard().find(name));
         let tasks: Vec<Arc<dyn Task>> = tasks.collect::<Result<_, _>>()?;
         let (mut tokenized, mut majorities, mut valid) = (Vec::new(), Vec::new(), Vec::new());
@@ -117,6 +120,23 @@ impl FineTuningData {
         Ok(Self { tokenizer, train: Arc::new(train), valid, training, fingerprint })
     }
 
+    /// The tokenizer beside a run's model.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be read, or has ids that the model doesn't know.
+    pub fn tokenizer(config: &FineTuningConfig) -> Result<TextTokenizer, FineTuningDataError> {
+        let directory = config.directory();
+        let vocab_size = directory.config()?.vocab_size;
+        let tokenizer = TextTokenizer::load(&directory.tokenizer())?;
+        let ids = tokenizer.vocab_size();
+        if ids > vocab_size {
+            let tokenizer = directory.tokenizer().display().to_string();
+            return Err(FineTuningDataError::Vocabulary { tokenizer, ids, vocab_size });
+        }
+        Ok(tokenizer)
+    }
+
     /// The whole validation split of each task.
     ///
     /// # Errors
@@ -136,19 +156,6 @@ impl FineTuningData {
     pub fn num_examples(&self) -> u64 {
         self.training.iter().map(|task| task.examples as u64).sum()
     }
-}
-
-/// The tokenizer beside the model, whose ids the model must know.
-fn tokenizer(config: &FineTuningConfig) -> Result<TextTokenizer, FineTuningDataError> {
-    let directory = config.directory();
-    let vocab_size = directory.config()?.vocab_size;
-    let tokenizer = TextTokenizer::load(&directory.tokenizer())?;
-    let ids = tokenizer.vocab_size();
-    if ids > vocab_size {
-        let tokenizer = directory.tokenizer().display().to_string();
-        return Err(FineTuningDataError::Vocabulary { tokenizer, ids, vocab_size });
-    }
-    Ok(tokenizer)
 }
 
 fn validation_split(

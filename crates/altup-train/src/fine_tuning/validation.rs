@@ -2,12 +2,13 @@
 
 use burn::tensor::Device;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use altup_data::TextTokenizer;
 
 use crate::learner::Learner;
 use crate::metrics::{MetricsRow, SourceScore, TaskScore, ValidRow};
-use crate::task_evaluation::{AnswerConfig, TaskEvaluationError, TaskSplit, answer};
+use crate::task_evaluation::{AnswerConfig, TaskEvaluationError, TaskSplit, answer_until};
 use crate::trainer::TrainError;
 use crate::validation::{Validated, Validation};
 
@@ -18,8 +19,8 @@ pub struct TaskValidation {
     tokenizer: Arc<TextTokenizer>,
     answers: AnswerConfig,
     patience: Option<u64>,
-    /// The costs of all validations so far.
-    costs: Vec<f64>,
+    /// The costs of all validations so far, with their steps.
+    costs: Vec<(u64, f64)>,
 }
 
 impl TaskValidation {
@@ -31,7 +32,7 @@ impl TaskValidation {
         patience: Option<u64>,
         rows: &[MetricsRow],
     ) -> Self {
-        let costs = valid_rows(rows).map(cost).collect();
+        let costs = valid_rows(rows).map(|row| (row.step, cost(row))).collect();
         Self { splits, tokenizer, answers, patience, costs }
     }
 }
@@ -45,7 +46,7 @@ pub fn best_step(rows: &[MetricsRow]) -> Option<u64> {
 fn valid_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &ValidRow> {
     rows.iter().filter_map(|row| match row {
         MetricsRow::Valid(row) => Some(row),
-        MetricsRow::Train(_) => None,
+        MetricsRow::Train(_) | MetricsRow::Rollback(_) => None,
     })
 }
 
@@ -60,7 +61,8 @@ impl Validation for TaskValidation {
         learner: &Learner,
         step: u64,
         _device: &Device,
-    ) -> Result<Validated, TrainError> {
+        stop: &AtomicBool,
+    ) -> Result<Option<Validated>, TrainError> {
         let mut row = ValidRow {
             step,
             loss: 0.0,
@@ -71,7 +73,9 @@ impl Validation for TaskValidation {
             tasks: Vec::new(),
         };
         for split in &self.splits {
-            let answers = answer(&learner.model, &self.tokenizer, split, &self.answers)?;
+            let answers =
+                answer_until(&learner.model, &self.tokenizer, split, &self.answers, stop)?;
+            let Some(answers) = answers else { return Ok(None) };
             let scores = split.score(&answers.texts()).map_err(TaskEvaluationError::from)?;
             let tokens = answers.tokens as f64;
             let score = SourceScore {
@@ -90,13 +94,18 @@ impl Validation for TaskValidation {
         }
         row.perplexity = row.loss.exp();
         let cost = cost(&row);
-        self.costs.push(cost);
-        Ok(Validated { row, cost })
+        self.costs.push((step, cost));
+        Ok(Some(Validated { row, cost }))
+    }
+
+    fn rewind(&mut self, step: u64) {
+        self.costs.retain(|(of, _)| *of <= step);
     }
 
     /// As soon as `patience` validations in a row are no better than the best before them.
     fn is_satisfied(&self) -> bool {
-        let best = (0..self.costs.len()).min_by(|&a, &b| self.costs[a].total_cmp(&self.costs[b]));
+        let cost = |at: usize| self.costs[at].1;
+        let best = (0..self.costs.len()).min_by(|&a, &b| cost(a).total_cmp(&cost(b)));
         match (self.patience, best) {
             (Some(patience), Some(best)) => (self.costs.len() - 1 - best) as u64 >= patience,
             _ => false,
@@ -164,5 +173,9 @@ mod tests {
         );
         assert_eq!([2, 3, 5].map(|count| is_over(count, Some(1))), [false, true, false]);
         assert!(!is_over(4, None));
+        // Back at step 2, it has its patience again.
+        let mut validation = validation(&rows[..4], Some(2));
+        validation.rewind(2);
+        assert!(!validation.is_satisfied());
     }
 }
