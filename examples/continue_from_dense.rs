@@ -2,33 +2,36 @@
 //!
 //! ```sh
 //! cargo run --release -p altup-examples --bin continue_from_dense
-//! cargo run --release -p altup-examples --bin continue_from_dense DIR
+//! cargo run --release -p altup-examples --bin continue_from_dense 150 DIR
 //! ```
 //!
-//! DIR is a dense Hugging Face directory with a `tokenizer.json`. Without one, a tiny T5 is trained
-//! first.
+//! The first argument is the number of steps. DIR is a dense Hugging Face directory with a `tokenizer.json`. Without
+//! one, a tiny T5 is trained first.
 
-use altup_core::{BlockSelection, Widening};
 use altup_data::{
     Corpus, OnError, PrepareOptions, PretrainingData, SpanCorruption, TextTokenizer, TokenStore,
 };
-use altup_models::{AltUpModelConfig, ModelDirectory, T5, T5Config, size, widen};
+use altup_models::{AltUpModelConfig, ModelDirectory, T5, T5Config, Widening, size, widen};
 use altup_optim::OptimizerConfig;
 use altup_train::evaluation::evaluate;
 use altup_train::learner::{Learner, ToDevice};
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::TrainStep;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
-const STEPS: u64 = 150;
 const BATCH_SIZE: usize = 8;
 const LEARNING_RATE: f64 = 0.01; // relative to each parameter's size, as Adafactor takes it
 
 fn main() -> anyhow::Result<()> {
     let device = Device::flex().autodiff();
     let corpus = Corpus::cargo_sources(4 << 20)?;
-    let (tokenizer, config, dense) = match std::env::args().nth(1) {
+    let mut arguments = std::env::args().skip(1);
+    let steps = arguments.next().map_or(Ok(150), |steps| steps.parse())?;
+    let path = arguments.next();
+    let (tokenizer, config, dense) = match &path {
         Some(path) => {
             let directory = ModelDirectory::new(path);
             let tokenizer = TextTokenizer::load(&directory.tokenizer())?;
@@ -39,32 +42,28 @@ fn main() -> anyhow::Result<()> {
             let tokenizer = TextTokenizer::train(&corpus, 1024, 1 << 20, OnError::Stop)?;
             let vocab_size = tokenizer.vocab_size().next_multiple_of(64);
             let config =
-                T5Config { vocab_size, dropout_rate: 0.0, ..size("tiny").unwrap_or_default() };
+                T5Config { vocab_size, dropout_rate: 0.0, ..size("tiny").expect("a named size") };
             let model = config.init(0, &device);
             (tokenizer, config, model)
         }
     };
-    let (train, valid) = data(&corpus, &tokenizer)?;
+    let folder = tempfile::tempdir()?; // of the tokens, which stay mapped from it
+    let (train, valid) = data(&corpus, &tokenizer, folder.path())?;
 
-    let dense = match std::env::args().nth(1) {
+    let dense = match path {
         Some(_) => dense,
-        None => train_on(dense, &train, 0, &device),
+        None => train_on(dense, &train, 0..steps, &device),
     };
     println!("dense               validation loss {:.4}", loss(&dense, &valid, &device));
 
-    let recycled = AltUpModelConfig {
-        num_blocks: 2,
-        selection: BlockSelection::Alternating,
-        widening: Widening::Recycled,
-        encoder_sequence: None,
-    };
+    let recycled = AltUpModelConfig::new(2, Widening::Recycled);
     let (_, recycled) = widen(&config, &dense, recycled, &device);
     println!("Recycled-AltUp K=2  validation loss {:.4}", loss(&recycled, &valid, &device));
 
     // Both go on for as many steps, on the same examples.
-    let dense = train_on(dense, &train, STEPS, &device);
-    let recycled = train_on(recycled, &train, STEPS, &device);
-    println!("\n{STEPS} steps later");
+    let dense = train_on(dense, &train, steps..2 * steps, &device);
+    let recycled = train_on(recycled, &train, steps..2 * steps, &device);
+    println!("\n{steps} steps later");
     println!("dense               validation loss {:.4}", loss(&dense, &valid, &device));
     println!("Recycled-AltUp K=2  validation loss {:.4}", loss(&recycled, &valid, &device));
     if let Some(altup) = &recycled.encoder.blocks[0].altup {
@@ -79,10 +78,10 @@ fn main() -> anyhow::Result<()> {
 fn data(
     corpus: &Corpus,
     tokenizer: &TextTokenizer,
+    folder: &Path,
 ) -> anyhow::Result<(PretrainingData, PretrainingData)> {
-    let folder = tempfile::tempdir()?;
     let corruption = Arc::new(SpanCorruption { input_length: 64, ..SpanCorruption::default() });
-    let store = TokenStore::new(folder.path());
+    let store = TokenStore::new(folder);
     let (train, valid) = corpus.clone().split(10);
     let tokens = |corpus: &Corpus| {
         store.prepare(corpus, tokenizer, PrepareOptions::default(), &mut |_| ()).map(Arc::new)
@@ -92,11 +91,11 @@ fn data(
     Ok((train, valid))
 }
 
-/// Trains for [`STEPS`] steps, from step `first` of the data.
-fn train_on(model: T5, data: &PretrainingData, first: u64, device: &Device) -> T5 {
+/// Trains on the batches of these steps.
+fn train_on(model: T5, data: &PretrainingData, steps: Range<u64>, device: &Device) -> T5 {
     let mut learner = Learner { model };
     let mut optimizer = OptimizerConfig::default().init();
-    for step in first..first + STEPS {
+    for step in steps {
         let batch = data.batch(step * BATCH_SIZE as u64, BATCH_SIZE);
         let output = learner.step(batch.to_device(batch.num_targets(), device));
         learner = learner.optimize(&mut optimizer, LEARNING_RATE.into(), output.grads);

@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
             widening: Widening::Embedding,
             encoder_sequence: None,
         }),
-        ..size("tiny").unwrap_or_default()
+        ..size("tiny").expect("a named size")
     };
     let learner = Learner { model: config.init(0, &device) };
 

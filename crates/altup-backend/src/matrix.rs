@@ -65,7 +65,8 @@ impl<'a> Matrix<'a> {
             values.len()
         );
         Self {
-            first: values[offset..].as_ptr(),
+            // Not of `values[offset..]`, whose pointer may not reach back where strides are negative.
+            first: values.as_ptr().wrapping_add(offset),
             rows,
             columns,
             row_stride: strides[0],

@@ -47,6 +47,16 @@ impl Widened {
         Self::new(1, Widening::Sum, BlockSelection::Same)
     }
 
+    /// Width of the embedding table for blocks of `width` (d).
+    pub fn table_width(&self, width: usize) -> usize {
+        self.widening.table_width(width, self.num_blocks)
+    }
+
+    /// Width of a stack's output for blocks of `width` (d).
+    pub fn output_width(&self, width: usize) -> usize {
+        self.widening.output_width(width, self.num_blocks)
+    }
+
     /// Predict and correct for one layer. None with [`Widening::Sum`], which does not wrap its layers.
     pub fn altup(&self, device: &Device) -> Option<AltUp> {
         let wraps = match self.widening {
@@ -94,11 +104,25 @@ impl Widened {
         layer: usize,
         compute: impl FnOnce(Tensor<3>) -> Tensor<3>,
     ) -> Tensor<4> {
+        self.update_with(altup, state, layer, |x| (compute(x), ())).0
+    }
+
+    /// As [`update`](Self::update), around a layer that returns more than its output.
+    pub fn update_with<R>(
+        &self,
+        altup: Option<&AltUp>,
+        state: Tensor<4>,
+        layer: usize,
+        compute: impl FnOnce(Tensor<3>) -> (Tensor<3>, R),
+    ) -> (Tensor<4>, R) {
         match altup {
             Some(altup) => {
-                altup.forward(state, self.selection.block(layer, self.num_blocks), compute)
+                altup.forward_with(state, self.selection.block(layer, self.num_blocks), compute)
             }
-            None => compute(state.squeeze_dim(0)).unsqueeze_dim(0),
+            None => {
+                let (computed, more) = compute(state.squeeze_dim(0));
+                (computed.unsqueeze_dim(0), more)
+            }
         }
     }
 }

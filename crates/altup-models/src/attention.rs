@@ -61,12 +61,17 @@ impl AttentionConfig {
     ///
     /// # Panics
     ///
-    /// Panics if there is no head, or the dropout isn't at least 0 and below 1.
+    /// Panics if there is no head, a width is 0, or the dropout isn't at least 0 and below 1.
     pub fn init(&self, device: &Device) -> Attention {
         check_dropout(self.dropout);
-        assert!(self.num_heads > 0, "Attention needs a head. Got num_heads=0");
-        let inner = self.num_heads * self.d_kv;
-        let memory_width = self.memory_width.unwrap_or(self.d_model);
+        let Self { d_model, num_heads, d_kv, .. } = *self;
+        let memory_width = self.memory_width.unwrap_or(d_model);
+        assert!(
+            num_heads > 0 && d_kv > 0 && d_model > 0 && memory_width > 0,
+            "Attention needs heads and widths. Got num_heads={num_heads}, d_kv={d_kv}, \
+             d_model={d_model}, memory_width={memory_width}"
+        );
+        let inner = num_heads * d_kv;
         let projection = |d_input, d_output, fan_in: usize| {
             let std = self.initializer_factor * (fan_in as f64).powf(-0.5);
             projection(d_input, d_output, std, device)
@@ -88,6 +93,7 @@ impl Attention {
     /// # Shapes
     ///
     /// - memory: `[batch_size, length, memory_width]`
+    /// - output: `[batch_size, length, num_heads, d_kv]` each
     pub fn project_memory(&self, memory: Tensor<3>) -> KeyValue {
         let [key, value] = project_to_two([&self.key, &self.value], memory);
         KeyValue { key: self.split_heads(key), value: self.split_heads(value) }

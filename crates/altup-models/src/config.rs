@@ -9,7 +9,8 @@ use crate::feed_forward::{FeedForwardConfig, FeedForwardLayerConfig};
 use crate::mixture_of_experts::MixtureOfExpertsConfig;
 use crate::relative_position_bias::RelativePositionBiasConfig;
 
-/// What describes a model, whole: the fields of Hugging Face's `T5Config` and an `altup` object.
+/// What describes a model, whole: the fields of Hugging Face's `T5Config`, and the objects
+/// `altup` and `moe`.
 ///
 /// It is the `config.json` of a model directory, as [`from_json`](T5Config::from_json) reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +93,18 @@ pub struct AltUpModelConfig {
     pub encoder_sequence: Option<EncoderSequence>,
 }
 
+impl AltUpModelConfig {
+    /// K = `num_blocks` blocks in turn: the paper's AltUp, Recycled-AltUp or the baseline that sums, by `widening`.
+    pub fn new(num_blocks: usize, widening: Widening) -> Self {
+        Self {
+            num_blocks,
+            selection: BlockSelection::Alternating,
+            widening,
+            encoder_sequence: None,
+        }
+    }
+}
+
 /// The `altup.encoder_sequence` object: layers of the encoder that compute on fewer tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +123,7 @@ pub struct EncoderSequence {
     pub last_layer: Option<usize>,
 }
 
-/// How a layer of the encoder computes on fewer tokens.
+/// The kind of a [`Reduction`](crate::Reduction), as `config.json` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SequenceMethod {
@@ -157,17 +170,18 @@ pub struct MoeConfig {
     /// those beyond are dropped: they pass through the residual alone. Default: 1.25
     #[serde(default = "default_capacity_factor")]
     pub capacity_factor: f64,
-    /// The same outside of training. Default: none, no token is dropped
+    /// The same outside of training. In generation it counts the rows that have ended, too. Default: none, no token is
+    /// dropped
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_capacity_factor: Option<f64>,
     /// In training, what the router reads is multiplied by uniform noise between 1 − this and 1 + this.
     /// Default: 0.0
     #[serde(default)]
     pub router_jitter: f64,
-    /// What the load-balancing loss adds to the training loss, summed over layers. Default: 0.01
+    /// Weight of the load-balancing loss in the training loss, summed over layers. Default: 0.01
     #[serde(default = "default_load_balancing")]
     pub load_balancing_coef: f64,
-    /// What the router's z-loss adds to the training loss, summed over layers. Default: 0.001
+    /// Weight of the router's z-loss in the training loss, summed over layers. Default: 0.001
     #[serde(default = "default_router_z")]
     pub router_z_coef: f64,
 }
@@ -584,14 +598,18 @@ impl T5Config {
             ("d_model", self.d_model),
             ("d_kv", self.d_kv),
             ("d_ff", self.d_ff),
-            ("num_layers", self.num_layers),
-            ("num_decoder_layers", self.decoder_layers()),
             ("num_heads", self.num_heads),
         ];
-        for (field, size) in sizes {
-            // Far above any model; keeps sizes from untrusted files from overflowing products.
-            if !(1..=1 << 24).contains(&size) {
-                return error(field, format!("must be between 1 and {}, not {size}", 1 << 24));
+        // Far above any model; keeps sizes from untrusted files from overflowing products.
+        let sizes = sizes.map(|(field, size)| (field, size, 1 << 24));
+        // As many as noise tells apart.
+        let layers = [
+            ("num_layers", self.num_layers, 1 << 20),
+            ("num_decoder_layers", self.decoder_layers(), 1 << 20),
+        ];
+        for (field, size, most) in sizes.into_iter().chain(layers) {
+            if !(1..=most).contains(&size) {
+                return error(field, format!("must be between 1 and {most}, not {size}"));
             }
         }
         if !(4..=1 << 16).contains(&self.relative_attention_num_buckets)
@@ -693,7 +711,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_altup_object_reads_as_the_contract_writes_it() {
+    fn the_altup_object_reads_the_altup_object_of_a_config_json() {
         let config: T5Config = serde_json::from_str(
             r#"{"d_model": 8, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
                 "architectures": ["T5ForConditionalGeneration"],

@@ -23,7 +23,8 @@ pub struct DecoderBlockConfig {
     pub cross_attention: AttentionLayerConfig,
     /// The feed-forward sub-layer.
     pub feed_forward: FeedForwardLayerConfig,
-    /// Predict and correct around the layer. Default: none
+    /// Predict and correct around the layer, which a [`Decoder`] applies and [`DecoderBlock::forward`] doesn't. Default:
+    /// none
     pub altup: Option<AltUpConfig>,
 }
 
@@ -47,6 +48,27 @@ pub struct DecoderBlock {
 pub struct DecoderBlockCache {
     past: PastKeyValue,
     memory: KeyValue,
+}
+
+impl DecoderBlockCache {
+    /// Keeps the given rows of the batch, in their order; a row may come several times.
+    ///
+    /// # Shapes
+    ///
+    /// - rows: `[new_batch_size]`
+    pub fn select_rows(&mut self, rows: &Tensor<1, Int>) {
+        self.memory = self.memory.clone().select_rows(rows);
+        self.reorder(rows);
+    }
+
+    /// Puts the positions before into another order, between rows that attend to the same memory.
+    ///
+    /// # Shapes
+    ///
+    /// - rows: `[batch_size]`
+    pub fn reorder(&mut self, rows: &Tensor<1, Int>) {
+        self.past.select_rows(rows);
+    }
 }
 
 impl DecoderBlockConfig {
@@ -93,6 +115,22 @@ impl DecoderBlock {
         noise: Noise,
     ) -> Tensor<3> {
         self.forward_logged(x, bias, memory_bias, cache, &mut LayerContext::new(noise))
+    }
+
+    /// As [`forward`](Self::forward), but experts pass over padding, and with how they were chosen: see
+    /// [`FeedForwardLayer::forward_with_routing`].
+    pub fn forward_with_routing(
+        &self,
+        x: Tensor<3>,
+        bias: Option<Tensor<4>>,
+        memory_bias: Option<Tensor<4>>,
+        cache: &mut DecoderBlockCache,
+        real: Option<&[bool]>,
+        noise: Noise,
+    ) -> (Tensor<3>, Option<LayerRouting>) {
+        LayerContext::of_real(real, noise, |context| {
+            self.forward_logged(x, bias, memory_bias, cache, context)
+        })
     }
 
     /// As [`forward`](Self::forward), with the tokens and the log of `context` for the experts.
@@ -153,11 +191,8 @@ impl DecoderCache {
     ///
     /// - rows: `[new_batch_size]`
     pub fn select_rows(&mut self, rows: &Tensor<1, Int>) {
-        for block in &mut self.blocks {
-            block.memory = block.memory.clone().select_rows(rows);
-        }
         self.memory_bias = self.memory_bias.take().map(|bias| bias.select(0, rows.clone()));
-        self.reorder(rows);
+        self.blocks.iter_mut().for_each(|block| block.select_rows(rows));
     }
 
     /// Puts what is decoded into another order, between rows that attend to the same memory.
@@ -165,10 +200,8 @@ impl DecoderCache {
     /// # Shapes
     ///
     /// - rows: `[batch_size]`
-    pub(crate) fn reorder(&mut self, rows: &Tensor<1, Int>) {
-        for block in &mut self.blocks {
-            block.past.select_rows(rows);
-        }
+    pub fn reorder(&mut self, rows: &Tensor<1, Int>) {
+        self.blocks.iter_mut().for_each(|block| block.reorder(rows));
     }
 }
 

@@ -298,8 +298,33 @@ impl ModelDirectory {
 
         let path = self.path.join(CONFIG);
         let described = describe(config, options.dtype);
-        described.and_then(|json| write_json(&path, &json)).map_err(|source| error(&path, source))
+        described
+            .and_then(|json| write_json(&path, &json))
+            .map_err(|source| error(&path, source))?;
+        self.remove_shards_but(&shards).map_err(|source| error(&self.path, source))
     }
+
+    /// Removes the shards of an earlier save, which other programs would read.
+    fn remove_shards_but(&self, shards: &[(String, Vec<NamedTensor>)]) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|name| is_shard(name)) else { continue };
+            if !shards.iter().any(|(shard, _)| shard == name) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file's name is that of a shard: `model-00001-of-00003.safetensors`.
+fn is_shard(name: &str) -> bool {
+    let numbers = name.strip_prefix("model-").and_then(|name| name.strip_suffix(".safetensors"));
+    let number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    numbers
+        .and_then(|numbers| numbers.split_once("-of-"))
+        .is_some_and(|(shard, count)| number(shard) && number(count))
 }
 
 /// The tensors of each file, by the files' names.

@@ -23,9 +23,11 @@ pub struct EncoderBlockConfig {
     pub self_attention: AttentionLayerConfig,
     /// The feed-forward sub-layer.
     pub feed_forward: FeedForwardLayerConfig,
-    /// Predict and correct around the layer. Default: none
+    /// Predict and correct around the layer, which an [`Encoder`] applies and [`EncoderBlock::forward`] doesn't. Default:
+    /// none
     pub altup: Option<AltUpConfig>,
-    /// How the layer computes on fewer tokens. Default: on all
+    /// How the layer computes on fewer tokens, which an [`Encoder`] applies and [`EncoderBlock::forward`] doesn't.
+    /// Default: on all
     pub reduction: Option<ReductionConfig>,
 }
 
@@ -105,6 +107,13 @@ impl ReductionConfig {
     }
 }
 
+impl Stride {
+    /// One of this many tokens remains.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+}
+
 impl Reduction {
     /// The stride between the tokens that remain in place; none where tokens are averaged.
     fn stride_of_anchors(&self) -> Option<usize> {
@@ -127,6 +136,18 @@ impl EncoderBlock {
     /// - output: `[batch_size, seq_length, d_model]`
     pub fn forward(&self, x: Tensor<3>, bias: Option<Tensor<4>>, noise: Noise) -> Tensor<3> {
         self.forward_logged(x, bias, &mut LayerContext::new(noise))
+    }
+
+    /// As [`forward`](Self::forward), but experts pass over padding, and with how they were chosen: see
+    /// [`FeedForwardLayer::forward_with_routing`].
+    pub fn forward_with_routing(
+        &self,
+        x: Tensor<3>,
+        bias: Option<Tensor<4>>,
+        real: Option<&[bool]>,
+        noise: Noise,
+    ) -> (Tensor<3>, Option<LayerRouting>) {
+        LayerContext::of_real(real, noise, |context| self.forward_logged(x, bias, context))
     }
 
     /// As [`forward`](Self::forward), with the tokens and the log of `context` for the experts.
@@ -162,7 +183,7 @@ pub struct Memory {
     /// `[batch_size, memory_length, output_width]`, after the final norm. It is as long as the input,
     /// or ⌈input_length / stride⌉ where the encoder pools.
     pub hidden: Tensor<3>,
-    /// `[batch_size, memory_length]`, true where a position is padding; none if nothing is.
+    /// `[batch_size, memory_length]`, true at padding; `None` if there is no padding.
     pub padding: Option<Tensor<2, Bool>>,
 }
 
@@ -194,7 +215,7 @@ impl Encoder {
     /// # Shapes
     ///
     /// - embedded: `[batch_size, seq_length, table_width]`
-    /// - padding: `[batch_size, seq_length]`, true where a token is padding; none if nothing is
+    /// - padding: `[batch_size, seq_length]`, true at padding; `None` if there is no padding
     pub fn forward(
         &self,
         embedded: Tensor<3>,

@@ -6,7 +6,9 @@ use burn::tensor::{Device, Tensor};
 
 use crate::Activation;
 use crate::initialization::projection;
-use crate::mixture_of_experts::{LayerContext, MixtureOfExperts, MixtureOfExpertsConfig};
+use crate::mixture_of_experts::{
+    LayerContext, LayerRouting, MixtureOfExperts, MixtureOfExpertsConfig,
+};
 use crate::noise::{Noise, Place, check_dropout};
 use crate::operations::gated_gelu::gated_gelu;
 use crate::operations::project::{project, project_to_two};
@@ -67,9 +69,15 @@ impl FeedForwardConfig {
     ///
     /// # Panics
     ///
-    /// Panics if the dropout isn't at least 0 and below 1.
+    /// Panics if a width is 0, or the dropout isn't at least 0 and below 1.
     pub fn init(&self, device: &Device) -> FeedForward {
         check_dropout(self.dropout);
+        assert!(
+            self.d_model > 0 && self.d_ff > 0,
+            "A network has widths. Got d_model={}, d_ff={}",
+            self.d_model,
+            self.d_ff
+        );
         let projection = |d_input: usize, d_output| {
             let std = self.initializer_factor * (d_input as f64).powf(-0.5);
             projection(d_input, d_output, std, device)
@@ -172,6 +180,17 @@ impl FeedForwardLayer {
     /// - output: `[batch_size, seq_length, d_model]`
     pub fn forward(&self, x: Tensor<3>, noise: Noise) -> Tensor<3> {
         self.forward_logged(x, &mut LayerContext::new(noise))
+    }
+
+    /// As [`forward`](Self::forward), but experts pass over padding, and with how they were chosen: see
+    /// [`MixtureOfExperts::forward_with_routing`]. No routing from a layer without experts.
+    pub fn forward_with_routing(
+        &self,
+        x: Tensor<3>,
+        real: Option<&[bool]>,
+        noise: Noise,
+    ) -> (Tensor<3>, Option<LayerRouting>) {
+        LayerContext::of_real(real, noise, |context| self.forward_logged(x, context))
     }
 
     /// As [`forward`](Self::forward), with the tokens and the log of `context` for the experts.

@@ -126,7 +126,9 @@ fn parameter_seed(seed: u64, name: &str) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AltUpModelConfig, size};
+    use crate::{
+        AltUpModelConfig, EncoderBlock, FeedForward, FeedForwardLayer, MoeConfig, MoeMode, size,
+    };
     use altup_core::{BlockSelection, Widening};
 
     fn spread<const D: usize>(tensor: Tensor<D>) -> f64 {
@@ -147,6 +149,42 @@ mod tests {
         close(spread(attention.query.weight.val()), (width * config.d_kv as f64).powf(-0.5));
         close(spread(attention.key.weight.val()), width.powf(-0.5));
         close(spread(attention.output.weight.val()), inner.powf(-0.5));
+    }
+
+    /// [`initialize`] draws a model's values, the layers' own configurations those of a layer alone.
+    #[test]
+    fn layers_on_their_own_start_with_the_same_spreads() {
+        let device = Device::flex();
+        let moe = MoeConfig::new(4, 96, MoeMode::Partial);
+        let config = T5Config { vocab_size: 512, moe: Some(moe), ..size("tiny").unwrap() };
+        let model = config.init(7, &device);
+        let of_model = &model.encoder.blocks[0];
+        let alone = config.encoder_block(0).init(&device);
+        let spreads = |block: &EncoderBlock| {
+            let attention = &block.self_attention.attention;
+            let FeedForwardLayer { feed_forward, moe, .. } = &block.feed_forward;
+            let (Some(FeedForward::GatedGelu(network)), Some(moe)) = (feed_forward, moe) else {
+                panic!("a gated network and experts")
+            };
+            [
+                spread(attention.query.weight.val()),
+                spread(attention.key.weight.val()),
+                spread(attention.value.weight.val()),
+                spread(attention.output.weight.val()),
+                spread(network.wi_0.weight.val()),
+                spread(network.wi_1.weight.val()),
+                spread(network.wo.weight.val()),
+                spread(moe.router.weight.val()),
+                spread(moe.experts.wi.val()),
+                spread(moe.experts.wo.val()),
+                spread(block.feed_forward.norm.gamma.val()),
+            ]
+        };
+        let pairs = spreads(of_model).into_iter().zip(spreads(&alone));
+        for (number, (of_model, alone)) in pairs.enumerate() {
+            // The smallest, a router, has 4 values for each of the width's.
+            assert!((of_model / alone - 1.0).abs() < 0.15, "{number}: {of_model}, {alone}");
+        }
     }
 
     #[test]

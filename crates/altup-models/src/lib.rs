@@ -27,6 +27,8 @@ mod tensors;
 mod weight_files;
 mod widen;
 
+pub use altup_backend::philox::DropoutMask;
+pub use altup_core::{BlockSelection, Widening};
 pub use attention::{
     Attention, AttentionConfig, AttentionLayer, AttentionLayerConfig, KeyValue, PastKeyValue,
 };

@@ -12,11 +12,15 @@ use crate::operations::cross_entropy::{CrossEntropyOptions, cross_entropy};
 /// - logits: `[batch_size, target_length, vocab_size]`
 /// - labels: `[batch_size, target_length]`
 /// - output: `[1]`
+///
+/// # Panics
+///
+/// As [`cross_entropy`].
 pub fn cross_entropy_sum(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<1> {
     cross_entropy_sum_with(logits, labels, CrossEntropyOptions::default())
 }
 
-/// [`cross_entropy_sum`] with label smoothing and z-loss: see [`cross_entropy`].
+/// [`cross_entropy_sum`] with label smoothing and z-loss: see [`cross_entropy`]. Shapes and panics as there.
 pub fn cross_entropy_sum_with(
     logits: Tensor<3>,
     labels: Tensor<2, Int>,

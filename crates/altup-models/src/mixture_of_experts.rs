@@ -67,9 +67,9 @@ pub struct Experts {
 /// How a layer routed the tokens of a batch; padding doesn't count.
 #[derive(Clone, Debug)]
 pub struct LayerRouting {
-    /// `encoder` or `decoder`.
+    /// `encoder` or `decoder`; empty for a layer on its own.
     pub stack: &'static str,
-    /// The layer, counted from 0.
+    /// The layer, counted from 0; 0 for a layer on its own.
     pub layer: usize,
     /// E Σₑ fₑ Pₑ with fₑ the share of choices that fall on expert e, before any is dropped, and Pₑ the
     /// mean probability of e: 1 if both are even. `[1]`
@@ -82,6 +82,18 @@ pub struct LayerRouting {
     pub entropy: f64,
     /// The share of choices that were dropped, as their expert was full.
     pub dropped: f64,
+}
+
+impl LayerRouting {
+    /// What the layer's router adds to the training loss: its two losses, each times its weight. Switch Transformers
+    /// weigh the first by 1e-2; 1e-3 is common for the second.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1]`
+    pub fn auxiliary_loss(&self, load_balancing_coef: f64, router_z_coef: f64) -> Tensor<1> {
+        self.load_balancing_loss.clone() * load_balancing_coef + self.z_loss.clone() * router_z_coef
+    }
 }
 
 /// What a layer is told of a pass and of the tokens that it computes on, and where it leaves how it routed them.
@@ -99,6 +111,18 @@ impl LayerContext<'_> {
     /// Of a layer on its own: no token is padding, and nobody asks how they are routed.
     pub(crate) fn new(noise: Noise) -> Self {
         Self { noise, stack: "", layer: 0, real: None, log: None }
+    }
+
+    /// Runs a layer on its own for the tokens that are `real`. How its experts routed them comes with its output.
+    pub(crate) fn of_real<R>(
+        real: Option<&[bool]>,
+        noise: Noise,
+        layer: impl FnOnce(&mut LayerContext<'_>) -> R,
+    ) -> (R, Option<LayerRouting>) {
+        let mut log = Vec::new();
+        let output =
+            layer(&mut LayerContext { real, log: Some(&mut log), ..LayerContext::new(noise) });
+        (output, log.pop())
     }
 }
 
@@ -153,6 +177,26 @@ impl MixtureOfExperts {
         self.forward_logged(x, &mut LayerContext::new(noise))
     }
 
+    /// As [`forward`](Self::forward), but padding gets 0 and takes no expert's capacity. Also returns how the tokens were
+    /// routed, with the losses that train the router ([`LayerRouting::auxiliary_loss`]).
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch_size, seq_length, d_model]`
+    /// - real: `[batch_size · seq_length]`, false where a token is padding; `None` if there is no padding
+    /// - output: `[batch_size, seq_length, d_model]`
+    pub fn forward_with_routing(
+        &self,
+        x: Tensor<3>,
+        real: Option<&[bool]>,
+        noise: Noise,
+    ) -> (Tensor<3>, LayerRouting) {
+        match LayerContext::of_real(real, noise, |context| self.forward_logged(x, context)) {
+            (output, Some(routing)) => (output, routing),
+            (_, None) => unreachable!("experts log how they are chosen"),
+        }
+    }
+
     /// As [`forward`](Self::forward), with the tokens and the log of `context`; padding gets 0.
     pub(crate) fn forward_logged(&self, x: Tensor<3>, context: &mut LayerContext<'_>) -> Tensor<3> {
         let shape @ [batch_size, seq_length, width] = x.dims();
@@ -191,7 +235,7 @@ impl MixtureOfExperts {
             let loads = choices.loads(num_experts);
             let f =
                 TensorData::new(loads.iter().map(|&load| load as f32).collect(), [1, num_experts]);
-            let f = Tensor::<2>::from_data(f, &x.device());
+            let f = Tensor::<2>::from_data(f, (&x.device(), DType::F32));
             let balance = (mean(probabilities.clone()) * f).sum() * num_experts as f64;
             let max = logits.clone().detach().max_dim(1);
             let log_sum = (logits - max.clone()).exp().sum_dim(1).log() + max;
@@ -256,7 +300,8 @@ fn gates(
         choices.experts.iter().map(|expert| expert.unwrap_or_default() as i32).collect();
     let experts = Tensor::<2, Int>::from_data(TensorData::new(experts, [tokens, top_k]), &device);
     let kept: Vec<f32> = dispatch.kept.iter().map(|&kept| f32::from(u8::from(kept))).collect();
-    let kept = Tensor::<2>::from_data(TensorData::new(kept, [tokens, top_k]), &device);
+    let kept = TensorData::new(kept, [tokens, top_k]);
+    let kept = Tensor::<2>::from_data(kept, (&device, DType::F32));
     probabilities.gather(1, experts) * kept
 }
 
@@ -327,7 +372,7 @@ impl Choices {
             Some(real) => {
                 let mask: Vec<f32> = real.iter().map(|&real| f32::from(u8::from(real))).collect();
                 let mask = TensorData::new(mask, [tokens, 1]);
-                values.clone() * Tensor::<2>::from_data(mask, &values.device())
+                values.clone() * Tensor::<2>::from_data(mask, (&values.device(), DType::F32))
             }
         };
         values.sum_dim(0) / self.real_tokens().max(1) as f64
@@ -399,6 +444,7 @@ impl Dispatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FeedForwardLayerConfig;
 
     /// Three tokens, two experts: tokens 0 and 1 choose expert 0, token 2 chooses expert 1.
     const PROBABILITIES: [f32; 6] = [0.9, 0.1, 0.6, 0.4, 0.3, 0.7];
@@ -433,6 +479,29 @@ mod tests {
         let entropy_of_first = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         close(routing.entropy, (entropy_of_first + 2f64.ln()) / 2.0);
         assert_eq!((routing.loads.as_slice(), routing.dropped), (&[1.0, 0.0][..], 0.0));
+    }
+
+    /// What a stack of one's own needs to train a router: padding left out, and losses with gradients.
+    #[test]
+    fn a_layer_on_its_own_tells_how_it_routes() {
+        let device = Device::flex().autodiff();
+        let moe = MixtureOfExpertsConfig::new(4, 3, 2).init(&device);
+        let x = Tensor::<3>::ones([2, 3, 4], &device);
+        let real = [true, true, true, true, false, false];
+        let (output, routing) = moe.forward_with_routing(x.clone(), Some(&real), Noise::none());
+        let padding = output.narrow(0, 1, 1).narrow(1, 1, 2);
+        assert_eq!(padding.abs().sum().into_scalar::<f32>(), 0.0);
+        // Equal tokens choose one expert: its share is 1, and the loss 3 times its probability.
+        assert_eq!(routing.loads.iter().filter(|&&load| load == 1.0).count(), 1);
+        let gradients = routing.auxiliary_loss(1e-2, 1e-3).backward();
+        let of_router = moe.router.weight.grad(&gradients).unwrap();
+        assert!(of_router.abs().sum().into_scalar::<f32>() > 0.0);
+
+        let layer = FeedForwardLayerConfig::new(4)
+            .with_moe(Some(MixtureOfExpertsConfig::new(4, 3, 2)))
+            .init(&device);
+        let (_, of_layer) = layer.forward_with_routing(x, Some(&real), Noise::none());
+        assert_eq!(of_layer.unwrap().loads.len(), 3);
     }
 
     #[test]

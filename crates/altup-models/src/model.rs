@@ -1,11 +1,10 @@
 use burn::module::{Initializer, Module};
 use burn::nn::{Embedding, EmbeddingConfig, Linear};
-use burn::tensor::module::linear;
 use burn::tensor::{Bool, Device, Int, Tensor};
 
 use crate::initialization::{initialize, projection};
 use crate::noise::Noise;
-use crate::operations::project::project;
+use crate::operations::project::{product, project};
 use crate::{Decoder, DecoderCache, Encoder, LayerRouting, Memory, T5Config};
 
 /// A T5 encoder-decoder, dense or with AltUp, as its [`T5Config`] describes it.
@@ -73,13 +72,14 @@ impl T5Config {
 
 impl T5 {
     /// The logits of every target token, given those before it (teacher forcing), without dropout and router noise. To
-    /// train, call [`forward_with_routing`](Self::forward_with_routing).
+    /// train, call [`forward_train`](Self::forward_train) or, with experts,
+    /// [`forward_with_routing`](Self::forward_with_routing).
     ///
     /// # Shapes
     ///
     /// - input_ids: `[batch_size, input_length]`
-    /// - padding: `[batch_size, input_length]`, true where an input token is padding; none if
-    ///   nothing is
+    /// - padding: `[batch_size, input_length]`, true at padding; `None` if there is no padding. With `None`, tokens 0
+    ///   are attended to as any others
     /// - labels: `[batch_size, target_length]`, padded with 0 or −100; experts do not compute on padding
     /// - output: `[batch_size, target_length, vocab_size]`
     pub fn forward(
@@ -91,8 +91,31 @@ impl T5 {
         self.forward_logged(input_ids, padding, labels, Noise::none(), None)
     }
 
-    /// As [`forward`](Self::forward), but in training if `noise` is [`Noise::training`]. Also returns how each layer
-    /// with experts routed the tokens, the encoder's layers first.
+    /// As [`forward`](Self::forward), with the dropout of a training step: `noise` is [`Noise::training`]. For models
+    /// without experts.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the model has experts: their routers learn by [`auxiliary_loss`](Self::auxiliary_loss) of what
+    /// [`forward_with_routing`](Self::forward_with_routing) returns.
+    pub fn forward_train(
+        &self,
+        input_ids: Tensor<2, Int>,
+        padding: Option<Tensor<2, Bool>>,
+        labels: Tensor<2, Int>,
+        noise: Noise,
+    ) -> Tensor<3> {
+        let (logits, routing) = self.forward_with_routing(input_ids, padding, labels, noise);
+        assert!(routing.is_empty(), "Experts are trained by forward_with_routing");
+        logits
+    }
+
+    /// As [`forward_train`](Self::forward_train), for any model: also returns how each layer with experts routed the
+    /// tokens, the encoder's layers first.
+    ///
+    /// # Shapes
+    ///
+    /// As [`forward`](Self::forward).
     pub fn forward_with_routing(
         &self,
         input_ids: Tensor<2, Int>,
@@ -113,8 +136,7 @@ impl T5 {
     /// - output: `[1]`
     pub fn auxiliary_loss(&self, routing: &[LayerRouting]) -> Option<Tensor<1>> {
         let of_layer = |layer: &LayerRouting| {
-            layer.load_balancing_loss.clone() * self.load_balancing_coef
-                + layer.z_loss.clone() * self.router_z_coef
+            layer.auxiliary_loss(self.load_balancing_coef, self.router_z_coef)
         };
         routing.iter().map(of_layer).reduce(|sum, layer| sum + layer)
     }
@@ -248,7 +270,7 @@ impl T5 {
         let hidden = if self.output_scale == 1.0 { hidden } else { hidden * self.output_scale };
         match &self.lm_head {
             Some(lm_head) => project(lm_head, hidden),
-            None => linear(hidden, self.embedding.weight.val().transpose(), None),
+            None => product(hidden, self.embedding.weight.val().transpose()),
         }
     }
 }

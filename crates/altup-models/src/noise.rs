@@ -20,7 +20,7 @@ pub struct Noise {
     sub_layer: u32,
 }
 
-/// A use of random numbers at one place of a model.
+/// What random numbers are used for within a sub-layer or a stack.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
     /// Attention's weights, or the hidden activations of a feed-forward network.
@@ -91,13 +91,19 @@ impl Noise {
         Self { sub_layer, ..self }
     }
 
-    /// The mask of a dropout here; none where nothing is dropped.
+    /// The dropout mask of `place`; `None` outside of training or at rate 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the rate isn't at least 0 and below 1.
     pub fn mask(&self, place: Place, rate: f64) -> Option<DropoutMask> {
+        check_dropout(rate);
         let key = self.key.filter(|_| rate > 0.0)?;
         Some(DropoutMask::new(key, self.site(place), rate))
     }
 
-    /// x after a dropout here: each value is 0 with probability `rate`, and times 1 / (1 − rate) otherwise.
+    /// x after a dropout here: each value is 0 with probability `rate`, and times 1 / (1 − rate) otherwise. It panics as
+    /// [`mask`](Self::mask) does.
     pub fn drop<const D: usize>(&self, x: Tensor<D>, place: Place, rate: f64) -> Tensor<D> {
         match self.mask(place, rate) {
             Some(mask) => dropout(x, mask),
@@ -165,17 +171,18 @@ mod tests {
         let config = serde_json::json!({
             "vocab_size": 12, "d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 16, "num_layers": 2,
             "num_decoder_layers": 3, "dropout_rate": 0.1, "altup": {"num_blocks": 2},
-            "moe": {"num_experts": 2, "jitter": 0.01},
+            "moe": {"num_experts": 2, "expert_d_ff": 4, "mode": "partial", "router_jitter": 0.01},
         });
         let model = T5Config::from_json(config).unwrap().init(0, &device);
         let tokens = || Tensor::<2, Int>::from_data([[3, 4, 5, 1]], &device);
         USED.with_borrow_mut(Vec::clear);
         model.forward_with_routing(tokens(), None, tokens(), Noise::training(1, 2, 3));
         let mut used = USED.with_borrow(Vec::clone);
-        // Of each stack its embeddings and output, of a sub-layer its weights or hidden activations and its output.
-        let (encoder, decoder) = (2 + 2 * 2 * 2, 2 + 3 * 3 * 2);
-        assert!(used.len() >= encoder + decoder, "{}", used.len());
+        // Of each stack its embeddings and output; of a sub-layer its weights or hidden activations and its output; of
+        // each layer its router.
+        let (encoder, decoder) = (2 + 2 * (2 * 2 + 1), 2 + 3 * (3 * 2 + 1));
         let count = used.len();
+        assert_eq!(count, encoder + decoder);
         used.sort_unstable();
         used.dedup();
         assert_eq!(used.len(), count);

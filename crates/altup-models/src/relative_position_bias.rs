@@ -118,7 +118,7 @@ impl RelativePositionBias {
 ///
 /// # Panics
 ///
-/// Panics if a direction has fewer than two buckets.
+/// Panics if a direction has fewer than two buckets, or `max_distance` is within its buckets of one distance each.
 pub fn relative_position_bucket(
     relative_position: i64,
     bidirectional: bool,
@@ -134,6 +134,10 @@ pub fn relative_position_bucket(
     };
     assert!(num_buckets >= 2, "Got {num_buckets} buckets in a direction");
     let num_exact = num_buckets / 2;
+    assert!(
+        max_distance > num_exact,
+        "Got max_distance={max_distance}, within the {num_exact} buckets of one distance each"
+    );
     if distance < num_exact {
         return first + distance;
     }
@@ -169,6 +173,12 @@ mod tests {
             [-1, -15, -16, -18, -19, -32, -63, -64, -127, -500].map(bucket),
             [1, 15, 16, 16, 17, 21, 26, 26, 31, 31]
         );
+    }
+
+    #[test]
+    #[should_panic(expected = "Got max_distance=8")]
+    fn a_maximum_within_the_exact_buckets_is_refused() {
+        relative_position_bucket(-9, true, 32, 8);
     }
 
     #[test]

@@ -4,8 +4,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::optim::{AdafactorConfig, AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData, Tolerance};
 
-use crate::adafactor::Adafactor;
-use crate::adamw::AdamW;
+use crate::{OptimizerConfig, OptimizerKind};
 
 #[derive(Module, Debug)]
 struct Parameters {
@@ -66,14 +65,19 @@ fn steps_are_burns(
 
 fn on(device: &Device) {
     for weight_decay in [0.0, 0.05] {
+        let config = |kind| OptimizerConfig {
+            kind,
+            weight_decay: f64::from(weight_decay),
+            ..OptimizerConfig::default()
+        };
         steps_are_burns(
-            || AdamW { weight_decay: f64::from(weight_decay) }.into(),
+            || config(OptimizerKind::AdamW).init(),
             || AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(weight_decay).init(),
             device,
         );
         let adafactor = || AdafactorConfig::new().with_relative_step(false);
         steps_are_burns(
-            || Adafactor { weight_decay: f64::from(weight_decay) }.into(),
+            || config(OptimizerKind::Adafactor).init(),
             || adafactor().with_weight_decay(weight_decay).init(),
             device,
         );

@@ -3,24 +3,28 @@
 pub mod adafactor;
 pub mod adamw;
 mod gradients;
+mod groups;
 
 pub use gradients::{GradientMap, global_norm, make_contiguous, map_gradients, scale_gradients};
+pub use groups::{GroupConfig, GroupError, NamedParameter, ParameterSettings};
 
 use adafactor::Adafactor;
 use adamw::AdamW;
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
+use burn::module::ParamGroup;
 use burn::optim::ModuleOptimizer;
 use serde::{Deserialize, Serialize};
 
-/// The optimizer of a run.
+/// Settings of an optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
     /// The algorithm. Default: adafactor
     pub kind: OptimizerKind,
-    /// The learning rate that a schedule starts from. With `adafactor` it is relative to the size of each parameter;
-    /// T5's pre-training has 1.0 and an inverse_sqrt schedule. Default: 1.0
+    /// The base learning rate, for your training loop: [`init`](OptimizerConfig::init) doesn't use it, a step takes its
+    /// rate. With `adafactor` it is relative to the size of each parameter; T5's pre-training has 1.0 and an inverse_sqrt
+    /// schedule. Default: 1.0
     pub learning_rate: f64,
     /// Decoupled weight decay, times the learning rate. Default: 0.0
     pub weight_decay: f64,
@@ -28,16 +32,19 @@ pub struct OptimizerConfig {
     /// [`init`](OptimizerConfig::init) doesn't do this: the training loop does, with [`scale_gradients`]. Default: 0.0,
     /// as in T5, where Adafactor clips each update itself
     pub clip_norm: f64,
+    /// Parameters with settings of their own. Default: none
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupConfig>,
 }
 
 /// The algorithm of an optimizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
-    /// Adafactor as T5 was pre-trained: parameter scaling, no momentum, decay 1 − t^−0.8, updates
-    /// clipped to an RMS of 1.
+    /// Adafactor ([Shazeer and Stern, 2018](https://arxiv.org/abs/1804.04235)) as T5 was pre-trained: parameter scaling,
+    /// no momentum, decay 1 − t^−0.8, updates clipped to an RMS of 1, ε₁ 1e-30, ε₂ 1e-3.
     Adafactor,
-    /// AdamW with β₁ 0.9, β₂ 0.999, ε 1e-8.
+    /// AdamW ([Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101)) with β₁ 0.9, β₂ 0.999, ε 1e-8.
     AdamW,
 }
 
@@ -48,22 +55,46 @@ impl Default for OptimizerConfig {
             learning_rate: 1.0,
             weight_decay: 0.0,
             clip_norm: 0.0,
+            groups: Vec::new(),
         }
     }
 }
 
 impl OptimizerConfig {
-    /// The optimizer, without any state yet.
+    /// The optimizer, without any state yet, that treats all parameters alike.
     ///
     /// # Panics
     ///
-    /// Panics if the weight decay is negative or no number.
+    /// Panics if there are groups, which need the parameters' names ([`init_for`](OptimizerConfig::init_for)), or if the
+    /// weight decay is negative or not finite.
     pub fn init(&self) -> ModuleOptimizer {
+        assert!(
+            self.groups.is_empty(),
+            "Groups need the parameters' names: use init_for. Got groups={:?}",
+            self.groups
+        );
         let weight_decay = self.weight_decay;
-        assert!(weight_decay >= 0.0, "Weights decay towards 0. Got weight_decay={weight_decay}");
+        self.with_settings(ParameterSettings { learning_rate_factor: 1.0, weight_decay })
+    }
+
+    fn with_settings(&self, settings: ParameterSettings) -> ModuleOptimizer {
+        settings.check();
         match self.kind {
-            OptimizerKind::Adafactor => Adafactor { weight_decay }.into(),
-            OptimizerKind::AdamW => AdamW { weight_decay }.into(),
+            OptimizerKind::Adafactor => Adafactor { settings }.into(),
+            OptimizerKind::AdamW => AdamW { settings }.into(),
+        }
+    }
+
+    fn add_group(
+        &self,
+        optimizer: ModuleOptimizer,
+        group: ParamGroup,
+        settings: ParameterSettings,
+    ) -> ModuleOptimizer {
+        settings.check();
+        match self.kind {
+            OptimizerKind::Adafactor => optimizer.with_group(group, Adafactor { settings }, None),
+            OptimizerKind::AdamW => optimizer.with_group(group, AdamW { settings }, None),
         }
     }
 }
@@ -91,17 +122,19 @@ mod tests {
     }
 
     fn parameters(matrix: TensorData, vector: TensorData, device: &Device) -> Parameters {
+        let (of_matrix, of_vector) = (matrix.dtype(), vector.dtype());
         Parameters {
-            matrix: Param::from_tensor(Tensor::from_data(matrix, device)),
-            vector: Param::from_tensor(Tensor::from_data(vector, device)),
+            matrix: Param::from_tensor(Tensor::from_data(matrix, (device, of_matrix))),
+            vector: Param::from_tensor(Tensor::from_data(vector, (device, of_vector))),
         }
     }
 
     fn gradients(model: &Parameters, matrix: TensorData, vector: TensorData) -> GradientsParams {
         let device = Device::flex();
         let mut gradients = GradientsParams::new();
-        gradients.register::<2>(model.matrix.id, Tensor::from_data(matrix, &device));
-        gradients.register::<1>(model.vector.id, Tensor::from_data(vector, &device));
+        let (of_matrix, of_vector) = (matrix.dtype(), vector.dtype());
+        gradients.register::<2>(model.matrix.id, Tensor::from_data(matrix, (&device, of_matrix)));
+        gradients.register::<1>(model.vector.id, Tensor::from_data(vector, (&device, of_vector)));
         gradients
     }
 
@@ -146,7 +179,8 @@ mod tests {
             Tensor::<2>::from_data(values, &device).cast(DType::F16).into_data()
         };
         let vector = || TensorData::from([1f32]);
-        let model = parameters(half([[1.0, 2.0], [3.0, 4.0]]), vector(), &device.clone().autodiff());
+        let model =
+            parameters(half([[1.0, 2.0], [3.0, 4.0]]), vector(), &device.clone().autodiff());
         let grads = gradients(&model, half([[1e-4, -1e-4], [1e-4, -1e-4]]), vector());
         let model = OptimizerConfig::default().init().step(0.01, model, grads);
         let found = model.matrix.val();
@@ -156,6 +190,34 @@ mod tests {
         let expected = [[1.0 - step, 2.0 + step], [3.0 - step, 4.0 + step]];
         let tolerance = Tolerance::<f32>::absolute(2e-3);
         found.cast(DType::F32).into_data().assert_approx_eq(&TensorData::from(expected), tolerance);
+    }
+
+    /// In f16, ε is 0 and so is the square of 1e-4; in bf16, 0.999 is 1. Each step is the rate, as all gradients of a
+    /// value are equal; at a gradient of 0 there is none.
+    #[test]
+    fn adamw_steps_in_f32() {
+        use burn::tensor::DType;
+        let device = Device::flex();
+        for dtype in [DType::F16, DType::BF16] {
+            let narrow = |values: [[f32; 2]; 2]| {
+                Tensor::<2>::from_data(values, &device).cast(dtype).into_data()
+            };
+            let vector = || TensorData::from([1f32]);
+            let start = narrow([[1.0, 2.0], [3.0, 4.0]]);
+            let mut model = parameters(start, vector(), &device.clone().autodiff());
+            let config =
+                OptimizerConfig { kind: OptimizerKind::AdamW, ..OptimizerConfig::default() };
+            let mut optimizer = config.init();
+            for _ in 0..3 {
+                let grads = gradients(&model, narrow([[0.0, 1e-3], [1.0, -1.0]]), vector());
+                model = optimizer.step(0.125, model, grads);
+            }
+            let found = model.matrix.val();
+            assert_eq!(found.dtype(), dtype);
+            let expected = TensorData::from([[1.0, 1.625], [2.625, 4.375]]);
+            let tolerance = Tolerance::<f32>::absolute(0.02);
+            found.cast(DType::F32).into_data().assert_approx_eq(&expected, tolerance);
+        }
     }
 
     /// √(3² + 4² + 12²) = 13.

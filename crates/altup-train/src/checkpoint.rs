@@ -75,6 +75,12 @@ pub struct Window {
     pub steps: u64,
     /// Seconds.
     pub seconds: f64,
+    /// Seconds of waiting for batches.
+    #[serde(default)]
+    pub data_wait: f64,
+    /// Operations of the model.
+    #[serde(default)]
+    pub flops: f64,
     /// Batches.
     #[serde(default)]
     pub batches: u64,

@@ -9,11 +9,11 @@ use altup_models::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::{Table, Value};
 
+use crate::optimization::LossConfig;
 use crate::precision::Precision;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 use crate::variant::{Variant, label};
@@ -29,6 +29,8 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// The corpus, and how examples are made of it.
     pub data: DataConfig,
+    /// What is added to the loss.
+    pub loss: LossConfig,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
     /// The learning rate over the run.
@@ -242,6 +244,9 @@ pub struct TrainingConfig {
     pub on_divergence: OnDivergence,
     /// How often a run may go back before it stops. Default: 3
     pub max_rollbacks: u64,
+    /// Texts with <extra_id_0>, <extra_id_1>, … for blanks that the model fills at each validation, beside a few
+    /// validation examples. Default: none
+    pub prompts: Vec<String>,
 }
 
 /// What to do when training has diverged.
@@ -265,6 +270,8 @@ pub struct TrainerConfig {
     pub optimizer: OptimizerConfig,
     /// The learning rate over the run.
     pub schedule: ScheduleConfig,
+    /// What is added to the loss.
+    pub loss: LossConfig,
     /// How long and in what portions.
     pub training: TrainingConfig,
     /// Threads that prepare batches.
@@ -373,6 +380,7 @@ impl Default for TrainingConfig {
             keep_last: 2,
             on_divergence: OnDivergence::Stop,
             max_rollbacks: 3,
+            prompts: Vec::new(),
         }
     }
 }
@@ -408,8 +416,8 @@ impl TrainerConfig {
     /// Names the key.
     pub fn validate(&self) -> Result<(), RunConfigError> {
         let (optimizer, schedule) = (self.optimizer.clone(), self.schedule.clone());
-        let training = self.training.clone();
-        RunConfig { optimizer, schedule, training, ..RunConfig::default() }.validate()
+        let (loss, training) = (self.loss.clone(), self.training.clone());
+        RunConfig { optimizer, schedule, loss, training, ..RunConfig::default() }.validate()
     }
 }
 
@@ -421,6 +429,7 @@ impl RunConfig {
             seed: 0,
             model: ModelConfig { altup: Variant::Altup.altup(2), ..ModelConfig::default() },
             data: DataConfig { vocab_size: 2048, input_length: 128, ..DataConfig::default() },
+            loss: LossConfig::default(),
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig {
                 kind: ScheduleKind::InverseSqrt,
@@ -471,11 +480,8 @@ impl RunConfig {
         table.to_string()
     }
 
-    /// The keys whose values differ in `other`.
-    pub fn differences(&self, other: &Self) -> Vec<Difference> {
-        let mut differences = Vec::new();
-        compare("", &to_table(self), &to_table(other), &mut differences);
-        differences
+    pub(crate) fn to_table(&self) -> Table {
+        to_table(self)
     }
 
     /// Checks every value that doesn't depend on the data.
@@ -546,6 +552,14 @@ impl RunConfig {
                 return error(key, format!("must be a positive number, not {value}"));
             }
         }
+        self.validate_groups()?;
+        if !(0.0..1.0).contains(&self.loss.label_smoothing) {
+            let problem = format!("must be from 0 to below 1, not {}", self.loss.label_smoothing);
+            return error("loss.label_smoothing", problem);
+        }
+        if !(self.loss.z_loss.is_finite() && self.loss.z_loss >= 0.0) {
+            return error("loss.z_loss", format!("must be at least 0, not {}", self.loss.z_loss));
+        }
         if !(0.0..=1.0).contains(&self.schedule.final_share) {
             return error(
                 "schedule.final_share",
@@ -561,11 +575,37 @@ impl RunConfig {
                 ),
                 None => Ok(()),
             },
-            None => {
-                let vocab_size = self.model.vocab_size.unwrap_or(self.data.vocab_size);
-                self.model_config(vocab_size.max(64)).map(|_| ())
+            None => self.any_model_config().map(|_| ()),
+        }
+    }
+
+    /// The model as it is with some tokenizer: its vocabulary need not be that of the run.
+    ///
+    /// # Errors
+    ///
+    /// As [`model_config`](Self::model_config).
+    pub fn any_model_config(&self) -> Result<T5Config, RunConfigError> {
+        self.model_config(self.model.vocab_size.unwrap_or(self.data.vocab_size).max(64))
+    }
+
+    fn validate_groups(&self) -> Result<(), RunConfigError> {
+        for (number, group) in self.optimizer.groups.iter().enumerate() {
+            let error = |name: &str, problem: String| {
+                Err(RunConfigError::Value {
+                    key: format!("optimizer.groups[{number}].{name}"),
+                    problem,
+                })
+            };
+            for (name, value) in [
+                ("learning_rate_factor", group.learning_rate_factor),
+                ("weight_decay", group.weight_decay),
+            ] {
+                if let Some(value) = value.filter(|value| !(value.is_finite() && *value >= 0.0)) {
+                    return error(name, format!("must be at least 0, not {value}"));
+                }
             }
         }
+        Ok(())
     }
 
     fn validate_sources(&self) -> Result<(), RunConfigError> {
@@ -717,6 +757,7 @@ impl RunConfig {
             seed: self.seed,
             optimizer: self.optimizer.clone(),
             schedule: self.schedule.clone(),
+            loss: self.loss.clone(),
             training: self.training.clone(),
             workers: self.data.workers,
         }
@@ -824,98 +865,6 @@ fn merge(table: &mut Table, over: Table) {
     }
 }
 
-/// A key with another value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The key, dotted.
-    pub key: String,
-    /// Its value, as TOML.
-    pub was: String,
-    /// The other value.
-    pub is: String,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} → {})", self.key, self.was, self.is)
-    }
-}
-
-/// Keys, or tables of them, that may change when a run is resumed: how far it goes, how fast it learns, and
-/// how it is watched and kept.
-const CHANGEABLE: [&str; 17] = [
-    "answers.batch_size",
-    "data.on_error",
-    "data.workers",
-    "optimizer.clip_norm",
-    "optimizer.learning_rate",
-    "patience",
-    "schedule",
-    "tasks.workers",
-    "training.checkpoint_every",
-    "training.checkpoint_minutes",
-    "training.eval_every",
-    "training.eval_examples",
-    "training.keep_last",
-    "training.log_every",
-    "training.max_rollbacks",
-    "training.on_divergence",
-    "training.steps",
-];
-
-impl Difference {
-    /// Whether a run may be resumed with the other value.
-    pub fn may_change(&self) -> bool {
-        let within = |key: &&str| {
-            let rest = self.key.strip_prefix(*key);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        CHANGEABLE.iter().any(|key| within(&key)) || self.is_place()
-    }
-
-    /// Whether it only says where something lies. What lies there is compared by its content.
-    fn is_place(&self) -> bool {
-        let of_source = self.key.strip_prefix("data.sources[");
-        let of_source = of_source.and_then(|key| key.split_once("].")).map(|(_, key)| key);
-        match self.key.as_str() {
-            "data.train" | "data.valid" | "data.tokenizer" | "model.path" | "tasks.data" => true,
-            _ => matches!(of_source, Some("train" | "valid")),
-        }
-    }
-}
-
-pub(crate) fn compare(prefix: &str, a: &Table, b: &Table, differences: &mut Vec<Difference>) {
-    let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    for key in keys {
-        let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        compare_values(dotted, a.get(key), b.get(key), differences);
-    }
-}
-
-fn compare_values(
-    key: String,
-    a: Option<&Value>,
-    b: Option<&Value>,
-    differences: &mut Vec<Difference>,
-) {
-    let is_table = |value: &Value| value.is_table();
-    match (a, b) {
-        (a, b) if a == b => {}
-        (Some(Value::Table(a)), Some(Value::Table(b))) => compare(&key, a, b, differences),
-        (Some(Value::Array(a)), Some(Value::Array(b)))
-            if a.len() == b.len() && a.iter().chain(b).all(is_table) =>
-        {
-            for (number, (a, b)) in a.iter().zip(b).enumerate() {
-                compare_values(format!("{key}[{number}]"), Some(a), Some(b), differences);
-            }
-        }
-        (a, b) => {
-            let show = |value: Option<&Value>| value.map_or("unset".to_owned(), Value::to_string);
-            differences.push(Difference { key, was: show(a), is: show(b) });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1008,68 +957,6 @@ mod tests {
         let small = config.with_assignments(&["model.vocab_size=1000".into()]).unwrap();
         let message = small.model_config(32100).unwrap_err().to_string();
         assert!(message.contains("tokenizer's 32100 ids"), "{message}");
-    }
-
-    #[test]
-    fn differences_name_keys_and_values() {
-        let other = assign(&["training.steps=9"]).unwrap();
-        let differences = RunConfig::tiny_altup().differences(&other);
-        let shown: Vec<String> = differences.iter().map(Difference::to_string).collect();
-        assert_eq!(shown, ["training.steps (600 → 9)"]);
-        let mut dense = RunConfig::tiny_altup();
-        dense.model.altup = None;
-        assert_eq!(RunConfig::tiny_altup().differences(&dense).len(), 1);
-    }
-
-    #[test]
-    fn a_run_may_change_how_far_and_how_fast_it_goes_and_where_its_text_lies() {
-        let may_change = |assignment: &str| {
-            let other = assign(&[assignment]).unwrap();
-            let [difference] = &RunConfig::tiny_altup().differences(&other)[..] else {
-                panic!("{assignment}");
-            };
-            difference.may_change()
-        };
-        for assignment in [
-            "training.steps=9",
-            "training.checkpoint_minutes=1.5",
-            "training.on_divergence=rollback",
-            "optimizer.learning_rate=0.5",
-            "schedule.kind=cosine",
-            "data.workers=2",
-            "data.train=[\"elsewhere\"]",
-            "data.tokenizer=elsewhere.json",
-        ] {
-            assert!(may_change(assignment), "{assignment}");
-        }
-        for assignment in [
-            "seed=1",
-            "model.d_ff=7",
-            "model.dropout_rate=0.1",
-            "model.init=elsewhere",
-            "data.input_length=64",
-            "optimizer.kind=adamw",
-            "optimizer.weight_decay=0.1",
-            "training.batch_size=4",
-            "training.gradient_accumulation=2",
-            "training.precision=bf16",
-        ] {
-            assert!(!may_change(assignment), "{assignment}");
-        }
-        let with_sources = |train: &str, weight: f64| {
-            let source = SourceConfig {
-                name: "a".into(),
-                train: vec![train.into()],
-                valid: Vec::new(),
-                weight: Some(weight),
-            };
-            let data = DataConfig { sources: vec![source], ..DataConfig::default() };
-            RunConfig { data, ..RunConfig::default() }
-        };
-        let differences = with_sources("here", 1.0).differences(&with_sources("there", 2.0));
-        let changes = differences.iter().map(|d| (d.key.as_str(), d.may_change()));
-        let expected = [("data.sources[0].train", true), ("data.sources[0].weight", false)];
-        assert_eq!(changes.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //! also run under Burn's own `SupervisedTraining`. The [trainer](crate::trainer) calls the same steps.
 
 use altup_data::{Batch, Example, PretrainingData};
-use altup_models::{LayerRouting, Noise, T5, correct_tokens, cross_entropy_sum};
+use altup_models::{
+    CrossEntropyOptions, LayerRouting, Noise, T5, correct_tokens, cross_entropy_sum,
+    cross_entropy_sum_with,
+};
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::module::Module;
@@ -37,6 +40,8 @@ pub struct DeviceBatch {
     pub loss_targets: u64,
     /// What dropout and routers draw in training.
     pub noise: Noise,
+    /// What training adds to the cross-entropy.
+    pub loss: CrossEntropyOptions,
 }
 
 /// The loss of a batch, as numbers still on the device.
@@ -82,7 +87,7 @@ impl Dataset<Example> for FirstEpoch {
 
 /// A batch of plain integers that can be copied to a device.
 pub trait ToDevice {
-    /// Copies the batch to a device, without noise. `loss_targets` as in [`DeviceBatch`].
+    /// Copies the batch to a device, without noise, for the plain cross-entropy. `loss_targets` as in [`DeviceBatch`].
     fn to_device(&self, loss_targets: u64, device: &Device) -> DeviceBatch;
 }
 
@@ -101,6 +106,7 @@ impl ToDevice for Batch {
             targets: self.num_targets(),
             loss_targets,
             noise: Noise::none(),
+            loss: CrossEntropyOptions::default(),
         }
     }
 }
@@ -142,8 +148,8 @@ impl TrainStep for Learner {
             batch.labels.clone(),
             batch.noise,
         );
-        let sum = cross_entropy_sum(logits, batch.labels);
-        let mut loss = sum.clone() / loss_targets as f64;
+        let (sum, minimised) = losses(logits, batch.labels, batch.loss);
+        let mut loss = minimised / loss_targets as f64;
         if let Some(auxiliary) = self.model.auxiliary_loss(&routing) {
             // A mean over the batch, of which it has the batch's share.
             loss = loss + auxiliary * (batch.targets as f64 / loss_targets as f64);
@@ -153,12 +159,23 @@ impl TrainStep for Learner {
             layer.load_balancing_loss = layer.load_balancing_loss.clone().inner();
             layer.z_loss = layer.z_loss.clone().inner();
         }
-        TrainOutput::new(
-            self,
-            gradients,
-            BatchLoss { sum: sum.inner(), loss_targets, correct: None, routing },
-        )
+        TrainOutput::new(self, gradients, BatchLoss { sum, loss_targets, correct: None, routing })
     }
+}
+
+/// The summed cross-entropy without a tape, and the sum that training minimises.
+fn losses(
+    logits: Tensor<3>,
+    labels: Tensor<2, Int>,
+    options: CrossEntropyOptions,
+) -> (Tensor<1>, Tensor<1>) {
+    if options == CrossEntropyOptions::default() {
+        let sum = cross_entropy_sum(logits, labels);
+        return (sum.clone().inner(), sum);
+    }
+    // First, so that the logits are held once when their gradient is written over them.
+    let sum = cross_entropy_sum(logits.clone().inner(), labels.clone().inner());
+    (sum, cross_entropy_sum_with(logits, labels, options))
 }
 
 impl InferenceStep for Learner {

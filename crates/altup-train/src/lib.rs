@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 
 pub mod config;
+pub mod config_changes;
 pub mod device;
 pub mod variant;
 
 pub mod learner;
+pub mod optimization;
 pub mod precision;
 pub mod schedule;
 
@@ -22,12 +24,21 @@ pub mod run_data;
 pub mod run_folder;
 pub mod run_record;
 
+pub mod coefficients;
 pub mod filling;
+pub mod machine;
+pub mod matrix_peak;
+pub mod memory;
+pub mod recorder;
+pub mod samples;
+pub mod statistics;
+pub mod summary;
+pub mod tensorboard;
+pub mod token_rows;
 
 pub mod bench;
 
 pub mod chart;
-pub mod machine;
 pub mod metrics;
 pub mod process;
 pub mod progress;

@@ -52,6 +52,14 @@ impl Precision {
         }
     }
 
+    /// The type of the matrix products in a pass.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 | Self::Bf16Weights => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
     /// # Errors
     ///
     /// If the device does not compute in this type.
@@ -149,8 +157,8 @@ fn to_f32<M: Module>(module: &M, gradients: &mut GradientsParams) {
 mod tests {
     use super::*;
     use altup_models::{
-        MoeConfig, MoeMode, Noise, ParameterVisitor, T5Config, freeze, parameter_tensors,
-        parameters, size, visit_parameters,
+        CrossEntropyOptions, MoeConfig, MoeMode, Noise, ParameterVisitor, T5Config, freeze,
+        parameter_tensors, parameters, size, visit_parameters,
     };
     use altup_optim::{OptimizerConfig, OptimizerKind};
     use burn::tensor::{Distribution, Int};
@@ -177,6 +185,7 @@ mod tests {
             targets: 10,
             loss_targets: 10,
             noise: Noise::none(),
+            loss: CrossEntropyOptions::default(),
         }
     }
 

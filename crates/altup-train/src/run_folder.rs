@@ -30,12 +30,14 @@ use crate::run_record::{
 /// config-history.jsonl  every configuration, with the step from which it held
 /// tokenizer.json
 /// metrics.jsonl         one line per row of metrics
+/// samples.jsonl         what the model wrote for the same texts at each validation
 /// checkpoints/          step-00001200/, …
 /// abandoned/            what lay behind a step that the run was told to go back to
 /// model/                the trained model, a Hugging Face directory
 /// tasks/                in fine-tuning: scores.json, and the predictions for each task
 /// summary.json          the figures of the finished run
 /// report.html           the curves, and charts/*.svg
+/// tensorboard/          event files, made of the metrics
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunFolder {
@@ -312,6 +314,16 @@ impl RunFolder {
     /// The metrics.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// What the model wrote at each validation.
+    pub fn samples(&self) -> PathBuf {
+        self.path.join("samples.jsonl")
+    }
+
+    /// TensorBoard's event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
     }
 
     /// The checkpoints.

@@ -15,16 +15,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{CheckpointError, Checkpoints, Restored, RunState, Window};
+use crate::coefficients::CoefficientsRow;
 use crate::config::{OnDivergence, TrainerConfig};
 use crate::learner::{DeviceBatch, Learner, ToDevice};
+use crate::memory;
 use crate::metrics::{
     MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
 };
 use crate::progress::Progress;
+use crate::recorder::{RecordError, Recorder};
 use crate::task_evaluation::TaskEvaluationError;
 use crate::training_batches::TrainingBatches;
 use crate::validation::{Validated, Validation};
-use altup_optim::{global_norm, make_contiguous, scale_gradients};
+use altup_optim::{GroupError, global_norm, make_contiguous, scale_gradients};
 
 /// A run in progress.
 pub struct Trainer {
@@ -50,6 +53,8 @@ pub struct Trainer {
     pub metrics: MetricsLog,
     /// Who watches.
     pub progress: Progress,
+    /// What writes down how it goes.
+    pub recorder: Recorder,
 }
 
 /// How a call of [`Trainer::train`] ended.
@@ -90,6 +95,9 @@ pub enum TrainError {
         /// The step of the newest checkpoint from which training went on well.
         last_good: Option<u64>,
     },
+    /// Groups of parameters can't be formed.
+    #[error("optimizer.groups")]
+    Groups(#[from] GroupError),
     /// The data can't be prepared.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -102,6 +110,9 @@ pub enum TrainError {
     /// The metrics can't be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// What the model writes can't be made or written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 fn describe(last_good: &Option<u64>) -> String {
@@ -157,9 +168,11 @@ impl Trainer {
             }
             let started = Instant::now();
             let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
+            let data_wait = started.elapsed().as_secs_f64();
             if self.step(step + 1, batches, stop)? == Err(Stopped) {
                 return self.stop();
             }
+            self.state.window.data_wait += data_wait;
             self.close_step(started.elapsed())?;
         }
     }
@@ -221,9 +234,10 @@ impl Trainer {
     /// A kill in between leaves a run that diverges and goes back again, in the same way: what is done
     /// before the checkpoint is rewritten is undone at the next start.
     fn roll_back(&mut self, to: u64, from: u64, quantity: &str) -> Result<(), TrainError> {
-        let optimizer = self.config.optimizer.init();
+        let optimizer = self.learner.optimizer(&self.config.optimizer)?;
         let Restored { state, learner, optimizer, .. } =
             self.checkpoints.restore(Some(to), &self.learner, &optimizer)?;
+        let learner = learner.freeze(&self.config.optimizer)?;
         let state = RunState {
             skipped_steps: self.state.skipped_steps + from - to,
             rollbacks: self.state.rollbacks + 1,
@@ -267,7 +281,7 @@ impl Trainer {
     ) -> Result<Result<(), Stopped>, TrainError> {
         let targets: u64 = batches.iter().map(Batch::num_targets).sum();
         let inputs: u64 = batches.iter().map(Batch::num_inputs).sum();
-        let Ok(summed) = self.gradients(&batches, targets, stop) else {
+        let Ok(summed) = self.gradients(step, &batches, targets, stop) else {
             return Ok(Err(Stopped));
         };
         let Summed { loss, mut gradients, routing } = summed;
@@ -294,6 +308,7 @@ impl Trainer {
         window.tokens += inputs + targets;
         window.grad_norm += norm;
         window.steps += 1;
+        window.flops += batches.iter().map(|batch| self.recorder.train_flops(batch)).sum::<f64>();
         routing.into_iter().for_each(|routing| window.add_routing(routing));
         Ok(Ok(()))
     }
@@ -302,31 +317,33 @@ impl Trainer {
         TrainError::Diverged { quantity, value, step, last_good: self.state.proven }
     }
 
-    /// The summed loss of the batches of the step to come, and the gradients of its mean over their
-    /// `targets`.
+    /// The summed loss of the batches of step `step`, and the gradients of its mean over their `targets`.
     fn gradients(
         &self,
+        step: u64,
         batches: &[Batch],
         targets: u64,
         stop: &AtomicBool,
     ) -> Result<Summed, Stopped> {
         let mut accumulator = GradientsAccumulator::new();
-        let mut loss = 0.0;
+        let mut sum = 0.0;
         let mut routing = Vec::new();
         for (micro_batch, batch) in (0..).zip(batches) {
             unless(stop)?;
-            let step = self.state.data_steps() + 1;
-            let noise = Noise::training(self.config.seed, step, micro_batch);
-            let batch = DeviceBatch { noise, ..batch.to_device(targets, &self.device) };
+            let data_step = self.state.data_steps() + 1;
+            let noise = Noise::training(self.config.seed, data_step, micro_batch);
+            let loss = self.config.loss.options();
+            let batch = DeviceBatch { noise, loss, ..batch.to_device(targets, &self.device) };
             let output = self.config.training.precision.step(&self.learner, batch);
-            loss += output.item.sum.into_scalar::<f64>();
+            sum += output.item.sum.into_scalar::<f64>();
+            self.progress.micro_batch(step, u64::from(micro_batch) + 1, batches.len() as u64);
             routing.push(routing_rows(output.item.routing));
             if batches.len() == 1 {
-                return Ok(Summed { loss, gradients: output.grads, routing });
+                return Ok(Summed { loss: sum, gradients: output.grads, routing });
             }
             accumulator.accumulate(&self.learner, output.grads);
         }
-        Ok(Summed { loss, gradients: accumulator.grads(), routing })
+        Ok(Summed { loss: sum, gradients: accumulator.grads(), routing })
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
@@ -336,7 +353,8 @@ impl Trainer {
 
     fn log_window(&mut self) -> Result<(), TrainError> {
         let window = std::mem::take(&mut self.state.window);
-        let Window { loss, targets, tokens, grad_norm, steps, seconds, batches, routing } = window;
+        let Window { loss, targets, tokens, grad_norm, steps, seconds, batches, .. } = window;
+        let flops_per_second = window.flops / seconds;
         let row = TrainRow {
             step: self.state.step,
             loss: loss / targets as f64,
@@ -345,7 +363,12 @@ impl Trainer {
             tokens: self.state.tokens,
             tokens_per_second: tokens as f64 / seconds,
             elapsed_seconds: self.state.elapsed_seconds,
-            routing: Window::mean_routing(routing, batches),
+            data_wait_seconds: Some(window.data_wait),
+            memory_bytes: memory::resident(),
+            peak_memory_bytes: memory::peak(),
+            flops_per_second: Some(flops_per_second),
+            peak_share: self.recorder.peak_share(flops_per_second),
+            routing: Window::mean_routing(window.routing, batches),
             epochs: self.epochs(),
         };
         self.progress.train(&row);
@@ -365,6 +388,14 @@ impl Trainer {
         self.state.validation_is_due = false;
         self.progress.valid(&row);
         self.record(MetricsRow::Valid(row))?;
+        let step = self.state.step;
+        if let Some(row) = CoefficientsRow::of(&self.learner.model, step) {
+            self.record(MetricsRow::Coefficients(row))?;
+        }
+        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+        if let Some(warning) = self.recorder.validated(&model, step)? {
+            self.progress.note(&warning);
+        }
         Ok(Ok(()))
     }
 

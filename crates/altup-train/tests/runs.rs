@@ -234,7 +234,7 @@ fn a_run_starts_from_a_model_and_needs_its_directory_no_more() {
     let config = fs::read_to_string(workspace.path("still/model/config.json")).unwrap();
     assert!(config.contains("\"recycled\""), "{config}");
     let config = fs::read_to_string(workspace.path("still/config.toml")).unwrap();
-    assert!(config.contains("init = ") && !config.contains("size = "), "{config}");
+    assert!(config.contains("init = ") && !config.contains("\nsize = "), "{config}");
 
     succeeds(train("whole", &[]));
     copy_folder(&workspace.path("whole"), &workspace.path("run"));

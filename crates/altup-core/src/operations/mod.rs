@@ -12,25 +12,36 @@ use combine_windows::CombineWindowsBackend;
 /// A backend that runs AltUp: each that the cargo features name, and `Autodiff` around it.
 ///
 /// Tensors run on these backends only, because Burn's dispatch is a closed list. Code that is generic over this
-/// trait runs on any backend `B` that implements it:
+/// trait runs on any backend `B` that implements it, with kernels where there are some. Code that calls the bodies of
+/// primitive operations runs on any `B: Backend` at all:
 ///
 /// ```
-/// use altup_core::operations::AltUpBackend;
-/// use burn::backend::tensor::FloatTensor;
+/// use altup_core::operations::{AltUpBackend, combine_blocks::primitive};
+/// use burn::backend::{Backend, tensor::FloatTensor};
 ///
 /// /// Half of block 0 and half of what was computed.
 /// fn average<B: AltUpBackend>(state: FloatTensor<B>, computed: FloatTensor<B>) -> FloatTensor<B> {
-///     let halves = burn::tensor::TensorData::from([[0.5f32, 0.5]]);
-///     let coefs = B::float_from_data(halves, &B::Device::default());
-///     B::combine_blocks(state, computed, coefs)
+///     B::combine_blocks(state, computed, halves::<B>())
 /// }
-/// # use burn::backend::{Backend, Flex, ops::FloatTensorOps};
+///
+/// /// The same on any backend.
+/// fn average_anywhere<B: Backend>(state: FloatTensor<B>, computed: FloatTensor<B>) -> FloatTensor<B> {
+///     primitive::combine_blocks::<B>(state, computed, halves::<B>())
+/// }
+///
+/// fn halves<B: Backend>() -> FloatTensor<B> {
+///     let halves = burn::tensor::TensorData::from([[0.5f32, 0.5]]);
+///     B::float_from_data(halves, &B::Device::default())
+/// }
+/// # use burn::backend::{Flex, ops::FloatTensorOps};
 /// # use burn::tensor::TensorData;
+/// # for average in [average::<Flex>, average_anywhere::<Flex>] {
 /// # let tensor = |data| Flex::float_from_data(data, &Default::default());
-/// # let output = average::<Flex>(
-/// #     tensor(TensorData::from([[[[1.0f32]]]])), tensor(TensorData::from([[[3.0f32]]])));
+/// # let output =
+/// #     average(tensor(TensorData::from([[[[1.0f32]]]])), tensor(TensorData::from([[[3.0f32]]])));
 /// # let output = burn::tensor::read_sync(Flex::float_into_data(output)).unwrap();
 /// # assert_eq!(output, TensorData::from([[[[2.0f32]]]]));
+/// # }
 /// ```
 ///
 /// A backend of your own implements it with three empty impls: `altup_backend::HostTensors`,

@@ -46,8 +46,8 @@ fn all_close<B: Backend>(
     assert_close::<B>(what, found.2, expected.2);
 }
 
-/// With a matrix for all tokens, for which there are kernels, and with one for each.
-fn blocks<B: AltUpBackend>(with_matrices_of_tokens: bool) {
+/// With a matrix for all tokens, for which there are kernels.
+fn blocks<B: AltUpBackend>() {
     let shapes = [(1, 1, 1), (2, 3, 5), (1, 1, 33), (3, 7, 16), (2, 600, 17)];
     for num_blocks in 1..=8 {
         for (batch_size, seq_length, width) in shapes {
@@ -55,31 +55,25 @@ fn blocks<B: AltUpBackend>(with_matrices_of_tokens: bool) {
             let state = values::<B>(&shape, 1);
             let computed = values::<B>(&shape[1..], 2);
             let grad = values::<B>(&shape, 3);
-            let shared = values::<B>(&[num_blocks, num_blocks + 1], 4);
-            let by_token = [batch_size, seq_length, num_blocks, num_blocks + 1];
-            let by_token = values::<B>(&by_token, 5);
-            let coefs = [shared, by_token];
-            let count = if with_matrices_of_tokens { 2 } else { 1 };
-            for coefs in coefs.into_iter().take(count) {
-                let what = format!("{shape:?}, coefficients {:?}", coefs.shape());
-                let contiguous = [state.clone(), computed.clone(), coefs.clone(), grad.clone()];
-                let other = contiguous.clone().map(permuted::<B>);
-                for [state, computed, coefs, grad] in [contiguous, other] {
-                    let inputs = || (state.clone(), computed.clone(), coefs.clone());
-                    let (state, computed, coefs) = inputs();
-                    let found = B::combine_blocks(state, computed, coefs);
-                    let (state, computed, coefs) = inputs();
-                    let expected =
-                        combine_blocks::primitive::combine_blocks::<B>(state, computed, coefs);
-                    assert_close::<B>(&what, found, expected);
-                    let (state, computed, coefs) = inputs();
-                    let found = B::combine_blocks_backward(state, computed, coefs, grad.clone());
-                    let (state, computed, coefs) = inputs();
-                    let expected = combine_blocks::primitive::combine_blocks_backward::<B>(
-                        state, computed, coefs, grad,
-                    );
-                    all_close::<B>(&what, found, expected);
-                }
+            let coefs = values::<B>(&[num_blocks, num_blocks + 1], 4);
+            let what = format!("{shape:?}");
+            let contiguous = [state, computed, coefs, grad];
+            let other = contiguous.clone().map(permuted::<B>);
+            for [state, computed, coefs, grad] in [contiguous, other] {
+                let inputs = || (state.clone(), computed.clone(), coefs.clone());
+                let (state, computed, coefs) = inputs();
+                let found = B::combine_blocks(state, computed, coefs);
+                let (state, computed, coefs) = inputs();
+                let expected =
+                    combine_blocks::primitive::combine_blocks::<B>(state, computed, coefs);
+                assert_close::<B>(&what, found, expected);
+                let (state, computed, coefs) = inputs();
+                let found = B::combine_blocks_backward(state, computed, coefs, grad.clone());
+                let (state, computed, coefs) = inputs();
+                let expected = combine_blocks::primitive::combine_blocks_backward::<B>(
+                    state, computed, coefs, grad,
+                );
+                all_close::<B>(&what, found, expected);
             }
         }
     }
@@ -171,7 +165,7 @@ fn an_empty_batch_stays_empty<B: AltUpBackend>() {
 }
 
 fn all<B: AltUpBackend>() {
-    blocks::<B>(true);
+    blocks::<B>();
     a_matrix_for_all_tokens_is_that_of_each::<B>();
     windows::<B>();
     an_empty_batch_stays_empty::<B>();
@@ -201,7 +195,7 @@ fn on_libtorch() {
 #[cfg(feature = "wgpu")]
 #[test]
 fn on_wgpu() {
-    blocks::<burn::backend::Wgpu>(false);
+    blocks::<burn::backend::Wgpu>();
     windows::<burn::backend::Wgpu>();
     an_empty_batch_stays_empty::<burn::backend::Wgpu>();
 }

@@ -16,6 +16,8 @@ pub(crate) use schema::{EMBEDDING_TABLE, OUTPUT_TABLE};
 pub struct ParameterInfo {
     /// The name of its tensor in a model directory, Hugging Face's where T5 has the parameter.
     pub name: String,
+    /// The path of module fields from the [`T5`] to it, as in `encoder.blocks.0.altup.prediction_coefs`.
+    pub path: String,
     /// Its shape as stored in a file; a projection's is `[out, in]`, transposed from Burn's.
     pub shape: Vec<usize>,
     /// What it is.
@@ -52,9 +54,8 @@ pub fn num_parameters(model: &T5) -> usize {
     parameters(model).iter().map(ParameterInfo::size).sum()
 }
 
-/// Keeps the selected parameters as they are in training: they get no gradients, and an optimizer leaves
-/// them alone. Gradients still flow through them to others, whose values they don't change; dropout stays
-/// on. Parameters that are not selected stay as they were.
+/// Excludes the selected parameters from training: they get no gradients and no optimizer step. Gradients still flow
+/// through them to other parameters; dropout stays on. Parameters that are not selected stay as they were.
 ///
 /// ```
 /// use altup_models::{Role, T5Config, freeze, size};

@@ -33,7 +33,7 @@ impl ParameterInfo {
         if role.is_transposed() {
             shape.reverse();
         }
-        Self { name, shape, role, stack, layer }
+        Self { name, path: path.join("."), shape, role, stack, layer }
     }
 }
 

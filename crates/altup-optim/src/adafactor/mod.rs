@@ -9,6 +9,8 @@ use burn::backend::{Autodiff, Dispatch};
 use burn::optim::{AdafactorState, LearningRate, Optimizer};
 use burn::tensor::{DType, Device, Tensor};
 
+use crate::ParameterSettings;
+
 /// Adafactor (Shazeer and Stern, 2018) as T5 was pre-trained: steps relative to a parameter's size, no momentum,
 /// decay 1 − t^−0.8, updates clipped to an RMS of 1. It computes what Burn's does, on a CPU in three passes over a
 /// parameter.
@@ -17,7 +19,7 @@ use burn::tensor::{DType, Device, Tensor};
 /// pair for each.
 #[derive(Clone, Debug)]
 pub(crate) struct Adafactor {
-    pub(crate) weight_decay: f64,
+    pub(crate) settings: ParameterSettings,
 }
 
 fn start<const D: usize>(tensor: &Tensor<D>) -> AdafactorState<D> {
@@ -48,9 +50,10 @@ impl Optimizer for Adafactor {
         let (tensor, grad) = (tensor.cast(DType::F32), grad.cast(DType::F32));
         let state = state.unwrap_or_else(|| start(&tensor));
         let time = state.time + 1;
+        let lr = lr * self.settings.learning_rate_factor;
         let step = AdafactorStep {
             new_weight: (time as f64).powf(-0.8) as f32,
-            kept: (1.0 - lr * self.weight_decay) as f32,
+            kept: (1.0 - lr * self.settings.weight_decay) as f32,
             rate: lr as f32,
         };
         let (tensor, grad) = (tensor.into_dispatch(), grad.into_dispatch());
@@ -107,7 +110,7 @@ pub struct AdafactorStep {
 }
 
 altup_backend::operations! {
-    /// A step of [`Adafactor`] on a backend. All tensors are f32.
+    /// A step of [`OptimizerKind::Adafactor`](crate::OptimizerKind::Adafactor) on a backend. All tensors are f32.
     pub trait AdafactorBackend {
         /// The parameter and the means of the squared gradients of its rows and columns after a step.
         ///

@@ -7,7 +7,9 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch};
 use burn::optim::{AdamWState, AdaptiveMomentumState, LearningRate, Optimizer};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::ParameterSettings;
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
@@ -17,7 +19,7 @@ const EPSILON: f32 = 1e-8;
 /// pass over a parameter's tensors.
 #[derive(Clone, Debug)]
 pub(crate) struct AdamW {
-    pub(crate) weight_decay: f64,
+    pub(crate) settings: ParameterSettings,
 }
 
 impl Optimizer for AdamW {
@@ -30,6 +32,9 @@ impl Optimizer for AdamW {
         grad: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        // In f32: in f16 ε is 0 and so are the squares of small gradients, in bf16 β₂ is 1.
+        let dtype = tensor.dtype();
+        let (tensor, grad) = (tensor.cast(DType::F32), grad.cast(DType::F32));
         let momentum = state.map_or_else(
             || AdaptiveMomentumState::new(0, grad.zeros_like(), grad.zeros_like()),
             |state| state.momentum,
@@ -39,6 +44,7 @@ impl Optimizer for AdamW {
             "This AdamW has no AMSGrad, which the optimizer's state is of"
         );
         let time = momentum.time + 1;
+        let lr = lr * self.settings.learning_rate_factor;
         let power = i32::try_from(time).unwrap_or(i32::MAX);
         let step = AdamWStep {
             beta_1: BETA_1,
@@ -46,18 +52,22 @@ impl Optimizer for AdamW {
             correction_1: 1.0 - BETA_1.powi(power),
             correction_2: 1.0 - BETA_2.powi(power),
             epsilon: EPSILON,
-            kept: (1.0 - lr * self.weight_decay) as f32,
+            kept: (1.0 - lr * self.settings.weight_decay) as f32,
             rate: lr as f32,
         };
         let (tensor, moment_1, moment_2) = <Dispatch as AdamWBackend>::adamw_step(
             tensor.into_dispatch(),
             grad.into_dispatch(),
-            momentum.moment_1.into_dispatch(),
-            momentum.moment_2.into_dispatch(),
+            momentum.moment_1.cast(DType::F32).into_dispatch(),
+            momentum.moment_2.cast(DType::F32).into_dispatch(),
             step,
         );
-        let [tensor, moment_1, moment_2] = [tensor, moment_1, moment_2].map(Tensor::from_dispatch);
-        (tensor, Some(AdamWState::new(AdaptiveMomentumState::new(time, moment_1, moment_2))))
+        let [tensor, moment_1, moment_2]: [Tensor<D>; 3] =
+            [tensor, moment_1, moment_2].map(Tensor::from_dispatch);
+        (
+            tensor.cast(dtype),
+            Some(AdamWState::new(AdaptiveMomentumState::new(time, moment_1, moment_2))),
+        )
     }
 
     fn to_device<const D: usize>(mut state: AdamWState<D>, device: &Device) -> AdamWState<D> {
@@ -87,7 +97,7 @@ pub struct AdamWStep {
 }
 
 altup_backend::operations! {
-    /// A step of [`AdamW`] on a backend.
+    /// A step of [`OptimizerKind::AdamW`](crate::OptimizerKind::AdamW) on a backend.
     pub trait AdamWBackend {
         /// The parameter and its two moments after a step. All are f32 and of one shape.
         fn adamw_step(

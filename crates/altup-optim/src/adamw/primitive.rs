@@ -1,5 +1,5 @@
-//! The step of primitive tensor operations: what a backend without kernels runs, and what kernels are tested
-//! against.
+//! The step as a chain of primitive tensor operations. Backends without a kernel run it; kernels are tested against
+//! it.
 
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;

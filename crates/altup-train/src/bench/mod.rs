@@ -5,7 +5,6 @@
 //! language is a side like any other. The [comparison] starts the sides in turns, checks that all of them
 //! compute the same loss before it times any, and makes the [tables] of what they measured.
 
-pub mod bar_chart;
 pub mod breakdown;
 pub mod comparison;
 pub mod measure;
@@ -87,16 +86,4 @@ pub struct Timing {
     pub seconds: Vec<f64>,
     /// The most memory in use at once: that of the process on a CPU, that of the device on a GPU.
     pub peak_bytes: Option<u64>,
-}
-
-/// The middle value; the mean of the two middle ones of an even number. Of none it is NaN.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => values[middle],
-        _ => (values[middle - 1] + values[middle]) / 2.0,
-    }
 }

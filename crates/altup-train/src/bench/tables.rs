@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::bar_chart::{Bar, BarChart, Group};
 use super::comparison::{Comparison, Entry};
-use super::{Part, Work, median};
-use crate::chart::ChartError;
+use super::{Part, Work};
+use crate::chart::{Bar, BarChart, Group};
+use crate::statistics::median;
 
 impl Comparison {
     /// Markdown: how it was measured, then a table for each size and work.
@@ -124,18 +124,16 @@ impl Comparison {
         }
     }
 
-    /// A chart for each size and work: the median of every model on every side.
-    ///
-    /// # Errors
-    ///
-    /// If a chart can't be drawn.
-    pub fn charts(&self) -> Result<Vec<(String, String)>, ChartError> {
+    /// A chart for each size and work, with the name of its file: the median of every model on every side, and
+    /// the lowest and highest of the repeats.
+    pub fn charts(&self) -> Vec<(String, String)> {
         let mut charts = Vec::new();
         for size in &self.plan.sizes {
             for &work in self.plan.works.iter().filter(|&&work| work != Work::Breakdown) {
                 let bar = |entry: &Entry| Bar {
                     name: entry.side.clone(),
                     value: 1e3 * entry.median(work),
+                    range: entry.extremes(work).map(|(low, high)| (1e3 * low, 1e3 * high)),
                 };
                 let group = |model: &String| Group {
                     name: model.clone(),
@@ -146,13 +144,16 @@ impl Comparison {
                         .collect(),
                 };
                 let chart = BarChart {
-                    title: format!("{size}, {}: ms, less is better", work.name()),
+                    title: format!(
+                        "{size}, {}: ms, less is better (median, and lowest to highest)",
+                        work.name()
+                    ),
                     groups: self.plan.models.iter().map(group).collect(),
                 };
-                charts.push((format!("{size}-{}.svg", work.name()), chart.svg()?));
+                charts.push((format!("{size}-{}.svg", work.name()), chart.svg()));
             }
         }
-        Ok(charts)
+        charts
     }
 
     fn of<'a>(&'a self, size: &'a str, model: &'a str) -> impl Iterator<Item = &'a Entry> {
@@ -179,6 +180,14 @@ impl Entry {
     /// The median time of a work in seconds, NaN if it was not timed.
     pub fn median(&self, work: Work) -> f64 {
         self.measured.measurements.get(&work).map_or(f64::NAN, |timing| median(&timing.seconds))
+    }
+
+    /// The shortest and the longest time of a work, in seconds.
+    fn extremes(&self, work: Work) -> Option<(f64, f64)> {
+        let seconds = &self.measured.measurements.get(&work)?.seconds;
+        let shortest = seconds.iter().copied().min_by(f64::total_cmp)?;
+        let longest = seconds.iter().copied().max_by(f64::total_cmp)?;
+        Some((shortest, longest))
     }
 }
 

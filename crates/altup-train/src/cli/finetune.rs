@@ -1,11 +1,12 @@
 use altup_models::{ModelDirectory, num_parameters};
-use altup_train::device::DeviceName;
+use altup_train::device::{DeviceName, hardware_name};
 use altup_train::fine_tuning::{
     FineTuningConfig, FineTuningData, TaskResult, TaskResults, best_step,
 };
-use altup_train::metrics::{MetricsLog, TaskScore};
+use altup_train::memory;
+use altup_train::metrics::{MetricsLog, StartRow, TaskScore};
 use altup_train::progress::{ProgressMode, format_count, format_duration};
-use altup_train::report::{Report, RunCurves, Tile};
+use altup_train::report::{Fact, Report, RunCurves, Tile};
 use altup_train::task_evaluation::AnswerBy;
 use altup_train::trainer::Outcome;
 use anyhow::Context;
@@ -18,7 +19,6 @@ use super::convert::copy_companions;
 use super::model_source::ModelSource;
 use super::start::{Place, Start};
 use super::start_fine_tuning::{Running, describe};
-use super::train::peak_memory;
 use super::{output, stop};
 
 /// Fine-tune a model on benchmark tasks, text to text as T5 does it.
@@ -135,11 +135,27 @@ pub(super) fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
             start.new_fine_tuning(config, args.epochs, place)?
         }
     };
+    begin_record(&mut running)?;
     if running.train()? == Outcome::Stopped {
         return Ok(stop::exit_code());
     }
     finish(&args, &running)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Begins to write down how the run goes: the metrics get their first row.
+fn begin_record(running: &mut Running) -> anyhow::Result<()> {
+    let Running { backend, config, data, trainer, .. } = running;
+    let tasks = data.training.iter().map(|task| describe(task, config));
+    let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
+    let start = StartRow {
+        parameters: num_parameters(&trainer.learner.model) as u64,
+        backend: format!("{backend}{}", hardware.unwrap_or_default()),
+        text: tasks.collect::<Vec<_>>().join("; "),
+        ..StartRow::default()
+    };
+    let dtype = config.training.precision.dtype();
+    Ok(trainer.recorder.begin(&mut trainer.metrics, start, &trainer.device, dtype)?)
 }
 
 /// Puts the file, then the flags over a configuration.
@@ -204,16 +220,17 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
         tokens: state.tokens,
         tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
         train_seconds: state.elapsed_seconds,
-        peak_memory_bytes: peak_memory(),
+        peak_memory_bytes: memory::peak(),
         version: env!("CARGO_PKG_VERSION"),
     };
     folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
     let report = Report {
         title: config.name(),
+        status: None,
         tiles: Tile::summary(&rows, None),
         facts: facts(&summary, config, data, &results),
         runs: vec![RunCurves { name: config.name(), rows }],
-        examples: Vec::new(),
+        samples: Vec::new(),
         configuration: config.to_toml(),
     };
     report.write(folder.path())?;
@@ -228,7 +245,7 @@ fn facts(
     config: &FineTuningConfig,
     data: &FineTuningData,
     results: &TaskResults,
-) -> Vec<(String, String)> {
+) -> Vec<Fact> {
     let mut facts = vec![
         (
             "Model".to_owned(),
@@ -247,7 +264,7 @@ fn facts(
         let fact = format!("{}; {}", describe(training, config), scores_line(result));
         facts.push((result.score.task.clone(), fact));
     }
-    facts
+    facts.into_iter().map(|(name, value)| Fact { name, value }).collect()
 }
 
 /// A task's metrics, beside those of always giving the same answer.

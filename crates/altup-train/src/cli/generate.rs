@@ -3,7 +3,7 @@ use altup_models::{
     BeamSearch, EarlyStopping, Generated, GenerationConfig, GenerationError, Generator, Sampling,
     Strategy, T5,
 };
-use altup_train::filling::fill_blanks;
+use altup_train::filling::{BlankFilling, fill_blanks};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -106,8 +106,10 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let device = args.backend.open()?;
     let (_, model) = source.load(&device)?;
     let model = args.precision.apply(model)?;
-    let generator = Generator::new(&model, &generation)?;
-    let answers = Answers { generator, tokenizer: source.tokenizer()?, json: args.json };
+    let tokenizer = source.tokenizer()?;
+    let filling = BlankFilling::new(&tokenizer, generation.max_new_tokens)?;
+    let generator = Generator::new(&model, &generation)?.with_processor(filling);
+    let answers = Answers { generator, tokenizer, json: args.json };
     let default_size = if args.texts.is_empty() && args.file.is_none() { 1 } else { 8 };
     let batch_size = args.batch_size.map_or(default_size, |size| size as usize);
     let mut texts = texts(args.texts, args.file)?;

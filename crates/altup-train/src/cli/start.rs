@@ -3,14 +3,17 @@
 use altup_data::TextTokenizer;
 use altup_data::pretraining::EXAMPLES_VERSION;
 use altup_models::{ModelDirectory, T5, T5Config};
+use altup_optim::OptimizerConfig;
 use altup_train::checkpoint::{Checkpoints, Restored, RunState};
-use altup_train::config::{Difference, RunConfig, TrainerConfig, TrainingConfig};
+use altup_train::config::{RunConfig, TrainerConfig, TrainingConfig};
+use altup_train::config_changes::Difference;
 use altup_train::data_identity::DataIdentity;
 use altup_train::device::DeviceName;
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::learner::Learner;
 use altup_train::metrics::MetricsLog;
 use altup_train::progress::{Progress, ProgressMode};
+use altup_train::recorder::Recorder;
 use altup_train::run_data::{RunData, identify_texts};
 use altup_train::run_folder::{NewRun, OpenRun, RunFolder, RunLock};
 use altup_train::run_record::{HistoryRow, RunRecord};
@@ -18,6 +21,7 @@ use altup_train::trainer::{Outcome, TrainError, Trainer};
 use altup_train::training_batches::{TextBatches, TrainingBatches};
 use altup_train::validation::{TextValidation, Validation};
 use anyhow::Context;
+use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,6 +76,7 @@ impl Start<'_> {
             ModelDirectory::new(directory).config()?;
         }
         let backend = self.backend.cloned().unwrap_or_default();
+        check_groups(&config)?;
         let device = open(&backend, &config.training)?;
         let progress = Progress::new(self.mode, config.training.steps, 0);
         let (run, stop) = self.take(&place, TRAIN, &progress)?;
@@ -86,16 +91,17 @@ impl Start<'_> {
         let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
             Ok(data.tokenizer.save(&folder.tokenizer())?)
         })?;
+        let learner = Learner { model };
         let parts = Parts {
-            learner: Learner { model },
-            optimizer: config.optimizer.init(),
+            optimizer: optimizer(&learner, &config.optimizer)?,
+            learner,
             state: RunState::default(),
             saved: None,
             checkpoints: Checkpoints::new(folder.checkpoints(), config.training.keep_last),
             metrics: MetricsLog::create(&folder.metrics())?,
         };
-        let (train, valid) = text(&config, &data);
-        let mut trainer = parts.trainer(config.trainer(), device, train, valid, progress);
+        let text = text(&config, &data);
+        let mut trainer = parts.trainer(config.trainer(), device, &model_config, text, progress)?;
         if config.model.init.is_some() {
             // From here on, the model's directory is no longer needed.
             trainer.save()?;
@@ -136,6 +142,7 @@ impl Start<'_> {
         config.validate()?;
         let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
+        check_groups(&config)?;
         let device = open(&backend, &config.training)?;
         let progress = Progress::new(self.mode, config.training.steps, 0);
         let stop = self.listen(&stopped_early(TRAIN, path))?;
@@ -169,7 +176,8 @@ impl Start<'_> {
             }
             _ => initial_model(&config, &data.tokenizer, &device)?,
         };
-        let (learner, optimizer) = (Learner { model }, config.optimizer.init());
+        let learner = Learner { model };
+        let optimizer = optimizer(&learner, &config.optimizer)?;
         let restored = match from_start {
             true => None,
             false => Some(checkpoints.restore(from, &learner, &optimizer)?),
@@ -207,8 +215,8 @@ impl Start<'_> {
         };
         let saved = is_restored.then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
-        let (train, valid) = text(&config, &data);
-        let trainer = parts.trainer(config.trainer(), device, train, valid, progress);
+        let text = text(&config, &data);
+        let trainer = parts.trainer(config.trainer(), device, &model_config, text, progress)?;
         let command = TRAIN;
         Ok(Running {
             folder,
@@ -352,7 +360,7 @@ impl GoingOn<'_> {
 /// What a trainer is put together from.
 pub(super) struct Parts {
     pub(super) learner: Learner,
-    pub(super) optimizer: burn::optim::ModuleOptimizer,
+    pub(super) optimizer: ModuleOptimizer,
     pub(super) state: RunState,
     pub(super) saved: Option<RunState>,
     pub(super) checkpoints: Checkpoints,
@@ -364,25 +372,36 @@ impl Parts {
         self,
         config: TrainerConfig,
         device: Device,
-        train_data: Arc<dyn TrainingBatches>,
-        valid_data: Box<dyn Validation>,
+        model_config: &T5Config,
+        (train_data, valid_data): (Arc<dyn TrainingBatches>, Box<dyn Validation>),
         progress: Progress,
-    ) -> Trainer {
+    ) -> anyhow::Result<Trainer> {
         let Self { learner, optimizer, state, saved, checkpoints, metrics } = self;
-        Trainer {
+        Ok(Trainer {
+            learner: learner.freeze(&config.optimizer).context(GROUPS)?,
             config,
             device,
             train_data,
             valid_data,
-            learner,
             optimizer,
             state,
             saved,
             checkpoints,
             metrics,
             progress,
-        }
+            recorder: Recorder::new(model_config.clone()),
+        })
     }
+}
+
+/// The key that errors about groups of parameters name.
+const GROUPS: &str = "optimizer.groups";
+
+pub(super) fn optimizer(
+    learner: &Learner,
+    config: &OptimizerConfig,
+) -> anyhow::Result<ModuleOptimizer> {
+    learner.optimizer(config).context(GROUPS)
 }
 
 /// What a run on text trains on and is validated on.
@@ -402,6 +421,17 @@ pub(super) fn open(backend: &DeviceName, training: &TrainingConfig) -> anyhow::R
         true => device.gradient_checkpointing(),
         false => device,
     })
+}
+
+/// Checks the groups of parameters of a run that starts from a seed: a pattern that matches nothing must not cost hours
+/// of preparing text first.
+fn check_groups(config: &RunConfig) -> anyhow::Result<()> {
+    if config.model.init.is_none() {
+        let device = Device::default();
+        let model = config.any_model_config()?.build(&device);
+        optimizer(&Learner { model }, &config.optimizer)?;
+    }
+    Ok(())
 }
 
 /// The model that a run begins with: from the seed, or from a directory.

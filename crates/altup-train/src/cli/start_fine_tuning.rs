@@ -16,7 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::start::{
-    self, GoingOn, Parts, Place, Start, check_changes, open, recorded_backend, stopped_early,
+    self, GoingOn, Parts, Place, Start, check_changes, open, optimizer, recorded_backend,
+    stopped_early,
 };
 
 /// What a fine-tuning run is resumed with.
@@ -58,16 +59,18 @@ impl Start<'_> {
         let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
             Ok(data.tokenizer.save(&folder.tokenizer())?)
         })?;
+        let learner = Learner { model };
         let parts = Parts {
-            learner: Learner { model },
-            optimizer: config.optimizer.init(),
+            optimizer: optimizer(&learner, &config.optimizer)?,
+            learner,
             state: RunState::default(),
             saved: None,
             checkpoints: Checkpoints::new(folder.checkpoints(), config.training.keep_last),
             metrics: MetricsLog::create(&folder.metrics())?,
         };
-        let (train, valid) = tasks(&config, &data, &[]);
-        let mut trainer = parts.trainer(config.trainer(), device, train, valid, progress);
+        let tasks = tasks(&config, &data, &[]);
+        let mut trainer =
+            parts.trainer(config.trainer(), device, &model_config, tasks, progress)?;
         // From here on, the model's directory is no longer needed.
         trainer.save()?;
         let (_lock, command) = (lock, FINETUNE);
@@ -104,7 +107,8 @@ impl Start<'_> {
             record.model.clone().with_context(|| format!("{} has no model", path.display()))?;
         let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
         let model = config.in_training(&model_config).init(config.seed, &device);
-        let (learner, optimizer) = (Learner { model }, config.optimizer.init());
+        let learner = Learner { model };
+        let optimizer = optimizer(&learner, &config.optimizer)?;
         let restored = checkpoints.restore(from, &learner, &optimizer)?;
         let Restored { state, learner, optimizer, damaged } = restored;
         let going_on = GoingOn { folder: &folder, progress: &progress, step: state.step };
@@ -121,10 +125,10 @@ impl Start<'_> {
         folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
         going_on.announce(&recorded, &backend, &changes);
         let metrics = MetricsLog::resume(&folder.metrics(), state.step, state.rollbacks)?;
-        let (train, valid) = tasks(&config, &data, &MetricsLog::read(&folder.metrics())?);
+        let tasks = tasks(&config, &data, &MetricsLog::read(&folder.metrics())?);
         let saved = Some(state.clone());
         let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
-        let trainer = parts.trainer(config.trainer(), device, train, valid, progress);
+        let trainer = parts.trainer(config.trainer(), device, &model_config, tasks, progress)?;
         let (_lock, command) = (lock, FINETUNE);
         Ok(Running { folder, _lock, backend, model_config, config, data, trainer, stop, command })
     }

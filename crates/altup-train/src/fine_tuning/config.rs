@@ -7,9 +7,9 @@ use altup_optim::OptimizerConfig;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-use crate::config::{
-    self, Difference, RunConfigError, RunConfiguration, TrainerConfig, TrainingConfig,
-};
+use crate::config::{self, RunConfigError, RunConfiguration, TrainerConfig, TrainingConfig};
+use crate::config_changes::{self, Difference};
+use crate::optimization::LossConfig;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 use crate::task_evaluation::AnswerConfig;
 
@@ -29,6 +29,8 @@ pub struct FineTuningConfig {
     pub optimizer: OptimizerConfig,
     /// The learning rate over the run. Default: constant, without warm-up, as T5
     pub schedule: ScheduleConfig,
+    /// What is added to the loss. Default: nothing
+    pub loss: LossConfig,
     /// How long and in what portions. Default: 1000 steps of 32 examples, validated on 1000 examples of each task and
     /// saved every 100
     pub training: TrainingConfig,
@@ -100,6 +102,7 @@ impl Default for FineTuningConfig {
                 warmup_steps: 0,
                 final_share: 0.0,
             },
+            loss: LossConfig::default(),
             training: TrainingConfig {
                 steps: 1000,
                 batch_size: 32,
@@ -192,7 +195,7 @@ impl FineTuningConfig {
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let mut differences = Vec::new();
         let [this, other] = [self, other].map(config::to_table);
-        config::compare("", &this, &other, &mut differences);
+        config_changes::compare("", &this, &other, &mut differences);
         differences
     }
 
@@ -293,6 +296,7 @@ impl FineTuningConfig {
             seed: self.seed,
             optimizer: self.optimizer.clone(),
             schedule: self.schedule.clone(),
+            loss: self.loss.clone(),
             training: self.training.clone(),
             workers: self.tasks.workers,
         }

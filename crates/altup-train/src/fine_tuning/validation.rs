@@ -46,7 +46,7 @@ pub fn best_step(rows: &[MetricsRow]) -> Option<u64> {
 fn valid_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &ValidRow> {
     rows.iter().filter_map(|row| match row {
         MetricsRow::Valid(row) => Some(row),
-        MetricsRow::Train(_) | MetricsRow::Rollback(_) => None,
+        _ => None,
     })
 }
 

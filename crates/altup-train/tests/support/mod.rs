@@ -166,13 +166,24 @@ pub(crate) fn rows(run: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The rows of a run's metrics without those fields that tell the time.
+/// What a machine and the time decide in the rows of a run's metrics.
+const OF_THE_MACHINE: [&str; 7] = [
+    "tokens_per_second",
+    "elapsed_seconds",
+    "data_wait_seconds",
+    "memory_bytes",
+    "peak_memory_bytes",
+    "flops_per_second",
+    "peak_share",
+];
+
+/// The rows of a run's metrics without what the machine and the time decide, as the first row does.
 pub(crate) fn losses(run: &Path) -> Vec<Value> {
     let mut rows = rows(run);
+    rows.retain(|row| row["kind"] != "start");
     for row in &mut rows {
         let fields = row.as_object_mut().unwrap();
-        fields.remove("tokens_per_second");
-        fields.remove("elapsed_seconds");
+        OF_THE_MACHINE.iter().for_each(|name| drop(fields.remove(*name)));
     }
     rows
 }

@@ -1,5 +1,6 @@
 //! On a CPU in one pass over the blocks, and the two loops that it and its gradients are made of.
 
+use altup_backend::vector::sum;
 use altup_backend::{HostTensors, for_each, map, vectorized};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
@@ -106,7 +107,12 @@ fn inner_products(left: &[&[f32]], right: &[&[f32]]) -> Vec<f32> {
     let of_chunk = |number: usize| -> Vec<f32> {
         let range = number * CHUNK..length.min((number + 1) * CHUNK);
         let with = |a: &[f32]| -> Vec<f32> {
-            vectorized(|| right.iter().map(|b| dot(&a[range.clone()], &b[range.clone()])).collect())
+            vectorized(|| {
+                right
+                    .iter()
+                    .map(|b| sum(range.len(), |i| a[range.start + i] * b[range.start + i]))
+                    .collect()
+            })
         };
         left.iter().flat_map(|a| with(a)).collect()
     };
@@ -118,21 +124,6 @@ fn inner_products(left: &[&[f32]], right: &[&[f32]]) -> Vec<f32> {
         }
     }
     sums.into_iter().map(|sum| sum as f32).collect()
-}
-
-/// Sixteen sums at once, which the compiler keeps in vector registers.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<16>();
-    let (b, b_rest) = b.as_chunks::<16>();
-    let mut sums = [0f32; 16];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
 }
 
 /// The blocks of a state that lies row by row in memory.

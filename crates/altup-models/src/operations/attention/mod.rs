@@ -70,7 +70,8 @@ pub fn attention(
 }
 
 altup_backend::operations! {
-    /// [`attention`] on a backend, beside Burn's own, which has no bias and no backward pass.
+    /// [`attention`] on a backend. Burn's own attention has no dropout, and under autodiff it is a chain of primitive
+    /// operations.
     ///
     /// Letters: B batch, H heads, Q queries, M memory (keys and values), d width.
     pub trait AttentionBackend: DropoutBackend {

@@ -15,7 +15,8 @@ pub struct CrossEntropyOptions {
     /// ε of label smoothing: the target is 1 − ε for the label and ε / V for each of the V tokens, the label among
     /// them (as PyTorch's `label_smoothing`). Default: 0.0
     pub label_smoothing: f64,
-    /// What the square of log Σ exp(logits) adds, which keeps logits from drifting (T5X's `z_loss`). Default: 0.0
+    /// Weight of (log Σ exp(logits))² in the loss of a token, which keeps logits from drifting (T5X's `z_loss`).
+    /// Default: 0.0
     pub z_loss: f64,
 }
 
@@ -23,8 +24,8 @@ pub struct CrossEntropyOptions {
 /// in Hugging Face's batches).
 ///
 /// With L = log Σ exp(logits): L − (1 − ε) · logit of the label − ε · mean of the logits + z · L². In f32 whatever the
-/// type of the logits. The backward pass keeps only the logits. On a CPU it writes their gradient over them, so there
-/// is never a second tensor of their size.
+/// type of the logits. The backward pass keeps only the logits. On a CPU it writes their gradient over them where nobody
+/// else holds them, so there is no second tensor of their size.
 ///
 /// # Shapes
 ///
@@ -34,7 +35,7 @@ pub struct CrossEntropyOptions {
 ///
 /// # Panics
 ///
-/// Panics if there isn't a label for each token. On a CPU, also if a label is beyond the vocabulary; on a GPU this is
+/// Panics if there isn't a label for each token, or an option is out of its range. On a CPU, also if a label is beyond the vocabulary; on a GPU this is
 /// not checked.
 pub fn cross_entropy(
     logits: Tensor<2>,
@@ -45,6 +46,12 @@ pub fn cross_entropy(
     assert_eq!(
         tokens, count,
         "There must be a label for each token. Got {tokens} tokens, {count} labels"
+    );
+    let CrossEntropyOptions { label_smoothing, z_loss } = options;
+    assert!(
+        (0.0..=1.0).contains(&label_smoothing) && z_loss >= 0.0 && z_loss.is_finite(),
+        "Label smoothing is between 0 and 1, the weight of the z-loss at least 0. Got \
+         label_smoothing={label_smoothing}, z_loss={z_loss}"
     );
     let output = <Dispatch as CrossEntropyBackend>::cross_entropy(
         logits.cast(DType::F32).into_dispatch(),

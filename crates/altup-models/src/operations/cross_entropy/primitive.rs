@@ -1,9 +1,9 @@
-//! The operation of primitive tensor operations: what a backend without kernels runs, and what kernels are
-//! tested against.
+//! The operation as a chain of primitive tensor operations. Backends without a kernel run it; kernels are tested
+//! against it.
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, IndexingUpdateOp, Shape};
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata, get_device_settings};
+use burn::tensor::{IndexingUpdateOp, Shape};
 
 use super::CrossEntropyOptions;
 
@@ -14,7 +14,7 @@ pub(super) fn cross_entropy<B: Backend>(
 ) -> FloatTensor<B> {
     let tokens = labels.shape();
     let flat = |column| B::float_reshape(column, tokens.clone());
-    let counts = counts::<B>(labels.clone());
+    let ignored = ignored::<B>(labels.clone(), &logits);
     let log_weights = B::log_softmax(logits.clone(), 1);
     let of_label = flat(B::float_gather(1, log_weights.clone(), as_indices::<B>(labels)));
     let mut loss = B::float_neg(of_label.clone());
@@ -28,7 +28,8 @@ pub(super) fn cross_entropy<B: Backend>(
         let square = B::float_mul(log_sum.clone(), log_sum);
         loss = B::float_add(loss, B::float_mul_scalar(square, options.z_loss.into()));
     }
-    B::float_mul(loss, counts)
+    // Filled, not multiplied by 0: what is ignored may be infinite.
+    B::float_mask_fill(loss, ignored, 0.0.into())
 }
 
 pub(super) fn cross_entropy_backward<B: Backend>(
@@ -37,9 +38,11 @@ pub(super) fn cross_entropy_backward<B: Backend>(
     output_grad: FloatTensor<B>,
     options: CrossEntropyOptions,
 ) -> FloatTensor<B> {
-    let vocab_size = logits.shape()[1];
+    let shape = logits.shape();
+    let vocab_size = shape[1];
     let column = Shape::new([labels.shape()[0], 1]);
-    let grad = B::float_mul(output_grad, counts::<B>(labels.clone()));
+    let ignored = ignored::<B>(labels.clone(), &logits);
+    let grad = B::float_mask_fill(output_grad, ignored.clone(), 0.0.into());
     let grad = B::float_reshape(grad, column);
     let mut of_weights = grad.clone();
     if options.z_loss != 0.0 {
@@ -54,7 +57,10 @@ pub(super) fn cross_entropy_backward<B: Backend>(
         logits_grad = B::float_sub(logits_grad, of_each);
     }
     let of_label = B::float_mul_scalar(grad, (smoothing - 1.0).into());
-    B::float_scatter(1, logits_grad, as_indices::<B>(labels), of_label, IndexingUpdateOp::Add)
+    let logits_grad =
+        B::float_scatter(1, logits_grad, as_indices::<B>(labels), of_label, IndexingUpdateOp::Add);
+    let ignored_rows = B::bool_expand(B::bool_reshape(ignored, Shape::new([shape[0], 1])), shape);
+    B::float_mask_fill(logits_grad, ignored_rows, 0.0.into())
 }
 
 /// ln Σ eˣ of each row, `[tokens, 1]`.
@@ -64,10 +70,10 @@ fn log_sum_exp<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
     B::float_add(B::float_log(sum), max)
 }
 
-/// 1 for a label that counts, 0 for one that is ignored.
-fn counts<B: Backend>(labels: IntTensor<B>) -> FloatTensor<B> {
-    // A label counts from 1 on.
-    B::int_into_float(B::int_clamp(labels, 0.into(), 1.into()), FloatDType::F32)
+/// Which labels are ignored: a label counts from 1 on.
+fn ignored<B: Backend>(labels: IntTensor<B>, logits: &FloatTensor<B>) -> BoolTensor<B> {
+    let settings = get_device_settings::<B>(&logits.device());
+    B::int_lower_elem(labels, 1.into(), settings.bool_dtype)
 }
 
 /// The labels as places in the vocabulary, `[tokens, 1]`; any where a label is ignored.

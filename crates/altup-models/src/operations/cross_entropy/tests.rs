@@ -1,15 +1,16 @@
 use burn::backend::TensorMetadata;
-use burn::tensor::Shape;
+use burn::tensor::{Shape, TensorData};
 
 use super::{CrossEntropyBackend, CrossEntropyOptions, primitive};
 use crate::operations::testing::{
-    assert_close, assert_gradients, labels, on_each_backend, permuted, values,
+    assert_close, assert_gradients, data, labels, on_each_backend, permuted, values,
 };
 
 on_each_backend! {
     kernels_are_the_default,
     gradients_agree_with_finite_differences,
     what_is_held_stays,
+    what_is_ignored_may_be_anything,
     an_empty_batch_stays_empty,
 }
 
@@ -56,6 +57,32 @@ fn what_is_held_stays<B: CrossEntropyBackend>() {
     let options = CrossEntropyOptions::default();
     B::cross_entropy_backward(held.clone(), labels::<B>(4, 8), values::<B>(&[4], 4), options);
     assert_close::<B>(held, values::<B>(&[4, 8], 1));
+}
+
+/// The second label is padding: neither an infinite nor an undefined logit reaches its loss or gradients.
+fn what_is_ignored_may_be_anything<B: CrossEntropyBackend>() {
+    let tensor = |values: &[f32], shape: &[usize]| {
+        B::float_from_data(TensorData::new(values.to_vec(), shape.to_vec()), &B::Device::default())
+    };
+    for (ignored, label) in [(f32::NEG_INFINITY, 0), (f32::NAN, -100)] {
+        let logits = || tensor(&[1.0, 2.0, 3.0, ignored, 2.0, 3.0], &[2, 3]);
+        let labels = || {
+            let labels = TensorData::new(vec![1i32, label], [2]);
+            B::int_from_data(labels, &B::Device::default())
+        };
+        for options in options() {
+            let losses = primitive::cross_entropy::<B>(logits(), labels(), options);
+            assert_close::<B>(B::cross_entropy(logits(), labels(), options), losses.clone());
+            let losses: Vec<f32> = data::<B>(losses).iter().collect();
+            assert!(losses[0] > 0.0 && losses[1] == 0.0, "{losses:?}");
+            let ones = || tensor(&[1.0, 1.0], &[2]);
+            let grads = primitive::cross_entropy_backward::<B>(logits(), labels(), ones(), options);
+            let found = B::cross_entropy_backward(logits(), labels(), ones(), options);
+            assert_close::<B>(found, grads.clone());
+            let grads: Vec<f32> = data::<B>(grads).iter().collect();
+            assert_eq!(&grads[3..], [0.0; 3]);
+        }
+    }
 }
 
 fn an_empty_batch_stays_empty<B: CrossEntropyBackend>() {

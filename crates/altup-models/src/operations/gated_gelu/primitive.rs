@@ -1,5 +1,5 @@
-//! The operation of primitive tensor operations: what a backend without kernels runs, and what kernels are
-//! tested against.
+//! The operation as a chain of primitive tensor operations. Backends without a kernel run it; kernels are tested
+//! against it.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};

@@ -26,7 +26,7 @@ const FEW_ROWS: usize = 8;
 pub fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
     check(&[layer], &x);
     if !has_few_rows(&x) {
-        return product(layer, x);
+        return product(x, layer.weight.val());
     }
     let [batch_size, seq_length, _] = x.dims();
     let output = <Dispatch as ProjectBackend>::project(rows_of(x), weight_of(layer));
@@ -37,7 +37,7 @@ pub fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
 pub fn project_to_two(layers: [&Linear; 2], x: Tensor<3>) -> [Tensor<3>; 2] {
     check(&layers, &x);
     if !has_few_rows(&x) {
-        return layers.map(|layer| product(layer, x.clone()));
+        return layers.map(|layer| product(x.clone(), layer.weight.val()));
     }
     let [batch_size, seq_length, _] = x.dims();
     let [first, second] = layers.map(weight_of);
@@ -49,7 +49,7 @@ pub fn project_to_two(layers: [&Linear; 2], x: Tensor<3>) -> [Tensor<3>; 2] {
 pub fn project_to_three(layers: [&Linear; 3], x: Tensor<3>) -> [Tensor<3>; 3] {
     check(&layers, &x);
     if !has_few_rows(&x) {
-        return layers.map(|layer| product(layer, x.clone()));
+        return layers.map(|layer| product(x.clone(), layer.weight.val()));
     }
     let [batch_size, seq_length, _] = x.dims();
     let [first, second, third] = layers.map(weight_of);
@@ -77,9 +77,9 @@ fn check(layers: &[&Linear], x: &Tensor<3>) {
     }
 }
 
-fn product(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+/// x · weight by Burn, in x's type.
+pub(crate) fn product(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch_size, seq_length, _] = x.dims();
-    let weight = layer.weight.val();
     if batch_size * seq_length == 0 {
         // ndarray's product divides by the number of rows.
         let [_, d_output] = weight.dims();

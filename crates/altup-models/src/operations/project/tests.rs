@@ -43,7 +43,10 @@ mod layers {
     fn a_bias_is_not_dropped() {
         let device = Device::flex();
         let (without, with) = (LinearConfig::new(4, 3).with_bias(false), LinearConfig::new(4, 3));
-        project_to_two([&without.init(&device), &with.init(&device)], Tensor::ones([2, 1, 4], &device));
+        project_to_two(
+            [&without.init(&device), &with.init(&device)],
+            Tensor::ones([2, 1, 4], &device),
+        );
     }
 }
 
