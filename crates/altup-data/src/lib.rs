@@ -7,6 +7,7 @@ pub mod tokenizer;
 pub mod store;
 pub mod token_row;
 
+mod interleaving;
 pub mod mixture;
 pub mod objective;
 pub mod permutation;

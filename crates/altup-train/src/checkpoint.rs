@@ -45,7 +45,8 @@ pub struct RunState {
     pub elapsed_seconds: f64,
     /// The steps since the last line of metrics.
     pub window: Window,
-    /// The validation loss at this step, if it was taken here.
+    /// The validation loss at this step, or another cost that checkpoints are compared by, if it was taken
+    /// here.
     pub valid_loss: Option<f64>,
     /// Whether the validation that belongs to this step is still to come.
     pub validation_is_due: bool,

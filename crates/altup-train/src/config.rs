@@ -7,6 +7,7 @@ use altup_models::{
     Activation, AltUpModelConfig, DirectoryError, ModelDirectory, MoeConfig, T5Config, size,
     size_names,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -259,6 +260,24 @@ pub enum OnDivergence {
     Rollback,
 }
 
+/// How a run trains, whatever it trains on: the part of its configuration that the
+/// [`Trainer`](crate::trainer::Trainer) knows.
+#[derive(Clone, Debug)]
+pub struct TrainerConfig {
+    /// What all randomness of the run comes from.
+    pub seed: u64,
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over the run.
+    pub schedule: ScheduleConfig,
+    /// What is added to the loss.
+    pub loss: LossConfig,
+    /// How long and in what portions.
+    pub training: TrainingConfig,
+    /// Threads that prepare batches.
+    pub workers: usize,
+}
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunConfigError {
@@ -366,6 +385,42 @@ impl Default for TrainingConfig {
     }
 }
 
+/// The configuration of one kind of run.
+pub trait RunConfiguration: Clone + Default + PartialEq + Serialize + DeserializeOwned {
+    /// Reads a TOML file and puts its keys over `self`.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be read or a key doesn't fit.
+    fn with_file(self, path: &Path) -> Result<Self, RunConfigError>;
+
+    /// The configuration as TOML.
+    fn to_toml(&self) -> String;
+}
+
+impl RunConfiguration for RunConfig {
+    fn with_file(self, path: &Path) -> Result<Self, RunConfigError> {
+        Self::with_file(self, path)
+    }
+
+    fn to_toml(&self) -> String {
+        Self::to_toml(self)
+    }
+}
+
+impl TrainerConfig {
+    /// Checks the values of the keys that every run has.
+    ///
+    /// # Errors
+    ///
+    /// Names the key.
+    pub fn validate(&self) -> Result<(), RunConfigError> {
+        let (optimizer, schedule) = (self.optimizer.clone(), self.schedule.clone());
+        let (loss, training) = (self.loss.clone(), self.training.clone());
+        RunConfig { optimizer, schedule, loss, training, ..RunConfig::default() }.validate()
+    }
+}
+
 impl RunConfig {
     /// The run of `altup train` without any flag: a tiny AltUp T5 on Cargo's unpacked crate sources,
     /// for about a minute of two CPU cores. `configs/tiny-altup.toml` is the same.
@@ -417,13 +472,7 @@ impl RunConfig {
     /// If the file can't be read or isn't TOML; a key that doesn't exist, or has a value of another
     /// type, is named.
     pub fn with_file(self, path: &Path) -> Result<Self, RunConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| RunConfigError::Read { path: path.to_owned(), source })?;
-        let error = |source| RunConfigError::Toml { path: path.to_owned(), source };
-        let keys: Table = text.parse().map_err(error)?;
-        // Read alone first: an error then points into the file.
-        toml::from_str::<Self>(&text).map_err(error)?;
-        self.with_keys(keys)
+        with_file(&self, path)
     }
 
     /// Puts `KEY=VALUE` assignments over `self`, keys dotted, values as in TOML; what isn't a TOML
@@ -433,35 +482,13 @@ impl RunConfig {
     ///
     /// Names the assignment or the key.
     pub fn with_assignments(self, assignments: &[String]) -> Result<Self, RunConfigError> {
-        let mut keys = Table::new();
-        for assignment in assignments {
-            let Some((key, text)) = assignment.split_once('=') else {
-                return Err(RunConfigError::Assignment(assignment.clone()));
-            };
-            let value = match format!("value = {text}").parse::<Table>() {
-                Ok(mut parsed) => parsed.remove("value").unwrap_or(Value::String(text.into())),
-                Err(_) => Value::String(text.into()),
-            };
-            let nested = key.trim().rsplit('.').fold(value, |value, part| {
-                Value::Table(Table::from_iter([(part.to_owned(), value)]))
-            });
-            if let Value::Table(nested) = nested {
-                merge(&mut keys, nested);
-            }
-        }
-        self.with_keys(keys)
-    }
-
-    fn with_keys(self, keys: Table) -> Result<Self, RunConfigError> {
-        let mut table = self.to_table();
-        merge(&mut table, keys);
-        Value::Table(table).try_into().map_err(RunConfigError::Key)
+        with_assignments(&self, assignments)
     }
 
     /// The configuration as TOML. Where `model.init` decides the model, the keys beside it, which then
     /// have their defaults, are left out.
     pub fn to_toml(&self) -> String {
-        let mut table = self.to_table();
+        let mut table = to_table(self);
         if self.model.init.is_some()
             && let Some(Value::Table(model)) = table.get_mut("model")
         {
@@ -471,8 +498,7 @@ impl RunConfig {
     }
 
     pub(crate) fn to_table(&self) -> Table {
-        // Numbers, strings, lists and tables of them: nothing that TOML can't hold.
-        Table::try_from(self).unwrap_or_else(|error| unreachable!("not TOML: {error}"))
+        to_table(self)
     }
 
     /// Checks every value that doesn't depend on the data.
@@ -742,6 +768,18 @@ impl RunConfig {
         })
     }
 
+    /// How the run trains.
+    pub fn trainer(&self) -> TrainerConfig {
+        TrainerConfig {
+            seed: self.seed,
+            optimizer: self.optimizer.clone(),
+            schedule: self.schedule.clone(),
+            loss: self.loss.clone(),
+            training: self.training.clone(),
+            workers: self.data.workers,
+        }
+    }
+
     /// The weights of the sources, which have as many examples as `sizes` says.
     pub fn source_weights(&self, sizes: &[u64]) -> Vec<f64> {
         let weights = self.data.sources.iter().map(|source| source.weight);
@@ -779,6 +817,57 @@ impl RunConfig {
             self.schedule.warmup_steps,
         )
     }
+}
+
+/// Reads a TOML file and puts its keys over `base`.
+pub(crate) fn with_file<C: Serialize + DeserializeOwned>(
+    base: &C,
+    path: &Path,
+) -> Result<C, RunConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| RunConfigError::Read { path: path.to_owned(), source })?;
+    let error = |source| RunConfigError::Toml { path: path.to_owned(), source };
+    let keys: Table = text.parse().map_err(error)?;
+    // Read alone first: an error then points into the file.
+    toml::from_str::<C>(&text).map_err(error)?;
+    with_keys(base, keys)
+}
+
+/// Puts `KEY=VALUE` assignments over `base`.
+pub(crate) fn with_assignments<C: Serialize + DeserializeOwned>(
+    base: &C,
+    assignments: &[String],
+) -> Result<C, RunConfigError> {
+    let mut keys = Table::new();
+    for assignment in assignments {
+        let Some((key, text)) = assignment.split_once('=') else {
+            return Err(RunConfigError::Assignment(assignment.clone()));
+        };
+        let value = match format!("value = {text}").parse::<Table>() {
+            Ok(mut parsed) => parsed.remove("value").unwrap_or(Value::String(text.into())),
+            Err(_) => Value::String(text.into()),
+        };
+        let nested = key
+            .trim()
+            .rsplit('.')
+            .fold(value, |value, part| Value::Table(Table::from_iter([(part.to_owned(), value)])));
+        if let Value::Table(nested) = nested {
+            merge(&mut keys, nested);
+        }
+    }
+    with_keys(base, keys)
+}
+
+fn with_keys<C: Serialize + DeserializeOwned>(base: &C, keys: Table) -> Result<C, RunConfigError> {
+    let mut table = to_table(base);
+    merge(&mut table, keys);
+    Value::Table(table).try_into().map_err(RunConfigError::Key)
+}
+
+/// A configuration as a table.
+pub(crate) fn to_table(config: &impl Serialize) -> Table {
+    // Numbers, strings, lists and tables of them: nothing that TOML can't hold.
+    Table::try_from(config).unwrap_or_else(|error| unreachable!("not TOML: {error}"))
 }
 
 /// Puts the keys of `over` over those of `table`, table by table.

@@ -25,12 +25,15 @@ impl fmt::Display for Difference {
 
 /// Keys, or tables of them, that may change when a run is resumed: how far it goes, how fast it learns, and
 /// how it is watched and kept.
-const CHANGEABLE: [&str; 14] = [
+const CHANGEABLE: [&str; 17] = [
+    "answers.batch_size",
     "data.on_error",
     "data.workers",
     "optimizer.clip_norm",
     "optimizer.learning_rate",
+    "patience",
     "schedule",
+    "tasks.workers",
     "training.checkpoint_every",
     "training.checkpoint_minutes",
     "training.eval_every",
@@ -57,7 +60,7 @@ impl Difference {
         let of_source = self.key.strip_prefix("data.sources[");
         let of_source = of_source.and_then(|key| key.split_once("].")).map(|(_, key)| key);
         match self.key.as_str() {
-            "data.train" | "data.valid" | "data.tokenizer" => true,
+            "data.train" | "data.valid" | "data.tokenizer" | "model.path" | "tasks.data" => true,
             _ => matches!(of_source, Some("train" | "valid")),
         }
     }
@@ -72,7 +75,7 @@ impl RunConfig {
     }
 }
 
-fn compare(prefix: &str, a: &Table, b: &Table, differences: &mut Vec<Difference>) {
+pub(crate) fn compare(prefix: &str, a: &Table, b: &Table, differences: &mut Vec<Difference>) {
     let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     for key in keys {
         let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };

@@ -13,6 +13,11 @@ pub mod schedule;
 pub mod checkpoint;
 pub mod evaluation;
 pub mod trainer;
+pub mod training_batches;
+pub mod validation;
+
+pub mod fine_tuning;
+pub mod task_evaluation;
 
 pub mod data_identity;
 pub mod run_data;

@@ -3,12 +3,14 @@
 //! Everything a report shows is computed from this file, so a run can be looked at while it goes
 //! on, after it was killed, and beside other runs.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use altup_data::Mixture;
+use altup_data::tasks::Scores;
 use serde::{Deserialize, Serialize};
 
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
@@ -171,6 +173,37 @@ pub struct ValidRow {
     /// rates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceScore>,
+    /// In fine-tuning, the metrics of each task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskScore>,
+}
+
+/// The metrics of a task, from one pass over its validation examples.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct TaskScore {
+    /// The task.
+    pub task: String,
+    /// The split.
+    pub split: String,
+    /// Examples that were judged.
+    pub examples: usize,
+    /// The metrics by name, as fractions.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+impl TaskScore {
+    /// The mean of the metrics: the task's score.
+    pub fn mean(&self) -> f64 {
+        self.metrics.values().sum::<f64>() / self.metrics.len().max(1) as f64
+    }
+}
+
+impl From<Scores> for TaskScore {
+    fn from(scores: Scores) -> Self {
+        let Scores { task, split, examples, metrics } = scores;
+        let metrics = metrics.iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { task, split, examples, metrics }
+    }
 }
 
 /// The score of one pass over the validation data of a source of a mixture.
@@ -235,9 +268,9 @@ impl MetricsRow {
             .all(f64::is_finite),
             Self::Valid(row) => {
                 let sources = row.sources.iter().flat_map(|source| [source.loss, source.accuracy]);
-                let mut values =
-                    [row.loss, row.perplexity, row.accuracy].into_iter().chain(sources);
-                values.all(f64::is_finite)
+                let tasks = row.tasks.iter().flat_map(|task| task.metrics.values().copied());
+                let values = [row.loss, row.perplexity, row.accuracy].into_iter();
+                values.chain(sources).chain(tasks).all(f64::is_finite)
             }
             Self::Rollback(_) => true,
             Self::Start(row) => [Some(row.unix_seconds), row.matrix_flops_per_second]
@@ -438,6 +471,12 @@ mod tests {
                 loss: 1.0 / 3.0,
                 accuracy: 0.1,
                 tokens: 3,
+            }],
+            tasks: vec![TaskScore {
+                task: "mrpc".into(),
+                split: "validation".into(),
+                examples: 408,
+                metrics: BTreeMap::from([("accuracy".into(), 0.7), ("f1".into(), 0.8)]),
             }],
         })
     }

@@ -272,6 +272,12 @@ fn valid_line(row: &ValidRow, total_steps: u64) -> String {
     for source in &row.sources {
         line.push_str(&format!("  {} {:.3}", source.name, source.loss));
     }
+    for task in &row.tasks {
+        line.push_str(&format!("  {}", task.task));
+        for (metric, value) in &task.metrics {
+            line.push_str(&format!(" {metric} {value:.3}"));
+        }
+    }
     line
 }
 
@@ -319,7 +325,7 @@ fn scaled(value: u64, units: [&str; 5]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::SourceScore;
+    use crate::metrics::{SourceScore, TaskScore};
 
     fn row(step: u64) -> TrainRow {
         TrainRow {
@@ -388,11 +394,20 @@ mod tests {
             accuracy: 0.412,
             tokens: 9,
             sources: Vec::new(),
+            tasks: Vec::new(),
         };
         let line = "step 20/1000  validation loss 3.000  perplexity 20.1  accuracy 41.2 %";
         assert_eq!(valid_line(&valid, 1000), line);
         valid.sources = vec![score("news", 2.5), score("books", 3.5)];
         assert_eq!(valid_line(&valid, 1000), format!("{line}  news 2.500  books 3.500"));
+        valid.sources.clear();
+        valid.tasks = vec![TaskScore {
+            task: "mrpc".into(),
+            split: "validation".into(),
+            examples: 408,
+            metrics: [("f1".to_owned(), 0.8), ("accuracy".to_owned(), 0.7)].into(),
+        }];
+        assert_eq!(valid_line(&valid, 1000), format!("{line}  mrpc accuracy 0.700 f1 0.800"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::Checkpoints;
-use crate::config::{RunConfig, RunConfigError};
+use crate::config::{RunConfig, RunConfigError, RunConfiguration};
 use crate::machine::host_name;
 use crate::metrics::replace_file;
 use crate::progress::format_duration;
@@ -34,6 +34,7 @@ use crate::run_record::{
 /// checkpoints/          step-00001200/, …
 /// abandoned/            what lay behind a step that the run was told to go back to
 /// model/                the trained model, a Hugging Face directory
+/// tasks/                in fine-tuning: scores.json, and the predictions for each task
 /// summary.json          the figures of the finished run
 /// report.html           the curves, and charts/*.svg
 /// tensorboard/          event files, made of the metrics
@@ -50,13 +51,14 @@ const LOCK: &str = "run.lock";
 const CONFIG: &str = "config.toml";
 
 /// What a run writes into its folder, beside its record, lock and configuration.
-const CONTENTS: [&str; 9] = [
+const CONTENTS: [&str; 10] = [
     "config-history.jsonl",
     "tokenizer.json",
     "metrics.jsonl",
     "checkpoints",
     "abandoned",
     "model",
+    "tasks",
     "summary.json",
     "report.html",
     "charts",
@@ -155,11 +157,20 @@ impl RunFolder {
     ///
     /// If `path` isn't the folder of a run.
     pub fn open(path: &Path) -> Result<(Self, RunConfig), RunFolderError> {
+        Self::open_as(path)
+    }
+
+    /// The folder of a run of any kind, and its configuration, to read from.
+    ///
+    /// # Errors
+    ///
+    /// If `path` isn't the folder of a run of this kind.
+    pub fn open_as<C: RunConfiguration>(path: &Path) -> Result<(Self, C), RunFolderError> {
         let folder = Self { path: path.to_owned() };
         if folder.record_path().exists() && !folder.config().exists() {
             return Err(RunFolderError::NotBegun { path: path.to_owned() });
         }
-        let config = RunConfig::default().with_file(&folder.config())?;
+        let config = C::default().with_file(&folder.config())?;
         Ok((folder, config))
     }
 
@@ -215,7 +226,10 @@ impl RunFolder {
     /// # Errors
     ///
     /// Names the file.
-    pub fn write_config(&self, row: &HistoryRow) -> Result<(), RunFolderError> {
+    pub fn write_config<C: RunConfiguration>(
+        &self,
+        row: &HistoryRow<C>,
+    ) -> Result<(), RunFolderError> {
         let path = self.history();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -223,7 +237,7 @@ impl RunFolder {
             Err(source) => return Err(RunFolderError::File { path, source }),
         };
         let last = text.lines().last().and_then(|line| serde_json::from_str(line).ok());
-        if !last.is_some_and(|last: HistoryRow| row.repeats(&last)) {
+        if !last.is_some_and(|last: HistoryRow<C>| row.repeats(&last)) {
             let line = serde_json::to_string(row)
                 .map_err(|source| RunFolderError::Record { path: path.clone(), source })?;
             self.write(&path, format!("{text}{line}\n").as_bytes())?;
@@ -259,7 +273,7 @@ impl RunFolder {
             let copy = folder.join("metrics.jsonl");
             fs::copy(self.metrics(), &copy).map_err(at(&copy))?;
         }
-        for path in [self.summary(), self.model()] {
+        for path in [self.summary(), self.model(), self.tasks()] {
             if let Some(name) = path.file_name().filter(|_| path.exists()) {
                 fs::rename(&path, folder.join(name)).map_err(at(&path))?;
             }
@@ -316,6 +330,11 @@ impl RunFolder {
     /// The trained model.
     pub fn model(&self) -> PathBuf {
         self.path.join("model")
+    }
+
+    /// What came of each task in fine-tuning.
+    pub fn tasks(&self) -> PathBuf {
+        self.path.join("tasks")
     }
 
     /// The figures of the finished run.
@@ -567,7 +586,11 @@ impl NewRun {
     /// # Errors
     ///
     /// Names what can't be written.
-    pub fn announce(&self, record: &RunRecord, config: &HistoryRow) -> Result<(), RunFolderError> {
+    pub fn announce<C: RunConfiguration>(
+        &self,
+        record: &RunRecord,
+        config: &HistoryRow<C>,
+    ) -> Result<(), RunFolderError> {
         if self.replaces {
             return Ok(());
         }
@@ -581,10 +604,10 @@ impl NewRun {
     /// # Errors
     ///
     /// Names what can't be removed or written.
-    pub fn begin<E: From<RunFolderError>>(
+    pub fn begin<C: RunConfiguration, E: From<RunFolderError>>(
         mut self,
         record: &RunRecord,
-        config: &HistoryRow,
+        config: &HistoryRow<C>,
         write_more: impl FnOnce(&RunFolder) -> Result<(), E>,
     ) -> Result<(RunFolder, RunLock), E> {
         if self.replaces {
@@ -638,18 +661,18 @@ impl Drop for NewRun {
 
 /// A run that is to go on, with its folder.
 #[derive(Debug)]
-pub struct OpenRun {
+pub struct OpenRun<C = RunConfig> {
     /// The folder.
     pub folder: RunFolder,
     /// Keeps others out of it.
     pub lock: RunLock,
     /// The configuration that holds.
-    pub config: RunConfig,
+    pub config: C,
     /// What the run is.
     pub record: RunRecord,
 }
 
-impl OpenRun {
+impl<C: RunConfiguration> OpenRun<C> {
     /// Takes the folder of a run to go on with it.
     ///
     /// # Errors
@@ -669,7 +692,7 @@ impl OpenRun {
         versions
             .check_numerics()
             .map_err(|problem| RunFolderError::Version { path: folder.record_path(), problem })?;
-        let (folder, config) = RunFolder::open(path)?;
+        let (folder, config) = RunFolder::open_as(path)?;
         Ok(Self { folder, lock, config, record })
     }
 }

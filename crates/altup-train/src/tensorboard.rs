@@ -251,6 +251,7 @@ mod tests {
             accuracy: 0.5,
             tokens: 9,
             sources: Vec::new(),
+            tasks: Vec::new(),
         })
     }
 

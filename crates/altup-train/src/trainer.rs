@@ -4,7 +4,7 @@
 //! is a number of steps, and all that step n depends on is the model, the optimizer, n and how many steps'
 //! worth of batches were skipped. Each step is burn-train's [`TrainStep`].
 
-use altup_data::{Batch, DataError, Mixture, Prefetcher};
+use altup_data::{Batch, DataError, Prefetcher};
 use altup_models::{LayerRouting, Noise};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
@@ -16,27 +16,29 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::{CheckpointError, Checkpoints, Restored, RunState, Window};
 use crate::coefficients::CoefficientsRow;
-use crate::config::{OnDivergence, RunConfig};
-use crate::evaluation::Pass;
+use crate::config::{OnDivergence, TrainerConfig};
 use crate::learner::{DeviceBatch, Learner, ToDevice};
 use crate::memory;
 use crate::metrics::{
-    MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow, ValidRow,
+    MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
 };
 use crate::progress::Progress;
 use crate::recorder::{RecordError, Recorder};
+use crate::task_evaluation::TaskEvaluationError;
+use crate::training_batches::TrainingBatches;
+use crate::validation::{Validated, Validation};
 use altup_optim::{GroupError, global_norm, make_contiguous, scale_gradients};
 
 /// A run in progress.
 pub struct Trainer {
-    /// What describes the run.
-    pub config: RunConfig,
+    /// How it trains.
+    pub config: TrainerConfig,
     /// The device that it trains on, with autodiff.
     pub device: Device,
     /// What it trains on.
-    pub train_data: Arc<Mixture>,
+    pub train_data: Arc<dyn TrainingBatches>,
     /// What it is validated on.
-    pub valid_data: Mixture,
+    pub valid_data: Box<dyn Validation>,
     /// The model.
     pub learner: Learner,
     /// The optimizer.
@@ -99,6 +101,9 @@ pub enum TrainError {
     /// The data can't be prepared.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A task can't be evaluated.
+    #[error(transparent)]
+    Task(#[from] TaskEvaluationError),
     /// A checkpoint can't be written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -149,7 +154,7 @@ impl Trainer {
             if self.state.validation_is_due && self.validate(stop)? == Err(Stopped) {
                 return self.stop();
             }
-            let last = step >= total_steps;
+            let last = step >= total_steps || self.valid_data.is_satisfied();
             let by_time = minutes > 0.0 && saved_at.elapsed().as_secs_f64() >= 60.0 * minutes;
             if last || by_time || (step > 0 && step.is_multiple_of(checkpoint_every)) {
                 self.save()?;
@@ -241,6 +246,7 @@ impl Trainer {
             ..state
         };
         self.checkpoints.remove_later(to)?;
+        self.valid_data.rewind(to);
         self.metrics = self.metrics.reopen(to, self.state.rollbacks)?;
         self.record(MetricsRow::Rollback(RollbackRow {
             step: to,
@@ -261,9 +267,8 @@ impl Trainer {
     fn batches(&self, first: u64) -> Result<Prefetcher<Batch>, DataError> {
         const AHEAD: usize = 4;
         let data = Arc::clone(&self.train_data);
-        let size = self.config.training.batch_size;
-        let make = move |number: u64| data.batch(number * size as u64, size);
-        Prefetcher::start(first, self.config.data.workers, AHEAD, make)
+        let make = move |number: u64| data.batch(number);
+        Prefetcher::start(first, self.config.workers, AHEAD, make)
     }
 
     /// One optimizer step, over the gradients of several batches. If it is stopped between them, all is
@@ -372,14 +377,14 @@ impl Trainer {
 
     /// Scores the validation data. If it is stopped between batches, nothing is recorded.
     fn validate(&mut self, stop: &AtomicBool) -> Result<Result<(), Stopped>, TrainError> {
-        let Ok(row) = self.score(stop) else {
+        let Some(Validated { row, cost }) = self.score(stop)? else {
             return Ok(Err(Stopped));
         };
         // The perplexity overflows first: from a loss of 710 nats on.
         if !row.perplexity.is_finite() {
             return Err(self.diverged("validation perplexity", row.perplexity, row.step));
         }
-        self.state.valid_loss = Some(row.loss);
+        self.state.valid_loss = Some(cost);
         self.state.validation_is_due = false;
         self.progress.valid(&row);
         self.record(MetricsRow::Valid(row))?;
@@ -394,23 +399,16 @@ impl Trainer {
         Ok(Ok(()))
     }
 
-    fn score(&self, stop: &AtomicBool) -> Result<ValidRow, Stopped> {
-        let precision = self.config.training.precision;
-        let pass = Pass {
-            learner: &Learner { model: precision.to_compute(&self.learner.model.valid()) },
-            max_examples: self.config.training.eval_examples,
-            batch_size: self.config.training.batch_size,
-            step: self.state.step,
-            device: &self.device.clone().without_autodiff(),
-        };
-        pass.score_mixture(&self.valid_data, &mut || unless(stop))
+    fn score(&mut self, stop: &AtomicBool) -> Result<Option<Validated>, TrainError> {
+        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+        let device = self.device.clone().without_autodiff();
+        self.valid_data.score(&Learner { model }, self.state.step, &device, stop)
     }
 
-    /// How often the sources of a mixture have been gone through so far.
+    /// How often the sources of the data have been gone through so far.
     fn epochs(&self) -> Vec<SourceEpochs> {
-        let training = &self.config.training;
-        let batches = self.state.data_steps() * training.gradient_accumulation as u64;
-        SourceEpochs::of(&self.train_data, batches * training.batch_size as u64)
+        let accumulation = self.config.training.gradient_accumulation as u64;
+        self.train_data.epochs(self.state.data_steps() * accumulation)
     }
 
     fn record(&mut self, row: MetricsRow) -> Result<(), TrainError> {

@@ -1,7 +1,5 @@
 use altup_models::{FloatType, ModelDirectory, SaveOptions, T5, T5Config, num_parameters, widen};
-use altup_train::checkpoint::Checkpoints;
 use altup_train::progress::format_count;
-use altup_train::run_folder::RunFolder;
 use altup_train::variant::Variant;
 use anyhow::Context;
 use burn::tensor::Device;
@@ -10,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::inspect::headline;
-use super::model_source::ModelSource;
+use super::model_source::{ModelSource, from_checkpoint};
 use super::{BackendArgs, OverwriteArgs, output};
 
 /// Convert a model: a dense T5 into an AltUp that computes the same, a run's checkpoint into a model
@@ -67,7 +65,10 @@ pub(super) fn run(args: ConvertArgs) -> anyhow::Result<()> {
     let device = args.backend.open()?;
     check_output(&args.output, &args.overwrite)?;
     let (config, model, companions) = match &args.checkpoint {
-        Some(checkpoint) => from_checkpoint(&args.model, checkpoint, &device)?,
+        Some(checkpoint) => {
+            let (config, model) = from_checkpoint(&args.model, checkpoint, &device)?;
+            (config, model, args.model.clone())
+        }
         None => {
             let source = ModelSource::find(&args.model)?;
             let (config, model) = source.load(&device)?;
@@ -102,27 +103,6 @@ fn check_output(path: &Path, overwrite: &OverwriteArgs) -> anyhow::Result<()> {
         path.display()
     );
     Ok(())
-}
-
-/// A run's checkpoint, and the folder with its tokenizer.
-fn from_checkpoint(
-    run: &Path,
-    checkpoint: &str,
-    device: &Device,
-) -> anyhow::Result<(T5Config, T5, PathBuf)> {
-    let (folder, run_config) = RunFolder::open(run)?;
-    let record = folder.record()?;
-    let config =
-        record.model.with_context(|| format!("the run {} has no model yet", run.display()))?;
-    let step = match checkpoint {
-        "last" => None,
-        step => Some(step.parse().with_context(|| {
-            format!("--checkpoint {step}: must be the step of a checkpoint, or last")
-        })?),
-    };
-    let checkpoints = Checkpoints::new(folder.checkpoints(), run_config.training.keep_last);
-    let model = checkpoints.model(step, config.build(device))?;
-    Ok((config, model, run.to_owned()))
 }
 
 fn widened(
@@ -168,17 +148,23 @@ fn save(
     if with_python {
         directory.add_python()?;
     }
-    for name in COMPANIONS {
-        let file = companions.join(name);
-        if file.exists() {
-            fs::copy(&file, whole.join(name))
-                .with_context(|| format!("cannot copy {}", file.display()))?;
-        }
-    }
+    copy_companions(companions, &whole)?;
     // The old one goes when the new one has its place.
     let replaced = partial.path().join("replaced");
     if path.exists() {
         fs::rename(path, &replaced).with_context(error)?;
     }
     fs::rename(&whole, path).inspect_err(|_| drop(fs::rename(&replaced, path))).with_context(error)
+}
+
+/// Copies the files that a model directory has beside its weights.
+pub(super) fn copy_companions(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for name in COMPANIONS {
+        let file = from.join(name);
+        if file.exists() {
+            fs::copy(&file, to.join(name))
+                .with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    Ok(())
 }

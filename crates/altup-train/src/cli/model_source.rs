@@ -2,6 +2,8 @@
 
 use altup_data::TextTokenizer;
 use altup_models::{HubName, ModelDirectory, T5, T5Config};
+use altup_train::checkpoint::Checkpoints;
+use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::run_folder::RunFolder;
 use anyhow::Context;
 use burn::tensor::Device;
@@ -30,12 +32,16 @@ impl ModelSource {
             let directory = ModelDirectory::find(name, &mut |progress| bars.show(progress))?;
             return Ok(Self { directory: directory.path().to_owned(), run: None });
         }
-        let (run, _) = RunFolder::open(path).with_context(|| {
+        let (run, command) = match FineTuningConfig::describes(path) {
+            true => (RunFolder::open_as::<FineTuningConfig>(path).map(|(run, _)| run), "finetune"),
+            false => (RunFolder::open(path).map(|(run, _)| run), "train"),
+        };
+        let run = run.with_context(|| {
             format!("{} is neither a model directory nor the folder of a run", path.display())
         })?;
         anyhow::ensure!(
             run.model().exists(),
-            "the run {} has no trained model yet: finish it with `altup train --resume {}`",
+            "the run {} has no trained model yet: finish it with `altup {command} --resume {}`",
             path.display(),
             path.display()
         );
@@ -49,4 +55,29 @@ impl ModelSource {
     pub(super) fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
         Ok(TextTokenizer::load(&ModelDirectory::new(&self.directory).tokenizer())?)
     }
+}
+
+/// A checkpoint of a run: that of a step, or `last`. The run's folder has its tokenizer.
+pub(super) fn from_checkpoint(
+    run: &Path,
+    checkpoint: &str,
+    device: &Device,
+) -> anyhow::Result<(T5Config, T5)> {
+    let step = match checkpoint {
+        "last" => None,
+        step => Some(step.parse().with_context(|| {
+            format!("--checkpoint {step}: must be the step of a checkpoint, or last")
+        })?),
+    };
+    let folder = match FineTuningConfig::describes(run) {
+        true => RunFolder::open_as::<FineTuningConfig>(run)?.0,
+        false => RunFolder::open(run)?.0,
+    };
+    let record = folder.record()?;
+    let config =
+        record.model.with_context(|| format!("the run {} has no model yet", run.display()))?;
+    // Nothing is removed where nothing is written.
+    let checkpoints = Checkpoints::new(folder.checkpoints(), usize::MAX);
+    let model = checkpoints.model(step, config.build(device))?;
+    Ok((config, model))
 }

@@ -99,10 +99,10 @@ pub(super) struct TrainArgs {
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
     let cache = args.cache.folder();
     let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
-    let start = Start { backend: args.backend.as_ref(), cache: &cache, mode };
+    let start = Start { backend: args.backend.as_ref(), mode };
     let begun = args.output.as_ref().filter(|path| args.auto_resume && RunFolder::is_begun(path));
     let mut running = match args.resume.as_ref().or(begun) {
-        Some(path) => start.resume(path, args.from, |stored| configured(stored, &args))?,
+        Some(path) => start.resume(path, args.from, &cache, |stored| configured(stored, &args))?,
         None => {
             let config = configured(new_config(&args), &args)?;
             let place = match &args.output {
@@ -112,7 +112,7 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
                     Place::Fresh(Path::new("runs").join(name))
                 }
             };
-            start.new_run(config, place)?
+            start.new_run(config, place, &cache)?
         }
     };
     begin_record(&mut running)?;
@@ -184,10 +184,10 @@ fn configured(config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> 
 
 /// Begins to write down how the run goes: the metrics get their first row.
 fn begin_record(running: &mut Running) -> anyhow::Result<()> {
-    let Running { folder, backend, data, trainer, .. } = running;
+    let Running { folder, backend, config, data, trainer, .. } = running;
     /// Validation examples that are samples beside the configuration's prompts.
     const EXAMPLES: u64 = 3;
-    let training = &trainer.config.training;
+    let training = &config.training;
     let valid = &data.valid.sources()[0].data;
     let examples = (0..EXAMPLES.min(valid.num_segments())).map(|n| valid.example(n).inputs);
     let prompts = SamplePrompts::new(&training.prompts, examples, &data.tokenizer)?;
@@ -206,13 +206,12 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
 /// Writes the trained model, its figures and the report, and prints what came of the run.
 fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
     use burn::module::Module;
-    let Running { folder, backend, model_config, data, trainer, .. } = &running;
+    let Running { folder, backend, model_config, config, data, trainer, .. } = &running;
     let model = trainer.learner.valid().model;
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
     data.tokenizer.save(&directory.tokenizer())?;
 
-    let config = &trainer.config;
     let rows = MetricsLog::read(&folder.metrics())?;
     let valid = rows.iter().rev().find_map(|row| match row {
         MetricsRow::Valid(row) => Some(row),

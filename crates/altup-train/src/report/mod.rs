@@ -639,6 +639,7 @@ mod tests {
                     accuracy: 0.4321,
                     tokens: 1140,
                     sources: Vec::new(),
+                    tasks: Vec::new(),
                 }));
                 rows.push(MetricsRow::Coefficients(CoefficientsRow {
                     step,
