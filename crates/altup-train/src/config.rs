@@ -231,7 +231,8 @@ pub struct TrainingConfig {
     pub log_every: u64,
     /// Steps from one validation to the next. Default: 500
     pub eval_every: u64,
-    /// Validation examples that are scored, the first of the validation corpus. Default: 512
+    /// Validation examples that are scored, of each source: a sample of its whole validation text, the same in every
+    /// pass. Default: 512
     pub eval_examples: u64,
     /// Steps from one checkpoint to the next. Default: 500
     pub checkpoint_every: u64,
@@ -566,7 +567,8 @@ impl RunConfig {
             ("optimizer.clip_norm", self.optimizer.clip_norm, 0.0),
         ] {
             if !(value.is_finite() && value >= least) {
-                return error(key, format!("must be a positive number, not {value}"));
+                let range = if least > 0.0 { "above 0" } else { "at least 0" };
+                return error(key, format!("must be {range}, not {value}"));
             }
         }
         self.validate_groups()?;

@@ -42,7 +42,7 @@ pub struct StartRow {
     pub parameters: u64,
     /// The backend, with the index of its device.
     pub backend: String,
-    /// Threads that the machine has for it.
+    /// Hardware threads that the process may use.
     pub threads: usize,
     /// The training text, in figures.
     pub text: String,
@@ -59,17 +59,17 @@ pub struct StartRow {
 pub struct TrainRow {
     /// Optimizer steps done so far.
     pub step: u64,
-    /// Loss in nats per target token, the mean over the row's steps.
+    /// Loss in nats per target token, the mean over all target tokens of the row's steps.
     pub loss: f64,
     /// Learning rate of the last step.
     pub learning_rate: f64,
-    /// Norm of the gradient before clipping.
+    /// L2 norm of all gradients together before clipping, the mean over the row's steps.
     pub grad_norm: f64,
     /// Input and target tokens seen so far.
     pub tokens: u64,
     /// Input and target tokens per second over the row's steps.
     pub tokens_per_second: f64,
-    /// Wall time of the run so far, in seconds.
+    /// Seconds spent in training steps so far, over all starts; validation and checkpoints don't count.
     pub elapsed_seconds: f64,
     /// Seconds that the row's steps waited for their batches, summed. Rows of older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -51,10 +51,11 @@ const LOCK: &str = "run.lock";
 const CONFIG: &str = "config.toml";
 
 /// What a run writes into its folder, beside its record, lock and configuration.
-const CONTENTS: [&str; 10] = [
+const CONTENTS: [&str; 11] = [
     "config-history.jsonl",
     "tokenizer.json",
     "metrics.jsonl",
+    "samples.jsonl",
     "checkpoints",
     "abandoned",
     "model",
@@ -269,9 +270,11 @@ impl RunFolder {
                 Err(source) => return Err(RunFolderError::File { path: folder, source }),
             }
         };
-        if self.metrics().exists() {
-            let copy = folder.join("metrics.jsonl");
-            fs::copy(self.metrics(), &copy).map_err(at(&copy))?;
+        for path in [self.metrics(), self.samples()] {
+            if let Some(name) = path.file_name().filter(|_| path.exists()) {
+                let copy = folder.join(name);
+                fs::copy(&path, &copy).map_err(at(&copy))?;
+            }
         }
         for path in [self.summary(), self.model(), self.tasks()] {
             if let Some(name) = path.file_name().filter(|_| path.exists()) {
@@ -349,7 +352,9 @@ impl RunFolder {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let whole = name.strip_suffix(".partial").unwrap_or(&name);
-            if ![RECORD, LOCK, CONFIG].contains(&whole) && !CONTENTS.contains(&whole) {
+            // TensorBoard's folder stays: what is ours in it is replaced, and others may write there.
+            let kept = [RECORD, LOCK, CONFIG, "tensorboard"];
+            if !kept.contains(&whole) && !CONTENTS.contains(&whole) {
                 foreign.push(path);
             }
         }

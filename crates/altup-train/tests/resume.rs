@@ -509,7 +509,8 @@ fn a_run_goes_back_to_a_step_and_keeps_what_lay_behind() {
         succeeds(workspace.altup(&[&resume[..], &[step]].concat()).output().unwrap());
         assert_same(&workspace, "run", "before", step);
         let aside = run.join(format!("abandoned/{number}"));
-        assert_eq!(names_in(&aside), ["checkpoints", "metrics.jsonl", "model", "summary.json"]);
+        let kept = ["checkpoints", "metrics.jsonl", "model", "samples.jsonl", "summary.json"];
+        assert_eq!(names_in(&aside), kept);
         let behind = names_in(&aside.join("checkpoints"));
         let first = step.parse::<u64>().unwrap() + 3;
         let steps: Vec<u64> = (first..=12).step_by(3).collect();

@@ -16,7 +16,7 @@ use super::evaluate_tasks::{ModelArgs, TaskArgs};
 use super::model_source::ModelSource;
 use super::{BackendArgs, CacheArgs, PrecisionArgs, output};
 
-/// Score a model on text (loss per token, perplexity and accuracy under span corruption), or a model or predictions
+/// Score a model on text (loss per token, perplexity and accuracy under the run's objective, or span corruption where there is no run), or a model or predictions
 /// on benchmark tasks
 #[derive(Args)]
 pub(super) struct EvaluateArgs {

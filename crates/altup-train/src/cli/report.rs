@@ -25,6 +25,7 @@ pub(super) struct ReportArgs {
 pub(super) fn run(args: ReportArgs) -> anyhow::Result<()> {
     let folder = match (&args.output, &args.runs[..]) {
         (Some(output), runs) => {
+            args.overwrite.check(&output.join("report.html"))?;
             write_comparison(runs, &args.title, output)?;
             output
         }

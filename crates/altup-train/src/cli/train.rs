@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use super::start::{Place, Running, Start};
 use super::{CacheArgs, output, stop};
 
-/// Pre-train a T5 or an AltUp T5 on text, by span corruption.
+/// Pre-train a T5 or an AltUp T5 on text: by span corruption, or by the objective that data.objective names.
 ///
 /// Without any flag: a tiny AltUp T5 on the crate sources that Cargo has unpacked on this machine.
 ///

@@ -282,7 +282,11 @@ impl Tile {
                 );
                 add("Model FLOP/s", si_count(flops).trim_end().to_owned(), note);
             }
-            add("Wall time", format_duration(last.elapsed_seconds), format!("{} steps", last.step));
+            add(
+                "Training time",
+                format_duration(last.elapsed_seconds),
+                format!("{} steps", last.step),
+            );
             add("Tokens seen", format_count(last.tokens), "input and target".to_owned());
         }
         tiles
@@ -428,7 +432,7 @@ impl Report {
             "Last loss",
             "Accuracy",
             "Tokens/s",
-            "Wall time",
+            "Training time",
             "Tokens seen",
         ];
         Some(Table { heading: String::new(), header, rows: rows.collect() })
