@@ -13,6 +13,7 @@
 #![allow(deprecated)]
 
 use altup_core::{AltUp, AltUpConfig};
+use altup_train::statistics::median;
 use burn::tensor::{Device, Distribution, Tensor};
 use std::hint::black_box;
 use std::time::Instant;
@@ -51,7 +52,7 @@ fn compare(num_blocks: usize) {
             }
         }
     }
-    let medians: Vec<f64> = seconds.into_iter().map(median).collect();
+    let medians: Vec<f64> = seconds.iter().map(|seconds| median(seconds)).collect();
     for ((name, _), seconds) in sides.iter().zip(&medians) {
         println!(
             "| {num_blocks} | {name} | {:.2} | {:.1} | {:.0} % |",
@@ -107,9 +108,4 @@ fn inputs(num_blocks: usize, device: &Device) -> (AltUp, Tensor<4>, Tensor<3>) {
         Tensor::random([num_blocks, BATCH_SIZE, SEQ_LENGTH, WIDTH], random, device),
         Tensor::random([BATCH_SIZE, SEQ_LENGTH, WIDTH], random, device),
     )
-}
-
-fn median(mut seconds: Vec<f64>) -> f64 {
-    seconds.sort_by(f64::total_cmp);
-    seconds[seconds.len() / 2]
 }

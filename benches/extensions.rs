@@ -16,6 +16,7 @@ use altup_models::{
     AltUpModelConfig, EncoderSequence, MoeConfig, MoeMode, Noise, SequenceMethod, T5, T5Config,
     cross_entropy_sum, forward_cost, size,
 };
+use altup_train::statistics::median;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use std::hint::black_box;
 use std::time::Instant;
@@ -149,7 +150,7 @@ fn compare(title: &str, mut sides: Vec<Side>) {
             }
         }
     }
-    let medians: Vec<f64> = seconds.into_iter().map(median).collect();
+    let medians: Vec<f64> = seconds.iter().map(|seconds| median(seconds)).collect();
     println!(
         "\n{title}, median of {ROUNDS} rounds\n\n| | ms | to the first | floor |\n|---|---|---|---|"
     );
@@ -157,9 +158,4 @@ fn compare(title: &str, mut sides: Vec<Side>) {
         let ratio = seconds / medians[0];
         println!("| {} | {:.0} | {ratio:.2} | {:.2} |", side.name, 1e3 * seconds, side.floor);
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

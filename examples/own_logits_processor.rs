@@ -1,7 +1,6 @@
 //! Logits processors of one's own: rules for which token may come next, under every strategy.
 //!
-//! The model is a tiny T5 with fresh parameters, so its targets mean nothing; what the rules do to them
-//! shows all the better.
+//! The model is a tiny T5 with fresh parameters, so its targets mean nothing.
 //!
 //! ```sh
 //! cargo run --release -p altup-examples --bin own_logits_processor
@@ -13,12 +12,12 @@ use altup_models::{
 };
 use burn::tensor::Device;
 
-/// No `length` tokens come twice in a row of the same order.
-struct NoRepeat {
+/// No sequence of `length` tokens occurs twice (Hugging Face's `no_repeat_ngram_size`).
+struct NoRepeatNgram {
     length: usize,
 }
 
-impl LogitsProcessor for NoRepeat {
+impl LogitsProcessor for NoRepeatNgram {
     fn process(&self, target: &PartialTarget<'_>, scores: &mut [f64]) {
         let tokens = target.tokens;
         if self.is_idle(tokens.len()) {
@@ -61,7 +60,7 @@ fn main() -> anyhow::Result<()> {
     for (name, strategy) in strategies {
         let settings = GenerationConfig { strategy, ..GenerationConfig::greedy(16) };
         let plain = Generator::new(&model, &settings)?;
-        let no_repeat = plain.clone().with_processor(NoRepeat { length: 2 });
+        let no_repeat = plain.clone().with_processor(NoRepeatNgram { length: 2 });
         let copies = no_repeat.clone().with_processor(only_tokens_of_the_input);
         println!("{name}");
         for (rules, generator) in

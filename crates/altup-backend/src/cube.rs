@@ -1,4 +1,15 @@
-//! Kernels for GPUs, through CubeCL: tensors to write, and how many threads write them.
+//! Kernels for GPUs, through CubeCL: tensors to write, how many threads write them, and sums over the threads of a
+//! group.
+//!
+//! Sums are made in one order on a device, from run to run: there is no atomic addition. No kernel here knows how many
+//! threads run in lockstep.
+
+#[allow(missing_docs)] // `cube` makes a module of each function, besides the documented one.
+mod rows;
+
+pub use rows::{
+    largest_of_vector, max_over_row, row_memory, sum_of_vector, sum_over_row, sum_rows,
+};
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
@@ -6,6 +17,27 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubecl::{calculate_cube_count_elemwise, tensor_vector_size_parallel};
+use std::cell::Cell;
+
+/// Threads of a group that sums together, where the device has as many.
+const THREADS: usize = 256;
+
+/// Vectors of a row that a thread reads at the least, if the row is long enough.
+const VECTORS: usize = 4;
+
+thread_local! {
+    static LAUNCHES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Kernels that this thread has launched: those of which [`Launch`] or [`RowLaunch`] said how many threads there are,
+/// and those of this module. Burn's own, as products and copies, are not among them.
+pub fn launches() -> usize {
+    LAUNCHES.get()
+}
+
+fn count_launch() {
+    LAUNCHES.set(LAUNCHES.get() + 1);
+}
 
 /// A tensor of the shape and type of another, to write.
 pub fn empty_like(tensor: &CubeTensor) -> CubeTensor {
@@ -31,17 +63,93 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// For a tensor with at least one value.
+    /// For one launch over a tensor with at least one value.
     pub fn new(tensor: &CubeTensor) -> Self {
+        count_launch();
         let vector_size = tensor_vector_size_parallel(
             tensor.client.io_optimized_vector_sizes(tensor.dtype.size()),
             tensor.meta.shape(),
             tensor.meta.strides(),
             tensor.meta.num_dims() - 1,
         );
+        Self::with_vectors(tensor, vector_size)
+    }
+
+    /// For one launch over a tensor with at least one value, with a thread for each value.
+    pub fn of_values(tensor: &CubeTensor) -> Self {
+        count_launch();
+        Self::with_vectors(tensor, 1)
+    }
+
+    fn with_vectors(tensor: &CubeTensor, vector_size: usize) -> Self {
         let vectors = tensor.meta.num_elements() / vector_size;
         let threads = CubeDim::new(&tensor.client, vectors);
         let cubes = calculate_cube_count_elemwise(&tensor.client, vectors, threads);
         Self { cubes, threads, vector_size }
     }
+}
+
+/// A tensor of the shape and type of another that takes its place in memory, if nobody else holds it and it lies row
+/// by row; and what a kernel writes. Its argument is `input` of those before it.
+///
+/// A kernel that reads the old value at a position before it writes the new one there may write over its input.
+pub fn over(tensor: &CubeTensor, input: usize) -> (CubeTensor, TensorArg) {
+    if tensor.can_mut() && tensor.is_contiguous() && tensor.is_nonoverlapping() {
+        return (tensor.clone(), tensor.as_tensor_alias(input));
+    }
+    let output = empty_like(tensor);
+    (output.clone(), output.into_tensor_arg())
+}
+
+/// A thread for each vector of rows that lie one after another, several threads for a row, and several rows for a
+/// group of threads.
+#[derive(Debug)]
+pub struct RowLaunch {
+    /// Groups of threads.
+    pub cubes: CubeCount,
+    /// Threads of a group: those of a row, times rows.
+    pub threads: CubeDim,
+    /// Values of a vector; it divides the length of a row.
+    pub vector_size: usize,
+    /// Threads of a row, a power of two.
+    pub units: usize,
+    /// Rows of a group.
+    pub rows: usize,
+}
+
+impl RowLaunch {
+    /// For one launch over `rows` rows of `width` values of a tensor's type.
+    pub fn new(tensor: &CubeTensor, rows: usize, width: usize) -> Self {
+        count_launch();
+        let client = &tensor.client;
+        let vector_size = row_vector_size(tensor, width);
+        let limit = threads(client);
+        let units = (width / vector_size).div_ceil(VECTORS).next_power_of_two().min(limit);
+        let of_group = (limit / units).min(rows.next_power_of_two());
+        Self {
+            cubes: cubes(client, rows.div_ceil(of_group)),
+            threads: CubeDim::new_2d(units as u32, of_group as u32),
+            vector_size,
+            units,
+            rows: of_group,
+        }
+    }
+}
+
+/// The largest vector of a tensor's type that divides a row. At most four values: WGSL has no longer ones, and sums
+/// are vectors of f32.
+fn row_vector_size(tensor: &CubeTensor, width: usize) -> usize {
+    let sizes = tensor.client.io_optimized_vector_sizes(tensor.dtype.size());
+    sizes.filter(|&size| size <= 4 && width.is_multiple_of(size)).max().unwrap_or(1)
+}
+
+/// Threads of a group, a power of two.
+fn threads(client: &Client) -> usize {
+    let limit = THREADS.min(client.properties().hardware.max_units_per_cube as usize).max(1);
+    1 << limit.ilog2()
+}
+
+/// As many groups of threads or a few more, which find nothing to do.
+fn cubes(client: &Client, count: usize) -> CubeCount {
+    calculate_cube_count_elemwise(client, count, CubeDim::new_single())
 }

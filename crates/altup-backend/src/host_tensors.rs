@@ -13,18 +13,14 @@ use crate::Strided;
 /// An operation asks [`on_host`](Self::on_host) first. If the answer is no, it runs its body of primitive
 /// operations. flex, ndarray and libtorch implement this trait's methods. Any other backend implements the trait with
 /// an empty body; its answer is always no.
-///
-/// # Panics
-///
-/// What reads or writes values panics if [`on_host`](Self::on_host) says no.
 pub trait HostTensors: Backend {
     /// The values, if they are f32 and lie row by row.
     fn slice(_tensor: &FloatTensor<Self>) -> Option<&[f32]> {
         None
     }
 
-    /// The values to change, if they are f32 and lie row by row. Of a tensor that somebody else holds too they are a
-    /// copy of its own (ndarray), or there are none (flex, libtorch).
+    /// The values to change, if they are f32 and lie row by row. If the tensor shares its values with another, ndarray
+    /// copies them first; flex and libtorch return `None`.
     fn slice_mut(_tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
         None
     }
@@ -53,12 +49,16 @@ pub trait HostTensors: Backend {
     ///
     /// # Panics
     ///
-    /// Panics if the tensor doesn't have four dimensions.
+    /// Panics if the tensor isn't f32 with four dimensions on the host.
     fn strided(tensor: &FloatTensor<Self>) -> Strided<'_> {
         Self::try_strided(tensor).expect("a tensor of f32 with four dimensions on the host")
     }
 
     /// The values row by row, copied only where they do not lie so.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the values aren't f32.
     fn values(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]> {
         match Self::slice(tensor) {
             Some(values) => Cow::Borrowed(values),
@@ -80,6 +80,10 @@ pub trait HostTensors: Backend {
 
     /// The same values in a tensor that can be written. This is `tensor` itself if nobody else holds it and it lies
     /// row by row, otherwise a copy.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the values aren't f32.
     fn to_write(mut tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         if Self::slice_mut(&mut tensor).is_some() {
             return tensor;
@@ -89,6 +93,10 @@ pub trait HostTensors: Backend {
     }
 
     /// The values of a tensor from [`zeros`](Self::zeros) or [`to_write`](Self::to_write).
+    ///
+    /// # Panics
+    ///
+    /// Panics if the tensor comes from elsewhere and can't be written.
     fn values_mut(tensor: &mut FloatTensor<Self>) -> &mut [f32] {
         Self::slice_mut(tensor).expect("a tensor made to be written")
     }

@@ -21,5 +21,5 @@ pub use host_tensors::HostTensors;
 pub use matrix::{HeadsMut, Matrix, MatrixMut};
 pub use parallel::{for_each, map, vectorized};
 pub use strided::Strided;
-pub use tape::record;
+pub use tape::{record, record_asked};
 pub use types::{cast, to_f32};

@@ -51,7 +51,7 @@ macro_rules! operations {
         }
         pub use declaration::$name;
     };
-    (gpu_kernels $(#[$attribute:meta])* pub trait $name:ident { $($methods:tt)* }) => {
+    (gpu_kernels $(#[$attribute:meta])* pub trait $name:ident $(: $bound:path)? { $($methods:tt)* }) => {
         #[allow(deprecated)] // As above.
         mod declaration {
             use super::*;
@@ -65,7 +65,7 @@ macro_rules! operations {
                 Fusion: cfg(feature = "fusion")
             )]
             $(#[$attribute])*
-            pub trait $name: $crate::HostTensors { $($methods)* }
+            pub trait $name: $crate::HostTensors $(+ $bound)? { $($methods)* }
 
             $crate::on_cpu_backends!($name);
         }

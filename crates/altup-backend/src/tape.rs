@@ -23,6 +23,28 @@ where
     C: CheckpointStrategy,
     S: Clone + Send + Debug + 'static,
 {
+    record_asked::<B, C, _, N>(
+        inputs,
+        |inputs| {
+            let (output, kept) = forward(inputs);
+            (output, (kept, backward))
+        },
+        |(kept, backward), output_grad, _| backward(kept, output_grad),
+    )
+}
+
+/// As [`record`]. `backward` is also told which of the inputs' gradients anybody asks for. In place of another it may
+/// return any tensor.
+pub fn record_asked<B, C, S, const N: usize>(
+    inputs: [FloatTensor<Autodiff<B, C>>; N],
+    forward: impl FnOnce([FloatTensor<B>; N]) -> (FloatTensor<B>, S),
+    backward: fn(S, FloatTensor<B>, [bool; N]) -> [FloatTensor<B>; N],
+) -> FloatTensor<Autodiff<B, C>>
+where
+    B: Backend,
+    C: CheckpointStrategy,
+    S: Clone + Send + Debug + 'static,
+{
     let parts = inputs.map(|input| input.into_parts());
     let (mut tensors, mut nodes) = (Vec::with_capacity(N), Vec::with_capacity(N));
     for (tensor, node) in parts {
@@ -43,7 +65,7 @@ where
 /// An operation on the tape.
 #[derive(Debug)]
 struct Node<B: Backend, S, const N: usize> {
-    backward: fn(S, FloatTensor<B>) -> [FloatTensor<B>; N],
+    backward: fn(S, FloatTensor<B>, [bool; N]) -> [FloatTensor<B>; N],
 }
 
 impl<B, S, const N: usize> Backward<B, N> for Node<B, S, N>
@@ -55,7 +77,8 @@ where
 
     fn backward(self, ops: Ops<S, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let output_grad = grads.consume::<B>(&ops.node);
-        let of_inputs = (self.backward)(ops.state, output_grad);
+        let asked = ops.parents.each_ref().map(Option::is_some);
+        let of_inputs = (self.backward)(ops.state, output_grad, asked);
         for (parent, grad) in ops.parents.into_iter().zip(of_inputs) {
             if let Some(parent) = parent {
                 grads.register::<B>(parent.id, grad);

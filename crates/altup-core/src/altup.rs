@@ -113,6 +113,10 @@ impl AltUp {
     ///
     /// - state: `[K, B, T, d]`
     /// - output: `[K, B, T, d]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the state doesn't have K blocks.
     pub fn predict(&self, state: Tensor<4>) -> Tensor<4> {
         let shape @ [num_blocks, batch_size, seq_length, width] = state.dims();
         if shape.contains(&0) {
@@ -130,6 +134,10 @@ impl AltUp {
     /// - predicted: `[K, B, T, d]`
     /// - computed: `[B, T, d]`
     /// - output: `[K, B, T, d]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the shapes don't fit, or `block` isn't below K.
     pub fn correct(&self, predicted: Tensor<4>, computed: Tensor<3>, block: usize) -> Tensor<4> {
         let error = computed.unsqueeze_dim::<4>(0) - predicted.clone().narrow(0, block, 1);
         let gains = self.correction_coefs.val().cast(error.dtype()).reshape([-1, 1, 1, 1]);

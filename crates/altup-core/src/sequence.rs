@@ -175,13 +175,13 @@ pub fn stride_and_skip(
 /// Averages each window of `stride` tokens into one token. This baseline shortens the sequence; nothing lengthens it
 /// again.
 ///
-/// Sums are f32 if x is f16 or bf16. Padding doesn't count: a window with some padding averages its real tokens, and a window of padding alone is
-/// padding.
+/// Sums are f32 if x is f16 or bf16. Padding doesn't count: a window with some padding averages its real tokens, and a
+/// window of padding alone is padding.
 ///
 /// # Shapes
 ///
 /// - x: `[B, T, d]`
-/// - padding: `[B, T]`, true where a token is padding; none if nothing is
+/// - padding: `[B, T]`, true at padding; `None` if there is no padding
 /// - output: `[B, ⌈T/k⌉, d]` and `[B, ⌈T/k⌉]`
 ///
 /// # Panics

@@ -28,6 +28,19 @@ impl Batch {
         self.input_ids.iter().filter(|&&token| token != 0).count() as u64
     }
 
+    /// Lays out examples in rows, padded to the longest.
+    pub fn of(examples: &[Example]) -> Self {
+        let longest = |length: fn(&Example) -> usize| examples.iter().map(length).max();
+        let input_length = longest(|example| example.inputs.len()).unwrap_or(0);
+        let target_length = longest(|example| example.targets.len()).unwrap_or(0);
+        Self::new(examples, input_length, target_length)
+    }
+
+    /// The number of tokens, padding included.
+    pub fn num_positions(&self) -> u64 {
+        (self.input_ids.len() + self.labels.len()) as u64
+    }
+
     /// Lays out examples in rows, padded to the lengths given.
     ///
     /// # Panics
@@ -71,5 +84,8 @@ mod tests {
         assert_eq!(batch.input_ids, [5, 6, 7, 0, 9, 0, 0, 0]);
         assert_eq!(batch.labels, [8, 0, 0, 0]);
         assert_eq!((batch.num_inputs(), batch.num_targets()), (4, 1));
+        assert_eq!(batch.num_positions(), 12);
+        let tight = Batch::of(&examples);
+        assert_eq!((tight.input_length, tight.target_length), (3, 1));
     }
 }

@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 pub mod corpus;
+mod sentencepiece;
 pub mod tokenizer;
 
 pub mod store;
 pub mod token_row;
 
+mod interleaving;
 pub mod mixture;
 pub mod objective;
 pub mod permutation;

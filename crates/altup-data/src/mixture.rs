@@ -1,7 +1,6 @@
 //! Examples from several sources.
 
-use crate::permutation::Permutation;
-use crate::pretraining::derive;
+use crate::interleaving::Interleaving;
 use crate::{Batch, Example, PretrainingData};
 
 /// Examples of several named sources, mixed at given rates.
@@ -12,7 +11,7 @@ use crate::{Batch, Example, PretrainingData};
 #[derive(Debug, Clone)]
 pub struct Mixture {
     sources: Vec<Source>,
-    seed: u64,
+    order: Interleaving,
 }
 
 /// A source of a [`Mixture`].
@@ -24,14 +23,11 @@ pub struct Source {
     pub data: PretrainingData,
     /// Its share of the examples, from 0 to 1.
     pub rate: f64,
-    /// How many examples of a block are its own, and the first of their places before the shuffle.
-    part: u64,
-    first: u64,
 }
 
 impl Mixture {
     /// Examples among which every source has its exact part.
-    pub const BLOCK: u64 = 1 << 14;
+    pub const BLOCK: u64 = Interleaving::BLOCK;
 
     /// Mixes sources, each with a name and a weight; a source's rate is its share of all weights,
     /// rounded to [`BLOCK`](Self::BLOCK)ths, and at least one.
@@ -41,14 +37,13 @@ impl Mixture {
     /// If there is no source or a weight is not positive.
     pub fn new(sources: Vec<(String, PretrainingData, f64)>, seed: u64) -> Self {
         let weights: Vec<f64> = sources.iter().map(|(_, _, weight)| *weight).collect();
-        let mut first = 0;
-        let sources = sources.into_iter().zip(parts(&weights)).map(|((name, data, _), part)| {
-            let rate = part as f64 / Self::BLOCK as f64;
-            let source = Source { name, data, rate, part, first };
-            first += part;
-            source
+        let order = Interleaving::new(&weights, seed);
+        let sources = sources.into_iter().enumerate().map(|(number, (name, data, _))| Source {
+            name,
+            data,
+            rate: order.rate(number),
         });
-        Self { sources: sources.collect(), seed }
+        Self { sources: sources.collect(), order }
     }
 
     /// A single source.
@@ -73,7 +68,7 @@ impl Mixture {
 
     /// Example number `n`.
     pub fn example(&self, n: u64) -> Example {
-        let (source, number) = self.locate(n);
+        let (source, number) = self.order.locate(n);
         self.sources[source].data.example(number)
     }
 
@@ -90,50 +85,6 @@ impl Mixture {
             let seen = examples as f64 * source.rate;
             (source.name.as_str(), seen / source.data.num_segments() as f64)
         })
-    }
-
-    /// The source of example `n`, and its number there.
-    fn locate(&self, n: u64) -> (usize, u64) {
-        if self.sources.len() == 1 {
-            return (0, n);
-        }
-        let (block, place) = (n / Self::BLOCK, n % Self::BLOCK);
-        let key = derive("altup-data 2026 mixture", &[self.seed, block]);
-        let place = Permutation::new(Self::BLOCK, key).at(place);
-        let number = self.sources.partition_point(|source| source.first <= place) - 1;
-        let source = &self.sources[number];
-        (number, block * source.part + place - source.first)
-    }
-}
-
-/// How many of a block's examples each weight has.
-fn parts(weights: &[f64]) -> Vec<u64> {
-    assert!(
-        !weights.is_empty() && weights.iter().all(|weight| *weight > 0.0 && weight.is_finite()),
-        "A mixture needs positive weights. Got weights={weights:?}"
-    );
-    let total: f64 = weights.iter().sum();
-    let exact: Vec<f64> =
-        weights.iter().map(|weight| weight / total * Mixture::BLOCK as f64).collect();
-    let mut parts: Vec<u64> = exact.iter().map(|exact| (exact.floor() as u64).max(1)).collect();
-    // What rounding has left over goes where it is missed most, and comes from where it isn't.
-    loop {
-        let sum: u64 = parts.iter().sum();
-        let missed = |number: &usize| exact[*number] - parts[*number] as f64;
-        let by_missed = |a: &usize, b: &usize| missed(a).total_cmp(&missed(b)).then(b.cmp(a));
-        let numbers = 0..parts.len();
-        let (number, up) = match sum.cmp(&Mixture::BLOCK) {
-            std::cmp::Ordering::Equal => return parts,
-            std::cmp::Ordering::Less => (numbers.max_by(by_missed), true),
-            std::cmp::Ordering::Greater => {
-                (numbers.filter(|number| parts[*number] > 1).min_by(by_missed), false)
-            }
-        };
-        match number {
-            Some(number) if up => parts[number] += 1,
-            Some(number) => parts[number] -= 1,
-            None => return parts,
-        }
     }
 }
 
@@ -192,7 +143,7 @@ mod tests {
             let first = block * Mixture::BLOCK;
             let mut numbers = [(); 3].map(|()| Vec::new());
             for n in first..first + Mixture::BLOCK {
-                let (source, number) = mixture.locate(n);
+                let (source, number) = mixture.order.locate(n);
                 numbers[source].push(number);
             }
             for (source, mut numbers) in numbers.into_iter().enumerate() {
@@ -209,11 +160,11 @@ mod tests {
     #[test]
     fn sources_alternate_from_the_start() {
         let mixture = mixture(&[(500, 1.0), (500, 1.0)], 7);
-        let first: Vec<usize> = (0..64).map(|n| mixture.locate(n).0).collect();
+        let first: Vec<usize> = (0..64).map(|n| mixture.order.locate(n).0).collect();
         let of_first = first.iter().filter(|source| **source == 0).count();
         assert!((16..48).contains(&of_first), "{first:?}");
         let other = super::tests::mixture(&[(500, 1.0), (500, 1.0)], 8);
-        assert_ne!(first, (0..64).map(|n| other.locate(n).0).collect::<Vec<_>>());
+        assert_ne!(first, (0..64).map(|n| other.order.locate(n).0).collect::<Vec<_>>());
     }
 
     #[test]
@@ -243,14 +194,6 @@ mod tests {
         let segments = |number: usize| mixture.sources()[number].data.num_segments() as f64;
         let epochs: Vec<(&str, f64)> = mixture.epochs(1000).collect();
         assert_eq!(epochs, [("source 0", 250.0 / segments(0)), ("source 1", 750.0 / segments(1))]);
-    }
-
-    #[test]
-    fn parts_fill_a_block_and_leave_nobody_out() {
-        assert_eq!(parts(&[2.0]), [Mixture::BLOCK]);
-        assert_eq!(parts(&[1.0, 1.0, 1.0]), [5462, 5461, 5461]);
-        assert_eq!(parts(&[1e-9, 1.0, 1e-9]), [1, Mixture::BLOCK - 2, 1]);
-        assert_eq!(parts(&[0.3; 7]).iter().sum::<u64>(), Mixture::BLOCK);
     }
 
     #[test]

@@ -17,23 +17,23 @@ use tokenizers::{AddedToken, NormalizedString, Tokenizer};
 
 use crate::corpus::OnError;
 use crate::store::Claim;
-use crate::{Corpus, DataError};
+use crate::{Corpus, DataError, sentencepiece};
 
 const PAD: &str = "<pad>";
-const EOS: &str = "</s>";
+pub(crate) const EOS: &str = "</s>";
 const UNK: &str = "<unk>";
 
 /// The special tokens of a trained tokenizer, at the ids 0, 1 and 2, as in T5.
 const SPECIAL: [&str; 3] = [PAD, EOS, UNK];
 
 /// Sentinels of a trained tokenizer, as in T5.
-const NUM_SENTINELS: usize = 100;
+pub(crate) const NUM_SENTINELS: usize = 100;
 
 /// Pieces that a trained tokenizer has room for at the least.
 const MIN_PIECES: usize = 64;
 
 /// SentencePiece's mark for a space before a word.
-const WORD_START: char = '\u{2581}';
+pub(crate) const WORD_START: char = '\u{2581}';
 
 /// Share of the text whose characters get a piece of their own, SentencePiece's default. What is
 /// left are many characters that each are too rare to learn.
@@ -46,11 +46,11 @@ const MAX_WORDS: usize = 100_000;
 /// Longer words are data, not language: SentencePiece's limit.
 const MAX_WORD_BYTES: usize = 4192;
 
-fn sentinel(number: usize) -> String {
+pub(crate) fn sentinel(number: usize) -> String {
     format!("<extra_id_{number}>")
 }
 
-fn sentinel_number(token: &str) -> Option<usize> {
+pub(crate) fn sentinel_number(token: &str) -> Option<usize> {
     token.strip_prefix("<extra_id_")?.strip_suffix('>')?.parse().ok()
 }
 
@@ -67,14 +67,22 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Loads a `tokenizer.json`.
+    /// Loads a `tokenizer.json`, or SentencePiece's `spiece.model` (any file with the ending `.model`).
+    ///
+    /// A `spiece.model` gives the ids that SentencePiece does, and behind its pieces 100 sentinels where it has none
+    /// of its own (or as many as `extra_ids` in the `tokenizer_config.json` beside it says).
     ///
     /// It must have `<pad>` at 0, `</s>`, `<unk>`, and the sentinels `<extra_id_0>`,
     /// `<extra_id_1>`, … without a gap. Padding and truncation that it asks for are switched off:
     /// lengths are the business of the examples.
     pub fn load(path: &Path) -> Result<Self, DataError> {
-        let inner = Tokenizer::from_file(path)
-            .map_err(|source| DataError::TokenizerFile { file: path.to_owned(), source })?;
+        let is_sentencepiece = path.extension().is_some_and(|ending| ending == "model");
+        let inner = match is_sentencepiece {
+            true => sentencepiece::read(path),
+            false => Tokenizer::from_file(path),
+        };
+        let inner =
+            inner.map_err(|source| DataError::TokenizerFile { file: path.to_owned(), source })?;
         Self::new(inner, &format!("the tokenizer {}", path.display()))
     }
 
@@ -410,6 +418,15 @@ fn in_fixed_order(mut pieces: Vec<(String, f64)>) -> Vec<(String, f64)> {
     pieces
 }
 
+/// Puts `</s>` behind a text.
+pub(crate) fn end_of_text(eos: u32) -> tokenizers::Result<TemplateProcessing> {
+    Ok(TemplateProcessing::builder()
+        .try_single(format!("$A {EOS}"))?
+        .try_pair(format!("$A {EOS} $B {EOS}"))?
+        .special_tokens(vec![(EOS, eos)])
+        .build()?)
+}
+
 /// T5's pipeline around the pieces.
 fn assemble(pieces: Vec<(String, f64)>) -> tokenizers::Result<Tokenizer> {
     let vocab = SPECIAL.iter().map(|token| (token.to_string(), 0.0)).chain(pieces).collect();
@@ -421,13 +438,7 @@ fn assemble(pieces: Vec<(String, f64)>) -> tokenizers::Result<Tokenizer> {
             Metaspace::default().into(),
         ])))
         .with_decoder(Some(Metaspace::default()))
-        .with_post_processor(Some(
-            TemplateProcessing::builder()
-                .try_single(format!("$A {EOS}"))?
-                .try_pair(format!("$A {EOS} $B {EOS}"))?
-                .special_tokens(vec![(EOS, 1)])
-                .build()?,
-        ));
+        .with_post_processor(Some(end_of_text(1)?));
     // New tokens get the next free id, so the last one added is the highest.
     let sentinels = (0..NUM_SENTINELS).rev().map(sentinel);
     let special: Vec<AddedToken> = SPECIAL

@@ -93,6 +93,7 @@ impl Attention {
     /// # Shapes
     ///
     /// - memory: `[batch_size, length, memory_width]`
+    /// - output: `[batch_size, length, num_heads, d_kv]` each
     pub fn project_memory(&self, memory: Tensor<3>) -> KeyValue {
         let [key, value] = project_to_two([&self.key, &self.value], memory);
         KeyValue { key: self.split_heads(key), value: self.split_heads(value) }

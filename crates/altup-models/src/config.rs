@@ -170,17 +170,18 @@ pub struct MoeConfig {
     /// those beyond are dropped: they pass through the residual alone. Default: 1.25
     #[serde(default = "default_capacity_factor")]
     pub capacity_factor: f64,
-    /// The same outside of training. Default: none, no token is dropped
+    /// The same outside of training. In generation it counts the rows that have ended, too. Default: none, no token is
+    /// dropped
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_capacity_factor: Option<f64>,
     /// In training, what the router reads is multiplied by uniform noise between 1 − this and 1 + this.
     /// Default: 0.0
     #[serde(default)]
     pub router_jitter: f64,
-    /// What the load-balancing loss adds to the training loss, summed over layers. Default: 0.01
+    /// Weight of the load-balancing loss in the training loss, summed over layers. Default: 0.01
     #[serde(default = "default_load_balancing")]
     pub load_balancing_coef: f64,
-    /// What the router's z-loss adds to the training loss, summed over layers. Default: 0.001
+    /// Weight of the router's z-loss in the training loss, summed over layers. Default: 0.001
     #[serde(default = "default_router_z")]
     pub router_z_coef: f64,
 }
@@ -597,14 +598,18 @@ impl T5Config {
             ("d_model", self.d_model),
             ("d_kv", self.d_kv),
             ("d_ff", self.d_ff),
-            ("num_layers", self.num_layers),
-            ("num_decoder_layers", self.decoder_layers()),
             ("num_heads", self.num_heads),
         ];
-        for (field, size) in sizes {
-            // Far above any model; keeps sizes from untrusted files from overflowing products.
-            if !(1..=1 << 24).contains(&size) {
-                return error(field, format!("must be between 1 and {}, not {size}", 1 << 24));
+        // Far above any model; keeps sizes from untrusted files from overflowing products.
+        let sizes = sizes.map(|(field, size)| (field, size, 1 << 24));
+        // As many as noise tells apart.
+        let layers = [
+            ("num_layers", self.num_layers, 1 << 20),
+            ("num_decoder_layers", self.decoder_layers(), 1 << 20),
+        ];
+        for (field, size, most) in sizes.into_iter().chain(layers) {
+            if !(1..=most).contains(&size) {
+                return error(field, format!("must be between 1 and {most}, not {size}"));
             }
         }
         if !(4..=1 << 16).contains(&self.relative_attention_num_buckets)

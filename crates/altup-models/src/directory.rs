@@ -12,12 +12,14 @@ use crate::tensors::{FloatType, NamedTensor, parameter_tensors, write_tensors};
 use crate::weight_files::{INDEX, WEIGHTS, WeightFiles, regular_file};
 use crate::{ConfigError, T5, T5Config};
 
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const SENTENCEPIECE: &str = "spiece.model";
 /// A larger file is no description of a model.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A Hugging Face model directory: `config.json`, `model.safetensors` (or shards of it with an
-/// index), and beside them a `tokenizer.json`.
+/// index), and beside them a `tokenizer.json` or a `spiece.model`.
 ///
 /// A dense directory opens in Hugging Face's `T5ForConditionalGeneration.from_pretrained`, and one
 /// saved there opens here. AltUp's tensors are named after the layer they belong to:
@@ -77,6 +79,17 @@ pub enum DirectoryError {
         path: PathBuf,
         /// What it names.
         shard: String,
+    },
+    /// The weights are there in PyTorch's own format alone.
+    #[error(
+        "{} is in PyTorch's own format, which is not read here (opening it can run code), and there is no \
+         model.safetensors beside it. Write one in Python: \
+         T5ForConditionalGeneration.from_pretrained(FOLDER).save_pretrained(OTHER_FOLDER)",
+        path.display()
+    )]
+    PyTorchOnly {
+        /// The file.
+        path: PathBuf,
     },
     /// A tensor that the model has, or that the index names, is not there.
     #[error("{}: tensor {name:?} is missing", path.display())]
@@ -157,9 +170,18 @@ impl ModelDirectory {
         Self { path: path.into() }
     }
 
-    /// Where the tokenizer lies.
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the tokenizer lies: `tokenizer.json`, or where only that is there, SentencePiece's `spiece.model`.
     pub fn tokenizer(&self) -> PathBuf {
-        self.path.join("tokenizer.json")
+        let (json, sentencepiece) = (self.path.join(TOKENIZER), self.path.join(SENTENCEPIECE));
+        match !json.exists() && sentencepiece.exists() {
+            true => sentencepiece,
+            false => json,
+        }
     }
 
     /// Reads the model's description and checks that it can be built.
@@ -370,7 +392,7 @@ fn describe(config: &T5Config, dtype: FloatType) -> io::Result<serde_json::Value
     Ok(json)
 }
 
-fn write_json(path: &Path, json: &serde_json::Value) -> io::Result<()> {
+pub(crate) fn write_json(path: &Path, json: &serde_json::Value) -> io::Result<()> {
     let partial = path.with_extension("json.partial");
     let mut file = File::create(&partial)?;
     file.write_all((serde_json::to_string_pretty(&json)? + "\n").as_bytes())?;

@@ -22,7 +22,9 @@ mod generation;
 
 mod cost;
 mod directory;
+mod hub;
 mod parameters;
+mod python;
 mod tensors;
 mod weight_files;
 mod widen;
@@ -50,6 +52,9 @@ pub use generation::{
     BeamSearch, Decode, EarlyStopping, Generated, GenerationConfig, GenerationError, Generator,
     LogitsProcessor, PartialTarget, Sampling, Strategy, TokenStream, generate, stream,
 };
+pub use hub::{DownloadProgress, HubError, HubName};
+#[cfg(feature = "hub")]
+pub use hub::{Hub, HubSettings};
 pub use loss::{correct_tokens, cross_entropy_sum, cross_entropy_sum_with};
 pub use masks::{HIDDEN, causal_bias, padding_bias};
 pub use mixture_of_experts::{Experts, LayerRouting, MixtureOfExperts, MixtureOfExpertsConfig};
@@ -60,6 +65,7 @@ pub use parameters::{
     AttentionKind, ParameterInfo, ParameterMapper, ParameterVisitor, Role, Stack, freeze,
     map_parameters, num_parameters, parameters, unfreeze, visit_parameters,
 };
+pub use python::PYTHON_MODULE;
 pub use relative_position_bias::{
     RelativePositionBias, RelativePositionBiasConfig, relative_position_bucket,
 };

@@ -4,6 +4,7 @@ use burn::tensor::{Bool, Device, Int, Tensor};
 
 use crate::initialization::{initialize, projection};
 use crate::noise::Noise;
+use crate::operations::embedding::embedding;
 use crate::operations::project::{product, project};
 use crate::{Decoder, DecoderCache, Encoder, LayerRouting, Memory, T5Config};
 
@@ -166,7 +167,7 @@ impl T5 {
         let shapes = [inputs.dims(), targets.dims()];
         let [of_inputs, of_targets] = shapes.map(|[rows, length]| rows * length);
         let ids = vec![inputs.reshape([1, of_inputs]), targets.reshape([1, of_targets])];
-        let embedded = self.embedding.forward(Tensor::cat(ids, 1));
+        let embedded = self.embed(Tensor::cat(ids, 1));
         let [_, _, width] = embedded.dims();
         let part = |first, count, [rows, length]: [usize; 2]| {
             embedded.clone().narrow(1, first, count).reshape([rows, length, width])
@@ -181,7 +182,7 @@ impl T5 {
     /// - labels: `[batch_size, target_length]`, padded with 0 or −100; experts do not compute on padding
     /// - output: `[batch_size, target_length, vocab_size]`
     pub fn forward_decoder(&self, memory: &Memory, labels: Tensor<2, Int>) -> Tensor<3> {
-        let targets = self.embedding.forward(self.shift_right(labels.clone()));
+        let targets = self.embed(self.shift_right(labels.clone()));
         self.decode_labels(memory, targets, labels, Noise::none(), None)
     }
 
@@ -208,7 +209,7 @@ impl T5 {
     /// - input_ids: `[batch_size, input_length]`
     /// - padding: `[batch_size, input_length]`, true where a token is padding
     pub fn encode(&self, input_ids: Tensor<2, Int>, padding: Option<&Tensor<2, Bool>>) -> Memory {
-        self.encoder.forward(self.embedding.forward(input_ids), padding, Noise::none())
+        self.encoder.forward(self.embed(input_ids), padding, Noise::none())
     }
 
     /// The logits of the token that follows each of `decoder_input_ids`, which follow those in
@@ -219,8 +220,12 @@ impl T5 {
     /// - decoder_input_ids: `[batch_size, seq_length]`
     /// - output: `[batch_size, seq_length, vocab_size]`
     pub fn decode(&self, decoder_input_ids: Tensor<2, Int>, cache: &mut DecoderCache) -> Tensor<3> {
-        let embedded = self.embedding.forward(decoder_input_ids);
+        let embedded = self.embed(decoder_input_ids);
         self.logits(self.decoder.forward(embedded, cache, Noise::none()))
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        embedding(self.embedding.weight.val(), tokens)
     }
 
     /// The decoder's inputs for given targets: the start token, then all targets but the last. Padding of −100, as in

@@ -1,9 +1,10 @@
 use burn::config::Config;
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use std::ops::Range;
 
 use crate::initialization::normal;
+use crate::operations::position_bias::position_bias;
 
 /// Configuration of [`RelativePositionBias`].
 #[derive(Config, Debug)]
@@ -80,7 +81,7 @@ impl RelativePositionBias {
         stride: usize,
         device: &Device,
     ) -> Tensor<4> {
-        let [num_buckets, num_heads] = self.weight.dims();
+        let [num_buckets, _] = self.weight.dims();
         // A bucket depends on the distance alone: they are computed once a distance.
         let bucket_of: Vec<i32> = (keys.start as i64 + 1 - queries.end as i64
             ..keys.end as i64 - queries.start as i64)
@@ -101,9 +102,7 @@ impl RelativePositionBias {
             .collect();
         let size = buckets.len();
         let buckets = Tensor::<1, Int>::from_data(TensorData::new(buckets, [size]), device);
-        // Head by head in memory, as the scores are that it is added to in every layer.
-        let by_head = self.weight.val().transpose().select(1, buckets);
-        by_head.reshape([1, num_heads, queries.len(), keys.len()]).cast(DType::F32)
+        position_bias(self.weight.val(), buckets, [queries.len(), keys.len()])
     }
 }
 

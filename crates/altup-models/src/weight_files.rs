@@ -16,6 +16,8 @@ use crate::tensors::FloatType;
 
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// Weights that are not read, whole and in shards.
+pub(crate) const PYTORCH_WEIGHTS: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// The index of the largest model has some hundred KB.
 const MAX_INDEX_BYTES: u64 = 16 << 20;
 /// So has a header.
@@ -48,28 +50,52 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+impl Index {
+    /// Reads an index and checks that it names files beside it.
+    fn read(path: &Path) -> Result<Self, DirectoryError> {
+        let index: Self = read_json(path, MAX_INDEX_BYTES)?;
+        if index.weight_map.is_empty() {
+            let problem = "its weight_map names no tensor".to_owned();
+            return Err(DirectoryError::Weights { path: path.to_owned(), problem });
+        }
+        // A path out of the directory has other parts than a file name.
+        let is_beside = |shard: &&String| {
+            Path::new(shard).file_name().is_some_and(|name| name == shard.as_str())
+                && !shard.contains(char::is_control)
+        };
+        match index.weight_map.values().find(|shard| !is_beside(shard)) {
+            None => Ok(index),
+            Some(shard) => {
+                Err(DirectoryError::Shard { path: path.to_owned(), shard: shard.clone() })
+            }
+        }
+    }
+}
+
+/// The files that an index names, all of them beside it.
+#[cfg(feature = "hub")]
+pub(crate) fn shards_of_index(path: &Path) -> Result<BTreeSet<String>, DirectoryError> {
+    Ok(Index::read(path)?.weight_map.into_values().collect())
+}
+
 impl WeightFiles {
     /// Maps `model.safetensors`, or the files that `model.safetensors.index.json` names, and checks
     /// their headers.
     pub(crate) fn open(directory: &Path) -> Result<Self, DirectoryError> {
         let whole = directory.join(WEIGHTS);
         let index = directory.join(INDEX);
+        if !whole.exists() && !index.exists() {
+            let is_there = |name: &&str| directory.join(name).exists();
+            if let Some(name) = PYTORCH_WEIGHTS.into_iter().find(is_there) {
+                return Err(DirectoryError::PyTorchOnly { path: directory.join(name) });
+            }
+        }
         if whole.exists() || !index.exists() {
             return Self::from_files(vec![WeightFile::open(whole)?]);
         }
-        let weight_map = read_json::<Index>(&index, MAX_INDEX_BYTES)?.weight_map;
+        let Index { weight_map } = Index::read(&index)?;
         let shards: BTreeSet<&String> = weight_map.values().collect();
-        if shards.is_empty() {
-            let problem = "its weight_map names no tensor".to_owned();
-            return Err(DirectoryError::Weights { path: index, problem });
-        }
-        let open = |shard: &String| match Path::new(shard).file_name() {
-            // A path out of the directory has other parts than a file name.
-            Some(name) if name == shard.as_str() && !shard.contains(char::is_control) => {
-                WeightFile::open(directory.join(name))
-            }
-            _ => Err(DirectoryError::Shard { path: index.clone(), shard: shard.clone() }),
-        };
+        let open = |shard: &String| WeightFile::open(directory.join(shard));
         let files = Self::from_files(shards.into_iter().map(open).collect::<Result<_, _>>()?)?;
         for (name, shard) in &weight_map {
             if !files.file(name).is_some_and(|file| file.path.ends_with(shard)) {

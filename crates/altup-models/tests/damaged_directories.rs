@@ -311,6 +311,18 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
+fn weights_in_pytorch_s_format_alone_are_refused_with_what_to_do() {
+    for file in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
+        let folder = Folder::copy(DENSE);
+        folder.write(file, "");
+        folder.load().unwrap();
+        fs::remove_file(folder.path(WEIGHTS)).unwrap();
+        let words = [file, "PyTorch's own format", "save_pretrained"];
+        none(folder.complaint("PyTorch's format", &words));
+    }
+}
+
+#[test]
 fn a_file_that_is_not_safetensors_is_named() {
     let whole = Weights::of(&stored(DENSE)).bytes();
     let with_length = |length: u64| [&length.to_le_bytes()[..], &whole[8..]].concat();

@@ -30,14 +30,16 @@ fn parameters(device: &Device) -> Parameters {
     }
 }
 
-/// Five steps of ours and of Burn's, at shapes where vectors and tasks end anywhere.
+/// Five steps of ours, and of Burn's on a device that may be another, at shapes where vectors and tasks end anywhere.
 fn steps_are_burns(
     ours: impl Fn() -> ModuleOptimizer,
     burns: impl Fn() -> ModuleOptimizer,
     device: &Device,
+    device_of_burns: &Device,
 ) {
     let start = parameters(&device.clone().autodiff());
-    let train = |mut optimizer: ModuleOptimizer| {
+    let start_of_burns = parameters(&device_of_burns.clone().autodiff());
+    let train = |mut optimizer: ModuleOptimizer, start: &Parameters, device: &Device| {
         let mut model = start.clone();
         for seed in 0..5 {
             let mut grads = GradientsParams::new();
@@ -49,7 +51,8 @@ fn steps_are_burns(
         }
         model
     };
-    let (found, expected) = (train(ours()), train(burns()));
+    let found = train(ours(), &start, device);
+    let expected = train(burns(), &start_of_burns, device_of_burns);
     let tolerance = Tolerance::<f32>::rel_abs(1e-4, 1e-5);
     let check = |found: TensorData, expected: TensorData| {
         found.assert_approx_eq(&expected, tolerance);
@@ -63,7 +66,7 @@ fn steps_are_burns(
     check(start.tall.val().into_data(), unchanged.tall.val().into_data());
 }
 
-fn on(device: &Device) {
+fn on(device: &Device, device_of_burns: &Device) {
     for weight_decay in [0.0, 0.05] {
         let config = |kind| OptimizerConfig {
             kind,
@@ -74,12 +77,14 @@ fn on(device: &Device) {
             || config(OptimizerKind::AdamW).init(),
             || AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(weight_decay).init(),
             device,
+            device_of_burns,
         );
         let adafactor = || AdafactorConfig::new().with_relative_step(false);
         steps_are_burns(
             || config(OptimizerKind::Adafactor).init(),
             || adafactor().with_weight_decay(weight_decay).init(),
             device,
+            device_of_burns,
         );
     }
 }
@@ -87,12 +92,38 @@ fn on(device: &Device) {
 #[cfg(feature = "flex")]
 #[test]
 fn on_flex() {
-    on(&Device::flex());
+    on(&Device::flex(), &Device::flex());
 }
 
 #[cfg(feature = "ndarray")]
 #[test]
 #[allow(deprecated)] // Burn will drop ndarray; it is tested while it ships.
 fn on_ndarray() {
-    on(&Device::ndarray());
+    on(&Device::ndarray(), &Device::ndarray());
+}
+
+/// Burn's many kernels for a GPU take a driver in software long.
+#[cfg(all(feature = "wgpu", feature = "flex"))]
+#[test]
+fn on_wgpu() {
+    on(&Device::wgpu(burn::tensor::DeviceKind::DefaultDevice), &Device::flex());
+}
+
+/// The norm of gradients of all shapes, the same bits each time.
+#[cfg(all(feature = "wgpu", feature = "flex"))]
+#[test]
+fn a_norm_on_wgpu_is_that_of_flex() {
+    let norm = |device: &Device| {
+        let model = parameters(device);
+        let mut grads = GradientsParams::new();
+        grads.register::<3>(model.stack.id, values([3, 5, 7], 10, device));
+        grads.register::<2>(model.wide.id, values([3, 40_000], 20, device));
+        grads.register::<2>(model.tall.id, values([700, 33], 30, device));
+        grads.register::<1>(model.vector.id, values([50], 40, device));
+        crate::global_norm(&model, &grads)
+    };
+    let wgpu = Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+    let (found, expected) = (norm(&wgpu), norm(&Device::flex()));
+    assert!((found - expected).abs() < 1e-5 * expected, "{found} {expected}");
+    assert_eq!(norm(&wgpu).to_bits(), found.to_bits());
 }

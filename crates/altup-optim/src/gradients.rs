@@ -2,26 +2,29 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
-/// The joint Euclidean norm of all gradients of a model.
+use crate::square_sum::SquareSum;
+
+/// The joint Euclidean norm of all gradients of a model. It is read from the device, once for the whole model.
 pub fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> f64 {
-    struct SquareSums<'a> {
+    global_square_sum(model, gradients).map_or(0.0, |sum| sum.into_scalar::<f64>().sqrt())
+}
+
+/// The square of [`global_norm`], `[1]`, on the device: nothing waits for it. None if there is no gradient.
+pub fn global_square_sum<M: Module>(model: &M, gradients: &GradientsParams) -> Option<Tensor<1>> {
+    struct Squares<'a> {
         gradients: &'a GradientsParams,
-        sums: Vec<Tensor<1>>,
+        sum: SquareSum,
     }
-    impl ModuleVisitor for SquareSums<'_> {
+    impl ModuleVisitor for Squares<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.get::<D>(param.id) {
-                self.sums.push(gradient.square().sum());
+                self.sum.add(gradient);
             }
         }
     }
-    let mut squares = SquareSums { gradients, sums: Vec::new() };
+    let mut squares = Squares { gradients, sum: SquareSum::new() };
     model.visit(&mut squares);
-    if squares.sums.is_empty() {
-        return 0.0;
-    }
-    // One read from the device for the whole model.
-    Tensor::cat(squares.sums, 0).sum().into_scalar::<f64>().sqrt()
+    squares.sum.total()
 }
 
 /// Multiplies all gradients of a model by `factor`.

@@ -4,8 +4,11 @@ pub mod adafactor;
 pub mod adamw;
 mod gradients;
 mod groups;
+pub mod square_sum;
 
-pub use gradients::{GradientMap, global_norm, make_contiguous, map_gradients, scale_gradients};
+pub use gradients::{
+    GradientMap, global_norm, global_square_sum, make_contiguous, map_gradients, scale_gradients,
+};
 pub use groups::{GroupConfig, GroupError, NamedParameter, ParameterSettings};
 
 use adafactor::Adafactor;

@@ -45,7 +45,8 @@ pub struct RunState {
     pub elapsed_seconds: f64,
     /// The steps since the last line of metrics.
     pub window: Window,
-    /// The validation loss at this step, if it was taken here.
+    /// The validation loss at this step, or another cost that checkpoints are compared by, if it was taken
+    /// here.
     pub valid_loss: Option<f64>,
     /// Whether the validation that belongs to this step is still to come.
     pub validation_is_due: bool,
@@ -74,6 +75,12 @@ pub struct Window {
     pub steps: u64,
     /// Seconds.
     pub seconds: f64,
+    /// Seconds of waiting for batches.
+    #[serde(default)]
+    pub data_wait: f64,
+    /// Operations of the model.
+    #[serde(default)]
+    pub flops: f64,
     /// Batches.
     #[serde(default)]
     pub batches: u64,

@@ -270,7 +270,10 @@ mod tests {
         let was = data(text(&[("a", '1'), ("b", '2'), ("c", '3')]), valid.clone());
         let message = |is: DataIdentity| was.check(&is).unwrap_err().to_string();
         for (shards, words) in [
-            (&[("a", '1'), ("b", '7'), ("c", '3')][..], "b is not what it was"),
+            (
+                &[("a", '1'), ("x/b", '7'), ("c", '3')][..],
+                "x/b is not what it was when the run was started",
+            ),
             (&[("a", '1'), ("x", '7'), ("c", '3')], "its shard 2 is x, which is not the run's, b"),
             (&[("a", '1'), ("c", '3')], "it no longer has b"),
             (&[("a", '1'), ("b", '2')], "it no longer has c"),

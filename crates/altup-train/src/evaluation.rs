@@ -87,6 +87,7 @@ impl Pass<'_> {
             accuracy: correct as f64 / targets as f64,
             tokens: targets,
             sources: Vec::new(),
+            tasks: Vec::new(),
         })
     }
 
@@ -110,6 +111,7 @@ impl Pass<'_> {
             accuracy: 0.0,
             tokens: 0,
             sources: Vec::new(),
+            tasks: Vec::new(),
         };
         for source in data.sources() {
             let ValidRow { loss, accuracy, tokens, .. } = self.score(&source.data, before_batch)?;

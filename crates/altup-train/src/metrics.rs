@@ -3,13 +3,17 @@
 //! Everything a report shows is computed from this file, so a run can be looked at while it goes
 //! on, after it was killed, and beside other runs.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use altup_data::Mixture;
+use altup_data::tasks::Scores;
 use serde::{Deserialize, Serialize};
+
+use crate::coefficients::{CoefficientsRow, LayerCoefficients};
 
 /// One line of `metrics.jsonl`.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -21,25 +25,69 @@ pub enum MetricsRow {
     Valid(ValidRow),
     /// Training diverged and went back to a checkpoint.
     Rollback(RollbackRow),
+    /// What began the run, and on what machine.
+    Start(StartRow),
+    /// The learned scalars of AltUp at a validation.
+    Coefficients(CoefficientsRow),
+}
+
+/// What is the same for all of a run: the first row of its metrics.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+pub struct StartRow {
+    /// Always 0: no step is done.
+    pub step: u64,
+    /// When the run began, in seconds since 1970.
+    pub unix_seconds: f64,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// The backend, with the index of its device.
+    pub backend: String,
+    /// Hardware threads that the process may use.
+    pub threads: usize,
+    /// The training text, in figures.
+    pub text: String,
+    /// Operations a second that the device does at best in matrix products: see
+    /// [`matrix_peak`](crate::matrix_peak::matrix_peak).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matrix_flops_per_second: Option<f64>,
+    /// The version of altup.
+    pub version: String,
 }
 
 /// What the training steps since the previous row came to.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct TrainRow {
     /// Optimizer steps done so far.
     pub step: u64,
-    /// Loss in nats per target token, the mean over the row's steps.
+    /// Loss in nats per target token, the mean over all target tokens of the row's steps.
     pub loss: f64,
     /// Learning rate of the last step.
     pub learning_rate: f64,
-    /// Norm of the gradient before clipping.
+    /// L2 norm of all gradients together before clipping, the mean over the row's steps.
     pub grad_norm: f64,
     /// Input and target tokens seen so far.
     pub tokens: u64,
     /// Input and target tokens per second over the row's steps.
     pub tokens_per_second: f64,
-    /// Wall time of the run so far, in seconds.
+    /// Seconds spent in training steps so far, over all starts; validation and checkpoints don't count.
     pub elapsed_seconds: f64,
+    /// Seconds that the row's steps waited for their batches, summed. Rows of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_wait_seconds: Option<f64>,
+    /// Bytes that the process has in memory, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// The most bytes that the process had in memory at once, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_memory_bytes: Option<u64>,
+    /// Model operations a second over the row's steps: three times those of `altup_models::forward_cost`, for a
+    /// forward pass and the two products of each of its products in the backward pass. What is computed again
+    /// (gradient checkpointing) doesn't count, nor do norms and activations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flops_per_second: Option<f64>,
+    /// The same as a share of [`StartRow::matrix_flops_per_second`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_share: Option<f64>,
     /// How the layers with experts routed the row's tokens, the encoder's first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routing: Vec<RoutingRow>,
@@ -125,6 +173,37 @@ pub struct ValidRow {
     /// rates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceScore>,
+    /// In fine-tuning, the metrics of each task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskScore>,
+}
+
+/// The metrics of a task, from one pass over its validation examples.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct TaskScore {
+    /// The task.
+    pub task: String,
+    /// The split.
+    pub split: String,
+    /// Examples that were judged.
+    pub examples: usize,
+    /// The metrics by name, as fractions.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+impl TaskScore {
+    /// The mean of the metrics: the task's score.
+    pub fn mean(&self) -> f64 {
+        self.metrics.values().sum::<f64>() / self.metrics.len().max(1) as f64
+    }
+}
+
+impl From<Scores> for TaskScore {
+    fn from(scores: Scores) -> Self {
+        let Scores { task, split, examples, metrics } = scores;
+        let metrics = metrics.iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { task, split, examples, metrics }
+    }
 }
 
 /// The score of one pass over the validation data of a source of a mixture.
@@ -162,6 +241,8 @@ impl MetricsRow {
             Self::Train(row) => row.step,
             Self::Valid(row) => row.step,
             Self::Rollback(row) => row.step,
+            Self::Start(row) => row.step,
+            Self::Coefficients(row) => row.step,
         }
     }
 
@@ -180,15 +261,23 @@ impl MetricsRow {
                 row.tokens_per_second,
                 row.elapsed_seconds,
             ]
-            .iter()
-            .all(|value| value.is_finite()),
+            .into_iter()
+            .chain(
+                [row.data_wait_seconds, row.flops_per_second, row.peak_share].into_iter().flatten(),
+            )
+            .all(f64::is_finite),
             Self::Valid(row) => {
                 let sources = row.sources.iter().flat_map(|source| [source.loss, source.accuracy]);
-                let mut values =
-                    [row.loss, row.perplexity, row.accuracy].into_iter().chain(sources);
-                values.all(f64::is_finite)
+                let tasks = row.tasks.iter().flat_map(|task| task.metrics.values().copied());
+                let values = [row.loss, row.perplexity, row.accuracy].into_iter();
+                values.chain(sources).chain(tasks).all(f64::is_finite)
             }
             Self::Rollback(_) => true,
+            Self::Start(row) => [Some(row.unix_seconds), row.matrix_flops_per_second]
+                .into_iter()
+                .flatten()
+                .all(f64::is_finite),
+            Self::Coefficients(row) => row.layers.iter().all(LayerCoefficients::is_finite),
         }
     }
 }
@@ -220,7 +309,7 @@ pub enum MetricsError {
         /// The step of the row.
         step: u64,
         /// The refused row.
-        row: MetricsRow,
+        row: Box<MetricsRow>,
     },
 }
 
@@ -269,6 +358,11 @@ impl MetricsLog {
         Self::resume(&self.path, last_step, rollbacks)
     }
 
+    /// Where the log lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Appends one row, in one write, so that a reader beside the run sees whole lines.
     ///
     /// # Errors
@@ -277,7 +371,7 @@ impl MetricsLog {
     pub fn append(&mut self, row: &MetricsRow) -> Result<(), MetricsError> {
         // serde_json would write `null`, and the file could not be read again.
         if !row.is_finite() {
-            return Err(MetricsError::NotFinite { step: row.step(), row: row.clone() });
+            return Err(MetricsError::NotFinite { step: row.step(), row: Box::new(row.clone()) });
         }
         line(row)
             .and_then(|line| self.file.write_all(line.as_bytes()))
@@ -347,6 +441,11 @@ mod tests {
             tokens: 626 * step,
             tokens_per_second: 1234.5678901234567,
             elapsed_seconds: 5e-324,
+            data_wait_seconds: Some(0.1),
+            memory_bytes: Some(u64::MAX),
+            peak_memory_bytes: None,
+            flops_per_second: Some(1e12 / 3.0),
+            peak_share: Some(0.7),
             routing: vec![RoutingRow {
                 stack: "decoder".into(),
                 layer: 2,
@@ -373,6 +472,12 @@ mod tests {
                 accuracy: 0.1,
                 tokens: 3,
             }],
+            tasks: vec![TaskScore {
+                task: "mrpc".into(),
+                split: "validation".into(),
+                examples: 408,
+                metrics: BTreeMap::from([("accuracy".into(), 0.7), ("f1".into(), 0.8)]),
+            }],
         })
     }
 
@@ -391,6 +496,13 @@ mod tests {
         let rows = [train(1), valid(1), train(2)];
         let (_folder, path) = written(&rows);
         assert_eq!(MetricsLog::read(&path).unwrap(), rows);
+    }
+
+    #[test]
+    fn rows_of_older_versions_are_read() {
+        let old = r#"{"kind":"train","step":3,"loss":2.5,"learning_rate":0.1,"grad_norm":1.0,"tokens":9,"tokens_per_second":4.5,"elapsed_seconds":2.0}"#;
+        let row: MetricsRow = serde_json::from_str(old).unwrap();
+        assert_eq!(serde_json::to_string(&row).unwrap(), old, "and written as they were");
     }
 
     #[test]

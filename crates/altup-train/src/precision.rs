@@ -52,6 +52,14 @@ impl Precision {
         }
     }
 
+    /// The type of the matrix products in a pass.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 | Self::Bf16Weights => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
     /// # Errors
     ///
     /// If the device does not compute in this type.

@@ -29,6 +29,9 @@ pub struct Progress {
     total_steps: u64,
     started: Instant,
     pace: Pace,
+    last: Option<TrainRow>,
+    /// What the live line says of the last row.
+    figures: String,
 }
 
 #[derive(Debug)]
@@ -37,6 +40,9 @@ enum Form {
     Plain,
     Quiet,
 }
+
+/// What a step is on the bar, so that it moves within one.
+const PARTS: u64 = 256;
 
 const BAR_TEMPLATE: &str = "{bar:24.cyan/blue} {wide_msg}";
 
@@ -48,6 +54,8 @@ impl Progress {
             total_steps,
             started: Instant::now(),
             pace: Pace::starting_at(start_step),
+            last: None,
+            figures: String::new(),
         }
     }
 
@@ -57,22 +65,37 @@ impl Progress {
         self.started = Instant::now();
         self.pace = Pace::starting_at(step);
         if let Form::Terminal(bar) = &self.form {
-            bar.set_position(step);
+            bar.set_position(step * PARTS);
         }
+    }
+
+    /// Shows that `done` of the micro-batches of step `step`, which has `of`, are through: on a terminal the live
+    /// line moves, elsewhere nothing is written.
+    pub fn micro_batch(&self, step: u64, done: u64, of: u64) {
+        let Form::Terminal(bar) = &self.form else { return };
+        let position = (step - 1) as f64 + done as f64 / of as f64;
+        let remaining = self.pace.remaining(self.total_steps, position, self.started.elapsed());
+        let place = live_place(step, self.total_steps, done, of);
+        bar.set_message(format!("{place}{}{}", self.figures, eta(remaining)));
+        bar.set_position((position * PARTS as f64) as u64);
     }
 
     /// Shows what the last training steps came to; call it once for each row of the record.
     pub fn train(&mut self, row: &TrainRow) {
         self.pace.mark(row.step, self.started.elapsed());
-        let line = train_line(row, self.total_steps, self.pace.remaining(self.total_steps));
+        self.figures = figures(row, self.last.as_ref());
+        let (step, total) = (row.step, self.total_steps);
+        let remaining = self.pace.remaining(total, step as f64, self.started.elapsed());
+        let line = format!("step {step}/{total}{}{}", self.figures, eta(remaining));
         match &self.form {
             Form::Terminal(bar) => {
                 bar.set_message(line);
-                bar.set_position(row.step);
+                bar.set_position(step * PARTS);
             }
             Form::Plain => write_line(&line),
             Form::Quiet => {}
         }
+        self.last = Some(row.clone());
     }
 
     /// Shows the score of a pass over the validation data, to stay.
@@ -164,7 +187,8 @@ impl Form {
         if mode == ProgressMode::Quiet {
             return Self::Quiet;
         }
-        let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::stderr());
+        let parts = total_steps * PARTS;
+        let bar = ProgressBar::with_draw_target(Some(parts), ProgressDrawTarget::stderr());
         // indicatif hides a bar where control characters would do harm (a file, a pipe,
         // TERM=dumb): ask it, so that there is one opinion on what a terminal is.
         if bar.is_hidden() {
@@ -172,7 +196,7 @@ impl Form {
         }
         let style = ProgressStyle::with_template(BAR_TEMPLATE)
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self::Terminal(bar.with_style(style).with_position(start_step))
+        Self::Terminal(bar.with_style(style).with_position(start_step * PARTS))
     }
 }
 
@@ -199,27 +223,42 @@ impl Pace {
         }
     }
 
-    /// Seconds until `total_steps` at this pace; `None` before there is one.
-    fn remaining(&self, total_steps: u64) -> Option<f64> {
+    /// Seconds until `total_steps` from `position`, which was reached `at`. Before there are two marks, the pace is
+    /// that since the start; none if there is none yet.
+    fn remaining(&self, total_steps: u64, position: f64, at: Duration) -> Option<f64> {
         let (&(first, since), &(last, until)) = (self.marks.front()?, self.marks.back()?);
-        let steps = last.checked_sub(first).filter(|&steps| steps > 0)?;
-        let seconds_per_step = until.saturating_sub(since).as_secs_f64() / steps as f64;
-        Some(total_steps.saturating_sub(last) as f64 * seconds_per_step)
+        let (steps, time) = match last > first {
+            true => ((last - first) as f64, until.saturating_sub(since)),
+            false => (position - first as f64, at.saturating_sub(since)),
+        };
+        let seconds_per_step = (steps > 0.0).then(|| time.as_secs_f64() / steps)?;
+        Some((total_steps as f64 - position).max(0.0) * seconds_per_step)
     }
 }
 
-fn train_line(row: &TrainRow, total_steps: u64, remaining: Option<f64>) -> String {
-    let mut line = format!(
-        "step {}/{total_steps}  loss {:.3}  {} tokens/s",
-        row.step,
-        row.loss,
-        format_count(row.tokens_per_second.round() as u64)
-    );
-    if let Some(seconds) = remaining {
-        line.push_str("  ETA ");
-        line.push_str(&format_duration(seconds));
+/// Where a run is within a step.
+fn live_place(step: u64, total_steps: u64, done: u64, of: u64) -> String {
+    match of {
+        1 => format!("step {step}/{total_steps}"),
+        _ => format!("step {step}/{total_steps}, micro-batch {done}/{of}"),
     }
-    line
+}
+
+/// What a row says beside its step. That a run waits for its data is worth a word from a twentieth of the time on.
+fn figures(row: &TrainRow, before: Option<&TrainRow>) -> String {
+    let speed = format_count(row.tokens_per_second.round() as u64);
+    let mut text = format!("  loss {:.3}  {speed} tokens/s", row.loss);
+    if let (Some(before), Some(waited)) = (before, row.data_wait_seconds) {
+        let share = waited / (row.elapsed_seconds - before.elapsed_seconds);
+        if share >= 0.05 {
+            text.push_str(&format!("  waiting for data {:.0} %", 100.0 * share));
+        }
+    }
+    text
+}
+
+fn eta(remaining: Option<f64>) -> String {
+    remaining.map_or_else(String::new, |seconds| format!("  ETA {}", format_duration(seconds)))
 }
 
 fn valid_line(row: &ValidRow, total_steps: u64) -> String {
@@ -232,6 +271,12 @@ fn valid_line(row: &ValidRow, total_steps: u64) -> String {
     );
     for source in &row.sources {
         line.push_str(&format!("  {} {:.3}", source.name, source.loss));
+    }
+    for task in &row.tasks {
+        line.push_str(&format!("  {}", task.task));
+        for (metric, value) in &task.metrics {
+            line.push_str(&format!(" {metric} {value:.3}"));
+        }
     }
     line
 }
@@ -280,19 +325,15 @@ fn scaled(value: u64, units: [&str; 5]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::SourceScore;
+    use crate::metrics::{SourceScore, TaskScore};
 
     fn row(step: u64) -> TrainRow {
         TrainRow {
             step,
             loss: 3.21449,
-            learning_rate: 1e-3,
-            grad_norm: 1.0,
-            tokens: 12_345,
             tokens_per_second: 5210.4,
-            elapsed_seconds: 20.0,
-            routing: Vec::new(),
-            epochs: Vec::new(),
+            elapsed_seconds: step as f64,
+            ..TrainRow::default()
         }
     }
 
@@ -337,10 +378,13 @@ mod tests {
 
     #[test]
     fn lines_say_where_the_run_is() {
-        assert_eq!(
-            train_line(&row(20), 1000, Some(200.0)),
-            "step 20/1000  loss 3.214  5.2k tokens/s  ETA 3m 20s"
-        );
+        assert_eq!(live_place(20, 1000, 1, 1), "step 20/1000");
+        assert_eq!(live_place(20, 1000, 3, 16), "step 20/1000, micro-batch 3/16");
+        assert_eq!(figures(&row(20), None), "  loss 3.214  5.2k tokens/s");
+        let waits = |seconds| TrainRow { data_wait_seconds: Some(seconds), ..row(20) };
+        assert_eq!(figures(&waits(0.4), Some(&row(10))), figures(&row(20), None));
+        assert!(figures(&waits(2.5), Some(&row(10))).ends_with("  waiting for data 25 %"));
+        assert_eq!((eta(Some(200.0)), eta(None)), ("  ETA 3m 20s".into(), String::new()));
         let score =
             |name: &str, loss| SourceScore { name: name.into(), loss, accuracy: 0.4, tokens: 4 };
         let mut valid = ValidRow {
@@ -350,11 +394,20 @@ mod tests {
             accuracy: 0.412,
             tokens: 9,
             sources: Vec::new(),
+            tasks: Vec::new(),
         };
         let line = "step 20/1000  validation loss 3.000  perplexity 20.1  accuracy 41.2 %";
         assert_eq!(valid_line(&valid, 1000), line);
         valid.sources = vec![score("news", 2.5), score("books", 3.5)];
         assert_eq!(valid_line(&valid, 1000), format!("{line}  news 2.500  books 3.500"));
+        valid.sources.clear();
+        valid.tasks = vec![TaskScore {
+            task: "mrpc".into(),
+            split: "validation".into(),
+            examples: 408,
+            metrics: [("f1".to_owned(), 0.8), ("accuracy".to_owned(), 0.7)].into(),
+        }];
+        assert_eq!(valid_line(&valid, 1000), format!("{line}  mrpc accuracy 0.700 f1 0.800"));
     }
 
     #[test]
@@ -380,21 +433,25 @@ mod tests {
     #[test]
     fn the_pace_follows_the_latest_rows() {
         let mut pace = Pace::starting_at(100);
-        assert_eq!(pace.remaining(200), None, "no step yet");
-        pace.mark(110, Duration::from_secs(10));
-        assert_eq!(pace.remaining(200), Some(90.0), "counted from where the run resumed");
+        let seconds = Duration::from_secs;
+        assert_eq!(pace.remaining(200, 100.0, seconds(0)), None, "no step yet");
+        assert_eq!(pace.remaining(200, 100.5, seconds(1)), Some(199.0), "half a step in a second");
+        pace.mark(110, seconds(10));
+        assert_eq!(pace.remaining(200, 110.0, seconds(10)), Some(90.0), "counted from the resume");
         // Twice as fast from here on: once the window has passed, the start is forgotten.
         for mark in 1..=Pace::WINDOW as u64 {
-            pace.mark(110 + 2 * mark, Duration::from_secs(10 + mark));
+            pace.mark(110 + 2 * mark, seconds(10 + mark));
         }
-        assert_eq!(pace.remaining(200), Some(25.0));
-        assert_eq!(pace.remaining(120), Some(0.0), "past the end");
+        assert_eq!(pace.remaining(200, 150.0, seconds(30)), Some(25.0));
+        assert_eq!(pace.remaining(200, 160.0, seconds(31)), Some(20.0), "between two rows");
+        assert_eq!(pace.remaining(120, 150.0, seconds(30)), Some(0.0), "past the end");
     }
 
     #[test]
     fn a_quiet_run_can_be_driven() {
         let mut progress = Progress::new(ProgressMode::Quiet, 10, 0);
         progress.stage("reading 12.3 MB");
+        progress.micro_batch(1, 1, 4);
         progress.train(&row(1));
         progress.note("checkpoint");
         progress.finish();

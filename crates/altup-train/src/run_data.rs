@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use altup_data::corpus::SkippedInFile;
+use altup_data::corpus::{Selection, SkippedInFile};
 use altup_data::objective::SpecialTokens;
 use altup_data::pretraining::EXAMPLES_VERSION;
 use altup_data::{
@@ -258,7 +258,7 @@ fn text_sources(config: &RunConfig) -> Result<Vec<TextSource>, DataError> {
 
 /// Says that a model will be validated on what it is trained on, where files are named for both.
 fn warn_of_shared_files(text: &TextSource, progress: &Progress) {
-    if text.train.sources() == text.valid.sources() {
+    if text.valid.selection() != Selection::All {
         return; // Documents are held out of the same files.
     }
     let train: HashSet<&Path> = text.train.files().collect();

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::Checkpoints;
-use crate::config::{RunConfig, RunConfigError};
+use crate::config::{RunConfig, RunConfigError, RunConfiguration};
 use crate::machine::host_name;
 use crate::metrics::replace_file;
 use crate::progress::format_duration;
@@ -30,11 +30,14 @@ use crate::run_record::{
 /// config-history.jsonl  every configuration, with the step from which it held
 /// tokenizer.json
 /// metrics.jsonl         one line per row of metrics
+/// samples.jsonl         what the model wrote for the same texts at each validation
 /// checkpoints/          step-00001200/, …
 /// abandoned/            what lay behind a step that the run was told to go back to
 /// model/                the trained model, a Hugging Face directory
+/// tasks/                in fine-tuning: scores.json, and the predictions for each task
 /// summary.json          the figures of the finished run
 /// report.html           the curves, and charts/*.svg
+/// tensorboard/          event files, made of the metrics
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunFolder {
@@ -42,17 +45,21 @@ pub struct RunFolder {
 }
 
 const RECORD: &str = "run.json";
+/// The record while it is written, which is the first file of a run.
+const FIRST_PARTIAL: &str = "run.json.partial";
 const LOCK: &str = "run.lock";
 const CONFIG: &str = "config.toml";
 
 /// What a run writes into its folder, beside its record, lock and configuration.
-const CONTENTS: [&str; 9] = [
+const CONTENTS: [&str; 11] = [
     "config-history.jsonl",
     "tokenizer.json",
     "metrics.jsonl",
+    "samples.jsonl",
     "checkpoints",
     "abandoned",
     "model",
+    "tasks",
     "summary.json",
     "report.html",
     "charts",
@@ -156,11 +163,20 @@ impl RunFolder {
     ///
     /// If `path` isn't the folder of a run.
     pub fn open(path: &Path) -> Result<(Self, RunConfig), RunFolderError> {
+        Self::open_as(path)
+    }
+
+    /// The folder of a run of any kind, and its configuration, to read from.
+    ///
+    /// # Errors
+    ///
+    /// If `path` isn't the folder of a run of this kind.
+    pub fn open_as<C: RunConfiguration>(path: &Path) -> Result<(Self, C), RunFolderError> {
         let folder = Self { path: path.to_owned() };
         if folder.record_path().exists() && !folder.config().exists() {
             return Err(RunFolderError::NotBegun { path: path.to_owned() });
         }
-        let config = RunConfig::default().with_file(&folder.config())?;
+        let config = C::default().with_file(&folder.config())?;
         Ok((folder, config))
     }
 
@@ -187,13 +203,7 @@ impl RunFolder {
         let path = self.record_path();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let path = self.path.clone();
-                return Err(match self.config().exists() {
-                    true => RunFolderError::BeforeRecords { path },
-                    false => RunFolderError::NotARun { path },
-                });
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.not_a_run()),
             Err(source) => return Err(RunFolderError::File { path, source }),
         };
         let damaged = |source| RunFolderError::Record { path: path.clone(), source };
@@ -222,7 +232,10 @@ impl RunFolder {
     /// # Errors
     ///
     /// Names the file.
-    pub fn write_config(&self, row: &HistoryRow) -> Result<(), RunFolderError> {
+    pub fn write_config<C: RunConfiguration>(
+        &self,
+        row: &HistoryRow<C>,
+    ) -> Result<(), RunFolderError> {
         let path = self.history();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -230,7 +243,7 @@ impl RunFolder {
             Err(source) => return Err(RunFolderError::File { path, source }),
         };
         let last = text.lines().last().and_then(|line| serde_json::from_str(line).ok());
-        if !last.is_some_and(|last: HistoryRow| row.repeats(&last)) {
+        if !last.is_some_and(|last: HistoryRow<C>| row.repeats(&last)) {
             let line = serde_json::to_string(row)
                 .map_err(|source| RunFolderError::Record { path: path.clone(), source })?;
             self.write(&path, format!("{text}{line}\n").as_bytes())?;
@@ -262,11 +275,13 @@ impl RunFolder {
                 Err(source) => return Err(RunFolderError::File { path: folder, source }),
             }
         };
-        if self.metrics().exists() {
-            let copy = folder.join("metrics.jsonl");
-            fs::copy(self.metrics(), &copy).map_err(at(&copy))?;
+        for path in [self.metrics(), self.samples()] {
+            if let Some(name) = path.file_name().filter(|_| path.exists()) {
+                let copy = folder.join(name);
+                fs::copy(&path, &copy).map_err(at(&copy))?;
+            }
         }
-        for path in [self.summary(), self.model()] {
+        for path in [self.summary(), self.model(), self.tasks()] {
             if let Some(name) = path.file_name().filter(|_| path.exists()) {
                 fs::rename(&path, folder.join(name)).map_err(at(&path))?;
             }
@@ -305,6 +320,16 @@ impl RunFolder {
         self.path.join("metrics.jsonl")
     }
 
+    /// What the model wrote at each validation.
+    pub fn samples(&self) -> PathBuf {
+        self.path.join("samples.jsonl")
+    }
+
+    /// TensorBoard's event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
+    }
+
     /// The checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
@@ -313,6 +338,11 @@ impl RunFolder {
     /// The trained model.
     pub fn model(&self) -> PathBuf {
         self.path.join("model")
+    }
+
+    /// What came of each task in fine-tuning.
+    pub fn tasks(&self) -> PathBuf {
+        self.path.join("tasks")
     }
 
     /// The figures of the finished run.
@@ -327,7 +357,9 @@ impl RunFolder {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let whole = name.strip_suffix(".partial").unwrap_or(&name);
-            if ![RECORD, LOCK, CONFIG].contains(&whole) && !CONTENTS.contains(&whole) {
+            // TensorBoard's folder stays: what is ours in it is replaced, and others may write there.
+            let kept = [RECORD, LOCK, CONFIG, "tensorboard"];
+            if !kept.contains(&whole) && !CONTENTS.contains(&whole) {
                 foreign.push(path);
             }
         }
@@ -521,18 +553,19 @@ impl NewRun {
         }
         let folder = RunFolder { path: path.to_owned() };
         let is_run = || folder.record_path().exists();
-        // A lock in a folder of other things would be the first of ours in it.
-        if !is_run() && !folder.is_empty().map_err(at(path))? {
-            let path = path.to_owned();
-            return Err(match folder.config().exists() {
-                true => RunFolderError::BeforeRecords { path },
-                false => RunFolderError::NotARun { path },
-            });
+        // A lock is the first thing in a run's folder, and isn't put into a folder of other things. Another
+        // process may be putting it there: what is in the folder is looked at before the lock.
+        let is_empty = folder.is_empty().map_err(at(path))?;
+        if !is_empty && !is_run() && !path.join(LOCK).exists() {
+            return Err(folder.not_a_run());
         }
         let lock = RunLock::take(path)?;
         // Now nobody else changes it.
         if RunFolder::is_begun(path) && !overwrite {
             return Err(RunFolderError::Exists { path: path.to_owned() });
+        }
+        if !is_run() && !folder.is_empty().map_err(at(path))? {
+            return Err(folder.not_a_run());
         }
         let replaces = is_run();
         Ok(Self { folder, lock, is_made: false, replaces, is_begun: false })
@@ -563,7 +596,11 @@ impl NewRun {
     /// # Errors
     ///
     /// Names what can't be written.
-    pub fn announce(&self, record: &RunRecord, config: &HistoryRow) -> Result<(), RunFolderError> {
+    pub fn announce<C: RunConfiguration>(
+        &self,
+        record: &RunRecord,
+        config: &HistoryRow<C>,
+    ) -> Result<(), RunFolderError> {
         if self.replaces {
             return Ok(());
         }
@@ -577,10 +614,10 @@ impl NewRun {
     /// # Errors
     ///
     /// Names what can't be removed or written.
-    pub fn begin<E: From<RunFolderError>>(
+    pub fn begin<C: RunConfiguration, E: From<RunFolderError>>(
         mut self,
         record: &RunRecord,
-        config: &HistoryRow,
+        config: &HistoryRow<C>,
         write_more: impl FnOnce(&RunFolder) -> Result<(), E>,
     ) -> Result<(RunFolder, RunLock), E> {
         if self.replaces {
@@ -595,14 +632,24 @@ impl NewRun {
 }
 
 impl RunFolder {
-    /// Whether the folder has nothing in it but a lock.
+    /// Whether the folder has nothing in it but a lock, and what a run leaves that is killed with its
+    /// first file.
     fn is_empty(&self) -> io::Result<bool> {
         for entry in fs::read_dir(&self.path)? {
-            if entry?.file_name() != LOCK {
+            let name = entry?.file_name();
+            if name != LOCK && name != FIRST_PARTIAL {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    fn not_a_run(&self) -> RunFolderError {
+        let path = self.path.clone();
+        match self.config().exists() {
+            true => RunFolderError::BeforeRecords { path },
+            false => RunFolderError::NotARun { path },
+        }
     }
 }
 
@@ -613,6 +660,7 @@ impl Drop for NewRun {
         }
         // While the folder is held. Where this fails, what is left is a run that was never begun.
         let _ = self.folder.remove_contents();
+        let _ = remove(&self.folder.path.join(FIRST_PARTIAL));
         let _ = remove(&self.folder.record_path());
         let _ = remove(&self.folder.path.join(LOCK));
         if self.is_made {
@@ -623,18 +671,18 @@ impl Drop for NewRun {
 
 /// A run that is to go on, with its folder.
 #[derive(Debug)]
-pub struct OpenRun {
+pub struct OpenRun<C = RunConfig> {
     /// The folder.
     pub folder: RunFolder,
     /// Keeps others out of it.
     pub lock: RunLock,
     /// The configuration that holds.
-    pub config: RunConfig,
+    pub config: C,
     /// What the run is.
     pub record: RunRecord,
 }
 
-impl OpenRun {
+impl<C: RunConfiguration> OpenRun<C> {
     /// Takes the folder of a run to go on with it.
     ///
     /// # Errors
@@ -654,7 +702,7 @@ impl OpenRun {
         versions
             .check_numerics()
             .map_err(|problem| RunFolderError::Version { path: folder.record_path(), problem })?;
-        let (folder, config) = RunFolder::open(path)?;
+        let (folder, config) = RunFolder::open_as(path)?;
         Ok(Self { folder, lock, config, record })
     }
 }

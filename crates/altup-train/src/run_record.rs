@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, RunConfiguration};
 use crate::data_identity::DataIdentity;
 use crate::machine::Machine;
 use crate::precision::Precision;
@@ -48,6 +48,9 @@ pub struct RunRecord {
     /// The data; none until it is prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataIdentity>,
+    /// In fine-tuning, the hash of the training examples and of how they are mixed; none until they are prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples: Option<String>,
 }
 
 /// Versions, as they stand in every record.
@@ -149,7 +152,7 @@ impl Versions {
 
 impl RunRecord {
     /// That of a run that starts now, on `backend`.
-    pub fn new(config: &RunConfig, backend: &str) -> Self {
+    pub fn new(precision: Precision, backend: &str) -> Self {
         Self {
             format: RUN_FORMAT,
             numerics: NUMERICS,
@@ -157,17 +160,18 @@ impl RunRecord {
             burn: BURN_VERSION.into(),
             started: seconds_since_1970(),
             backend: backend.to_owned(),
-            precision: config.training.precision,
+            precision,
             machine: Machine::here(),
             model: None,
             data: None,
+            examples: None,
         }
     }
 }
 
 /// A line of `config-history.jsonl`: the configuration from a step on, and what it ran on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HistoryRow {
+pub struct HistoryRow<C = RunConfig> {
     /// The steps done before it held. A smaller step than in the line before says that the run went back.
     pub step: u64,
     /// When, in seconds since 1970.
@@ -181,12 +185,12 @@ pub struct HistoryRow {
     /// The machine.
     pub machine: Machine,
     /// The configuration.
-    pub config: RunConfig,
+    pub config: C,
 }
 
-impl HistoryRow {
+impl<C: RunConfiguration> HistoryRow<C> {
     /// The configuration that holds from now on, behind `step`.
-    pub fn now(step: u64, config: &RunConfig, backend: &str) -> Self {
+    pub fn now(step: u64, config: &C, backend: &str) -> Self {
         Self {
             step,
             time: seconds_since_1970(),
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_record_survives_its_json() {
-        let mut record = RunRecord::new(&RunConfig::tiny_altup(), "flex");
+        let mut record = RunRecord::new(Precision::F32, "flex");
         record.model = Some(RunConfig::tiny_altup().model_config(2048).unwrap());
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<RunRecord>(&json).unwrap(), record);

@@ -4,7 +4,7 @@
 //! is a number of steps, and all that step n depends on is the model, the optimizer, n and how many steps'
 //! worth of batches were skipped. Each step is burn-train's [`TrainStep`].
 
-use altup_data::{Batch, DataError, Mixture, Prefetcher};
+use altup_data::{Batch, DataError, Prefetcher};
 use altup_models::{LayerRouting, Noise};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
@@ -15,25 +15,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{CheckpointError, Checkpoints, Restored, RunState, Window};
-use crate::config::{OnDivergence, RunConfig};
-use crate::evaluation::Pass;
+use crate::coefficients::CoefficientsRow;
+use crate::config::{OnDivergence, TrainerConfig};
 use crate::learner::{DeviceBatch, Learner, ToDevice};
+use crate::memory;
 use crate::metrics::{
-    MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow, ValidRow,
+    MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
 };
 use crate::progress::Progress;
+use crate::recorder::{RecordError, Recorder};
+use crate::task_evaluation::TaskEvaluationError;
+use crate::training_batches::TrainingBatches;
+use crate::validation::{Validated, Validation};
 use altup_optim::{GroupError, global_norm, make_contiguous, scale_gradients};
 
 /// A run in progress.
 pub struct Trainer {
-    /// What describes the run.
-    pub config: RunConfig,
+    /// How it trains.
+    pub config: TrainerConfig,
     /// The device that it trains on, with autodiff.
     pub device: Device,
     /// What it trains on.
-    pub train_data: Arc<Mixture>,
+    pub train_data: Arc<dyn TrainingBatches>,
     /// What it is validated on.
-    pub valid_data: Mixture,
+    pub valid_data: Box<dyn Validation>,
     /// The model.
     pub learner: Learner,
     /// The optimizer.
@@ -48,6 +53,8 @@ pub struct Trainer {
     pub metrics: MetricsLog,
     /// Who watches.
     pub progress: Progress,
+    /// What writes down how it goes.
+    pub recorder: Recorder,
 }
 
 /// How a call of [`Trainer::train`] ended.
@@ -88,18 +95,24 @@ pub enum TrainError {
         /// The step of the newest checkpoint from which training went on well.
         last_good: Option<u64>,
     },
-    /// The optimizer's groups don't fit the model.
+    /// Groups of parameters can't be formed.
     #[error("optimizer.groups")]
     Groups(#[from] GroupError),
     /// The data can't be prepared.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A task can't be evaluated.
+    #[error(transparent)]
+    Task(#[from] TaskEvaluationError),
     /// A checkpoint can't be written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The metrics can't be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// What the model writes can't be made or written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 fn describe(last_good: &Option<u64>) -> String {
@@ -141,7 +154,7 @@ impl Trainer {
             if self.state.validation_is_due && self.validate(stop)? == Err(Stopped) {
                 return self.stop();
             }
-            let last = step >= total_steps;
+            let last = step >= total_steps || self.valid_data.is_satisfied();
             let by_time = minutes > 0.0 && saved_at.elapsed().as_secs_f64() >= 60.0 * minutes;
             if last || by_time || (step > 0 && step.is_multiple_of(checkpoint_every)) {
                 self.save()?;
@@ -155,9 +168,11 @@ impl Trainer {
             }
             let started = Instant::now();
             let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
+            let data_wait = started.elapsed().as_secs_f64();
             if self.step(step + 1, batches, stop)? == Err(Stopped) {
                 return self.stop();
             }
+            self.state.window.data_wait += data_wait;
             self.close_step(started.elapsed())?;
         }
     }
@@ -222,6 +237,7 @@ impl Trainer {
         let optimizer = self.learner.optimizer(&self.config.optimizer)?;
         let Restored { state, learner, optimizer, .. } =
             self.checkpoints.restore(Some(to), &self.learner, &optimizer)?;
+        let learner = learner.freeze(&self.config.optimizer)?;
         let state = RunState {
             skipped_steps: self.state.skipped_steps + from - to,
             rollbacks: self.state.rollbacks + 1,
@@ -230,6 +246,7 @@ impl Trainer {
             ..state
         };
         self.checkpoints.remove_later(to)?;
+        self.valid_data.rewind(to);
         self.metrics = self.metrics.reopen(to, self.state.rollbacks)?;
         self.record(MetricsRow::Rollback(RollbackRow {
             step: to,
@@ -250,9 +267,8 @@ impl Trainer {
     fn batches(&self, first: u64) -> Result<Prefetcher<Batch>, DataError> {
         const AHEAD: usize = 4;
         let data = Arc::clone(&self.train_data);
-        let size = self.config.training.batch_size;
-        let make = move |number: u64| data.batch(number * size as u64, size);
-        Prefetcher::start(first, self.config.data.workers, AHEAD, make)
+        let make = move |number: u64| data.batch(number);
+        Prefetcher::start(first, self.config.workers, AHEAD, make)
     }
 
     /// One optimizer step, over the gradients of several batches. If it is stopped between them, all is
@@ -265,7 +281,7 @@ impl Trainer {
     ) -> Result<Result<(), Stopped>, TrainError> {
         let targets: u64 = batches.iter().map(Batch::num_targets).sum();
         let inputs: u64 = batches.iter().map(Batch::num_inputs).sum();
-        let Ok(summed) = self.gradients(&batches, targets, stop) else {
+        let Ok(summed) = self.gradients(step, &batches, targets, stop) else {
             return Ok(Err(Stopped));
         };
         let Summed { loss, mut gradients, routing } = summed;
@@ -293,6 +309,7 @@ impl Trainer {
         window.tokens += inputs + targets;
         window.grad_norm += norm;
         window.steps += 1;
+        window.flops += batches.iter().map(|batch| self.recorder.train_flops(batch)).sum::<f64>();
         routing.into_iter().for_each(|routing| window.add_routing(routing));
         Ok(Ok(()))
     }
@@ -301,10 +318,10 @@ impl Trainer {
         TrainError::Diverged { quantity, value, step, last_good: self.state.proven }
     }
 
-    /// The summed loss of the batches of the step to come, and the gradients of its mean over their
-    /// `targets`.
+    /// The summed loss of the batches of step `step`, and the gradients of its mean over their `targets`.
     fn gradients(
         &self,
+        step: u64,
         batches: &[Batch],
         targets: u64,
         stop: &AtomicBool,
@@ -314,12 +331,13 @@ impl Trainer {
         let mut routing = Vec::new();
         for (micro_batch, batch) in (0..).zip(batches) {
             unless(stop)?;
-            let step = self.state.data_steps() + 1;
-            let noise = Noise::training(self.config.seed, step, micro_batch);
+            let data_step = self.state.data_steps() + 1;
+            let noise = Noise::training(self.config.seed, data_step, micro_batch);
             let loss = self.config.loss.options();
             let batch = DeviceBatch { noise, loss, ..batch.to_device(targets, &self.device) };
             let output = self.config.training.precision.step(&self.learner, batch);
             sum += output.item.sum.into_scalar::<f64>();
+            self.progress.micro_batch(step, u64::from(micro_batch) + 1, batches.len() as u64);
             routing.push(routing_rows(output.item.routing));
             if batches.len() == 1 {
                 return Ok(Summed { loss: sum, gradients: output.grads, routing });
@@ -336,7 +354,8 @@ impl Trainer {
 
     fn log_window(&mut self) -> Result<(), TrainError> {
         let window = std::mem::take(&mut self.state.window);
-        let Window { loss, targets, tokens, grad_norm, steps, seconds, batches, routing } = window;
+        let Window { loss, targets, tokens, grad_norm, steps, seconds, batches, .. } = window;
+        let flops_per_second = window.flops / seconds;
         let row = TrainRow {
             step: self.state.step,
             loss: loss / targets as f64,
@@ -345,7 +364,12 @@ impl Trainer {
             tokens: self.state.tokens,
             tokens_per_second: tokens as f64 / seconds,
             elapsed_seconds: self.state.elapsed_seconds,
-            routing: Window::mean_routing(routing, batches),
+            data_wait_seconds: Some(window.data_wait),
+            memory_bytes: memory::resident(),
+            peak_memory_bytes: memory::peak(),
+            flops_per_second: Some(flops_per_second),
+            peak_share: self.recorder.peak_share(flops_per_second),
+            routing: Window::mean_routing(window.routing, batches),
             epochs: self.epochs(),
         };
         self.progress.train(&row);
@@ -354,41 +378,38 @@ impl Trainer {
 
     /// Scores the validation data. If it is stopped between batches, nothing is recorded.
     fn validate(&mut self, stop: &AtomicBool) -> Result<Result<(), Stopped>, TrainError> {
-        let Ok(row) = self.score(stop) else {
+        let Some(Validated { row, cost }) = self.score(stop)? else {
             return Ok(Err(Stopped));
         };
         // The perplexity overflows first: from a loss of 710 nats on.
         if !row.perplexity.is_finite() {
             return Err(self.diverged("validation perplexity", row.perplexity, row.step));
         }
-        self.state.valid_loss = Some(row.loss);
+        self.state.valid_loss = Some(cost);
         self.state.validation_is_due = false;
         self.progress.valid(&row);
         self.record(MetricsRow::Valid(row))?;
+        let step = self.state.step;
+        if let Some(row) = CoefficientsRow::of(&self.learner.model, step) {
+            self.record(MetricsRow::Coefficients(row))?;
+        }
+        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+        if let Some(warning) = self.recorder.validated(&model, step)? {
+            self.progress.note(&warning);
+        }
         Ok(Ok(()))
     }
 
-    fn score(&self, stop: &AtomicBool) -> Result<ValidRow, Stopped> {
-        let training = &self.config.training;
-        let precision = training.precision;
-        let pass = Pass {
-            learner: &Learner { model: precision.to_compute(&self.learner.model.valid()) },
-            max_examples: match training.final_eval_examples {
-                Some(examples) if self.state.step == training.steps => examples,
-                _ => training.eval_examples,
-            },
-            batch_size: training.batch_size,
-            step: self.state.step,
-            device: &self.device.clone().without_autodiff(),
-        };
-        pass.score_mixture(&self.valid_data, &mut || unless(stop))
+    fn score(&mut self, stop: &AtomicBool) -> Result<Option<Validated>, TrainError> {
+        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+        let device = self.device.clone().without_autodiff();
+        self.valid_data.score(&Learner { model }, self.state.step, &device, stop)
     }
 
-    /// How often the sources of a mixture have been gone through so far.
+    /// How often the sources of the data have been gone through so far.
     fn epochs(&self) -> Vec<SourceEpochs> {
-        let training = &self.config.training;
-        let batches = self.state.data_steps() * training.gradient_accumulation as u64;
-        SourceEpochs::of(&self.train_data, batches * training.batch_size as u64)
+        let accumulation = self.config.training.gradient_accumulation as u64;
+        self.train_data.epochs(self.state.data_steps() * accumulation)
     }
 
     fn record(&mut self, row: MetricsRow) -> Result<(), TrainError> {

@@ -51,7 +51,7 @@ fn every_configuration_loads_and_describes_a_model() {
 
 #[test]
 fn tiny_altup_is_what_a_run_without_flags_is() {
-    assert_eq!(load("tiny-altup").differences(&RunConfig::tiny_altup()), [""; 0]);
+    assert_eq!(load("tiny-altup").differences(&RunConfig::tiny_altup()), []);
     assert_eq!(load("tiny-altup"), RunConfig::tiny_altup());
 }
 

@@ -268,5 +268,12 @@ fn files_that_are_both_trained_and_validated_on_are_warned_of() {
     let output =
         succeeds(workspace.altup(&[&flags[..], &["--output", "run"]].concat()).output().unwrap());
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(errors.contains("warning: 1 of the validation files are trained on too"), "{errors}");
+    let warning = "warning: 1 of the validation files are trained on too";
+    assert!(errors.contains(warning), "{errors}");
+    let same =
+        ["train", "--config", "config.toml", "--train", "corpus.txt", "--valid", "corpus.txt"];
+    let output =
+        succeeds(workspace.altup(&[&same[..], &["--output", "same"]].concat()).output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains(warning), "{errors}");
 }

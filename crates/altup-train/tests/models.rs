@@ -103,6 +103,23 @@ fn checkpoints_narrower_types_and_shards_become_directories() {
 }
 
 #[test]
+fn a_directory_for_python_opens_here_as_before() {
+    let ws = Workspace::new();
+    succeeds(ws.train("run", &[]));
+    let expected = outputs(&ws, "run");
+    succeeds(run(&ws, &["convert", "--model", "run", "--with-python", "--output", "python"]));
+    assert!(outputs(&ws, "python") == expected);
+    let module = fs::read_to_string(ws.path("python/modeling_altup_t5.py")).unwrap();
+    assert!(module == altup_models::PYTHON_MODULE);
+    let config: Value =
+        serde_json::from_slice(&fs::read(ws.path("python/config.json")).unwrap()).unwrap();
+    assert_eq!(config["auto_map"]["AutoConfig"], "modeling_altup_t5.AltUpT5Config");
+    // What is converted again is a plain directory.
+    succeeds(run(&ws, &["convert", "--model", "python", "--output", "plain"]));
+    assert!(!support::names_in(&ws.path("plain")).iter().any(|name| name.ends_with(".py")));
+}
+
+#[test]
 fn what_cannot_be_converted_is_refused_and_nothing_is_left() {
     let ws = with_dense_run();
     let convert = |flags: &[&str]| {

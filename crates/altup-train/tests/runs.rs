@@ -135,6 +135,7 @@ fn overwriting_replaces_what_a_run_wrote_and_nothing_else() {
     let output = succeeds(workspace.altup(&[&source[..], &flags].concat()).output().unwrap());
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("run/notes.md is no run's, and stays"), "{errors}");
+    assert_eq!(errors.matches("is no run's").count(), 1, "{errors}");
     assert_same(&workspace, "run", "dense", "replaced");
     assert_eq!(fs::read_to_string(workspace.path("run/notes.md")).unwrap(), "what I saw");
     let names = |run: &str| names_in(&workspace.path(run));
@@ -234,7 +235,7 @@ fn a_run_starts_from_a_model_and_needs_its_directory_no_more() {
     let config = fs::read_to_string(workspace.path("still/model/config.json")).unwrap();
     assert!(config.contains("\"recycled\""), "{config}");
     let config = fs::read_to_string(workspace.path("still/config.toml")).unwrap();
-    assert!(config.contains("init = ") && !config.contains("size = "), "{config}");
+    assert!(config.contains("init = ") && !config.contains("\nsize = "), "{config}");
 
     succeeds(train("whole", &[]));
     copy_folder(&workspace.path("whole"), &workspace.path("run"));

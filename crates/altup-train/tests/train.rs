@@ -61,6 +61,7 @@ fn a_finished_run_leaves_its_model_its_metrics_and_a_report() {
         "model/model.safetensors",
         "model/tokenizer.json",
         "summary.json",
+        "samples.jsonl",
         "report.html",
     ] {
         assert!(fs::metadata(run.join(name)).is_ok_and(|file| file.len() > 0), "{name}");
@@ -74,8 +75,63 @@ fn a_finished_run_leaves_its_model_its_metrics_and_a_report() {
         let of_kind = rows.iter().filter(|row| row["kind"] == kind);
         of_kind.map(|row| row["step"].as_u64().unwrap()).collect()
     };
+    assert_eq!(steps("start"), [0]);
     assert_eq!(steps("train"), [2, 4, 6, 8, 10, 12]);
     assert_eq!(steps("valid"), [4, 8, 12]);
+    assert_eq!(steps("coefficients"), [4, 8, 12]);
+    let rows = rows(&run);
+    assert_eq!(rows[0]["kind"], "start");
+    for row in rows.iter().filter(|row| row["kind"] == "train") {
+        let [flops, share, waited] = ["flops_per_second", "peak_share", "data_wait_seconds"]
+            .map(|field| row[field].as_f64().unwrap());
+        let peak = rows[0]["matrix_flops_per_second"].as_f64().unwrap();
+        assert!(flops > 0.0 && (flops / peak - share).abs() < 1e-9 && waited >= 0.0, "{row}");
+    }
+}
+
+#[test]
+fn samples_show_how_the_same_blanks_are_filled() {
+    let workspace = Workspace::new();
+    let prompts = "training.prompts=[\"The <extra_id_0> of the <extra_id_1>.\"]";
+    succeeds(workspace.train("run", &set(&[prompts])));
+    let text = fs::read_to_string(workspace.path("run/samples.jsonl")).unwrap();
+    let samples: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let steps: Vec<u64> = samples.iter().map(|row| row["step"].as_u64().unwrap()).collect();
+    // The prompt, and three of the validation examples.
+    assert_eq!(steps, [4, 8, 12].map(|step| [step; 4]).concat());
+    for sample in &samples {
+        let [prompt, filled] = ["prompt", "filled"].map(|key| sample[key].as_str().unwrap());
+        assert!(prompt.contains("<extra_id_0>") && !filled.contains("<extra_id_"), "{sample}");
+    }
+    assert_eq!(samples[0]["prompt"], "The <extra_id_0> of the <extra_id_1>.");
+    let html = fs::read_to_string(workspace.path("run/report.html")).unwrap();
+    assert!(html.contains("What the model writes") && html.contains("class=\"written\""));
+}
+
+#[test]
+fn a_report_is_written_at_any_time_from_the_folder_alone() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let run = workspace.path("run");
+    let report = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(report.contains("Finished after 12 steps") && !report.contains("refresh"));
+    let events = names_in(&run.join("tensorboard"));
+    assert_eq!(events.len(), 1, "{events:?}");
+
+    // As if it were at step 8 of its 12.
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let begun: Vec<&str> = metrics.lines().filter(|line| !line.contains("\"step\":1")).collect();
+    fs::write(run.join("metrics.jsonl"), begun.join("\n") + "\n").unwrap();
+    fs::remove_file(run.join("summary.json")).unwrap();
+    succeeds(workspace.altup(&["report", "run"]).output().unwrap());
+    let report = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(report.contains("At step 8 of 12") && report.contains("http-equiv=\"refresh\""));
+    let again = names_in(&run.join("tensorboard"));
+    assert!(again.len() == 1 && again != events, "{again:?}");
+
+    let message = fails(workspace.altup(&["report", "run", "run"]).output().unwrap());
+    assert!(message.contains("--output"), "{message}");
 }
 
 #[test]
@@ -437,4 +493,15 @@ fn sizes_lists_the_named_models() {
     for name in ["tiny ", "altup-s ", "altup-b "] {
         assert!(lines.iter().any(|line| line.starts_with(name)), "{name}: {lines:?}");
     }
+}
+
+#[test]
+fn the_help_lists_what_people_use() {
+    let workspace = Workspace::new();
+    let help = printed_lines(&succeeds(workspace.altup(&["--help"]).output().unwrap()));
+    let lists = |command: &str| help.iter().any(|line| line.trim_start().starts_with(command));
+    assert!(lists("train ") && lists("bench "), "{help:?}");
+    // One side of a comparison, for `altup bench` alone.
+    assert!(!lists("measure "), "{help:?}");
+    succeeds(workspace.altup(&["measure", "--help"]).output().unwrap());
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::DataError;
+
 /// An error in finding, reading or scoring a task. Lists are `Box<str>`, which keeps the error below 128 bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
@@ -261,6 +263,42 @@ pub enum TaskError {
         split: String,
         /// The first of them.
         id: String,
+    },
+
+    /// There is nothing to learn from an example.
+    #[error("the example `{id}` of {task} has no target, so nothing can be learned from it")]
+    NoTarget {
+        /// The task.
+        task: String,
+        /// The example.
+        id: String,
+    },
+
+    /// Targets are longer than they may be, and are not cut.
+    #[error(
+        "{count} targets of {task} have more than the {maximum} tokens that were asked for, that of \
+         `{id}` has {found}: allow longer ones, or none will be learned whole"
+    )]
+    TargetTooLong {
+        /// The task.
+        task: String,
+        /// How many targets.
+        count: usize,
+        /// The most tokens that they may have.
+        maximum: usize,
+        /// The example with the longest.
+        id: String,
+        /// Its tokens.
+        found: usize,
+    },
+
+    /// A text of an example can't be tokenized.
+    #[error("cannot tokenize the examples of {task}")]
+    Tokenize {
+        /// The task.
+        task: String,
+        /// The cause.
+        source: Box<DataError>,
     },
 
     /// There is nothing to compare predictions with.

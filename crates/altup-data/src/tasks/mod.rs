@@ -27,6 +27,7 @@
 //! `t5/data/preprocessors.py`, `glue_utils.py`) over TensorFlow Datasets' reading of the files, and of
 //! `t5_closed_book_qa` in google-research.
 
+mod batches;
 mod described;
 mod error;
 mod example;
@@ -42,9 +43,11 @@ mod scores;
 mod squad;
 mod submission;
 mod template;
+mod tokenized;
 mod trivia_qa;
 mod wsc;
 
+pub use batches::TaskBatches;
 pub use described::{
     AnswersDescription, DescribedTask, Description, LabelDescription, LabelWord, ScoreDescription,
     SplitDescription, SubmissionDescription, TextDescription,
@@ -61,6 +64,7 @@ pub use rows::Format;
 pub use scores::{Scores, evaluate};
 pub use squad::Squad;
 pub use submission::{Submission, SubmissionFormat};
+pub use tokenized::{MaxLengths, TokenizedTask};
 pub use trivia_qa::TriviaQa;
 pub use wsc::Wsc;
 

@@ -9,9 +9,16 @@
 pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod embedding;
 pub mod gated_gelu;
+pub mod position_bias;
 pub mod project;
 pub mod rms_norm;
 
+#[cfg(all(test, feature = "wgpu"))]
+mod half_types;
+// Under fusion kernels are launched later, and by whom is not told.
+#[cfg(all(test, feature = "wgpu", not(feature = "fusion")))]
+mod launches;
 #[cfg(test)]
 mod testing;

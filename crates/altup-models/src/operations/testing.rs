@@ -98,6 +98,12 @@ macro_rules! on_each_backend {
         fn on_libtorch() {
             $($test::<burn::backend::LibTorch>();)*
         }
+
+        #[cfg(feature = "wgpu")]
+        #[test]
+        fn on_wgpu() {
+            $($test::<burn::backend::Wgpu>();)*
+        }
     };
 }
 

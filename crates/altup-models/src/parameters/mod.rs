@@ -54,9 +54,8 @@ pub fn num_parameters(model: &T5) -> usize {
     parameters(model).iter().map(ParameterInfo::size).sum()
 }
 
-/// Keeps the selected parameters as they are in training: they get no gradients, and an optimizer leaves
-/// them alone. Gradients still flow through them to others, whose values they don't change; dropout stays
-/// on. Parameters that are not selected stay as they were.
+/// Excludes the selected parameters from training: they get no gradients and no optimizer step. Gradients still flow
+/// through them to other parameters; dropout stays on. Parameters that are not selected stay as they were.
 ///
 /// ```
 /// use altup_models::{Role, T5Config, freeze, size};

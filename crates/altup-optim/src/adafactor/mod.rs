@@ -1,6 +1,8 @@
 //! Adafactor.
 
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod primitive;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -12,8 +14,7 @@ use burn::tensor::{DType, Device, Tensor};
 use crate::ParameterSettings;
 
 /// Adafactor (Shazeer and Stern, 2018) as T5 was pre-trained: steps relative to a parameter's size, no momentum,
-/// decay 1 − t^−0.8, updates clipped to an RMS of 1. It computes what Burn's does, on a CPU in three passes over a
-/// parameter.
+/// decay 1 − t^−0.8, updates clipped to an RMS of 1. It computes what Burn's does, in three passes over a gradient.
 ///
 /// The second moment of a matrix is kept as its means over rows and over columns; for a stack of matrices, one such
 /// pair for each.
@@ -110,6 +111,7 @@ pub struct AdafactorStep {
 }
 
 altup_backend::operations! {
+    gpu_kernels
     /// A step of [`OptimizerKind::Adafactor`](crate::OptimizerKind::Adafactor) on a backend. All tensors are f32.
     pub trait AdafactorBackend {
         /// The parameter and the means of the squared gradients of its rows and columns after a step.
@@ -119,6 +121,9 @@ altup_backend::operations! {
         /// - param, grad: `[..., R, C]`
         /// - rows: `[..., R, 1]`
         /// - columns: `[..., 1, C]`
+        #[fusion(meta = |param, _grad, rows, columns, _step| {
+            (param.clone(), rows.clone(), columns.clone())
+        })]
         fn adafactor_matrix_step(
             param: FloatTensor<Self>,
             grad: FloatTensor<Self>,
@@ -133,6 +138,7 @@ altup_backend::operations! {
         }
 
         /// The parameter and its second moment after a step, of one shape.
+        #[fusion(meta = |param, _grad, second_moment, _step| (param.clone(), second_moment.clone()))]
         fn adafactor_vector_step(
             param: FloatTensor<Self>,
             grad: FloatTensor<Self>,

@@ -1,6 +1,8 @@
 //! AdamW.
 
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod primitive;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -15,8 +17,8 @@ const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;
 
-/// AdamW (Loshchilov and Hutter, 2019) with β₁ 0.9, β₂ 0.999 and ε 1e-8. It computes what Burn's does, on a CPU in one
-/// pass over a parameter's tensors.
+/// AdamW (Loshchilov and Hutter, 2019) with β₁ 0.9, β₂ 0.999 and ε 1e-8. It computes what Burn's does, in one pass over
+/// a parameter's tensors.
 #[derive(Clone, Debug)]
 pub(crate) struct AdamW {
     pub(crate) settings: ParameterSettings,
@@ -97,9 +99,13 @@ pub struct AdamWStep {
 }
 
 altup_backend::operations! {
+    gpu_kernels
     /// A step of [`OptimizerKind::AdamW`](crate::OptimizerKind::AdamW) on a backend.
     pub trait AdamWBackend {
         /// The parameter and its two moments after a step. All are f32 and of one shape.
+        #[fusion(meta = |param, _grad, moment_1, moment_2, _step| {
+            (param.clone(), moment_1.clone(), moment_2.clone())
+        })]
         fn adamw_step(
             param: FloatTensor<Self>,
             grad: FloatTensor<Self>,

@@ -12,7 +12,9 @@ use std::time::Instant;
 use super::{BenchBatch, Measured, Timing, Work, breakdown};
 use crate::device::hardware_name;
 use crate::learner::{DeviceBatch, Learner, ToDevice};
+use crate::memory;
 use crate::precision::Precision;
+use crate::token_rows;
 use altup_optim::{OptimizerConfig, OptimizerKind};
 
 const LEARNING_RATE: f64 = 1e-4;
@@ -27,29 +29,15 @@ impl BenchBatch {
     pub fn read(path: &Path, vocab_size: usize) -> anyhow::Result<Self> {
         let read = || -> anyhow::Result<Self> {
             let batch: Self = serde_json::from_slice(&std::fs::read(path)?)?;
-            ensure!(
-                batch.input_ids.len() == batch.labels.len(),
-                "inputs and labels differ in number"
-            );
+            token_rows::check(&batch.input_ids, &batch.labels, vocab_size)?;
             ensure!(batch.new_tokens > 0, "new_tokens is 0");
             for (name, rows) in [("input_ids", &batch.input_ids), ("labels", &batch.labels)] {
-                let length = rows.first().map_or(0, Vec::len);
-                ensure!(length > 0, "{name} holds no token");
-                ensure!(
-                    rows.iter().all(|row| row.len() == length),
-                    "rows of {name} differ in length"
-                );
-                let known = |&id: &u32| (id as usize) < vocab_size;
-                ensure!(rows.iter().flatten().all(known), "{name} goes beyond the vocabulary");
+                let is_even = rows.windows(2).all(|rows| rows[0].len() == rows[1].len());
+                ensure!(is_even, "rows of {name} differ in length");
             }
-            ensure!(batch.targets() > 0, "labels hold only padding");
             Ok(batch)
         };
         read().with_context(|| format!("cannot use {}", path.display()))
-    }
-
-    fn targets(&self) -> u64 {
-        self.labels.iter().flatten().filter(|&&label| label != 0).count() as u64
     }
 
     pub(super) fn to_batch(&self) -> Batch {
@@ -85,7 +73,7 @@ pub fn measure(
     let (_, model) = directory.load_as(config.clone(), device)?;
     let model = precision.to_compute(&model);
     let DeviceBatch { input_ids: inputs, padding, labels, targets, .. } =
-        batch.to_batch().to_device(batch.targets(), device);
+        batch.to_batch().to_device(token_rows::num_labels(&batch.labels) as u64, device);
     let logits = model.forward(inputs.clone(), padding.clone(), labels.clone());
     let loss = cross_entropy_sum(logits, labels.clone()).into_scalar::<f64>() / targets as f64;
     let mut measured = Measured {
@@ -174,7 +162,7 @@ fn train(
     repeats: usize,
 ) -> Timing {
     let noise = Noise::training(0, 1, 0);
-    let batch = batch.to_batch().to_device(batch.targets(), device);
+    let batch = batch.to_batch().to_device(token_rows::num_labels(&batch.labels) as u64, device);
     let batch = DeviceBatch { noise, ..batch };
     let mut optimizer = optimizer();
     let mut learner = Some(Learner { model });
@@ -266,21 +254,4 @@ pub(super) fn seconds(device: &Device, run: impl FnOnce()) -> f64 {
     run();
     finish();
     started.elapsed().as_secs_f64()
-}
-
-/// The resident memory of this process, as Linux counts it.
-mod memory {
-    /// Lets the peak start at what is in use now.
-    pub(super) fn reset_peak() {
-        // Where that can't be done the peak stays that of the whole process.
-        let _ = std::fs::write("/proc/self/clear_refs", "5");
-    }
-
-    /// The peak in bytes, where the system tells.
-    pub(super) fn peak() -> Option<u64> {
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-        Some(1024 * kibibytes)
-    }
 }

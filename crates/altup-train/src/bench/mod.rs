@@ -109,15 +109,3 @@ pub struct Timing {
     /// The most memory in use at once: that of the process on a CPU, that of the device on a GPU.
     pub peak_bytes: Option<u64>,
 }
-
-/// The middle value; the mean of the two middle ones of an even number. Of none it is NaN.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => values[middle],
-        _ => (values[middle - 1] + values[middle]) / 2.0,
-    }
-}

@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use super::comparison::{Comparison, Entry};
-use super::{Part, Work, median};
+use super::{Part, Work};
 use crate::chart::{Bar, BarChart, Group};
+use crate::statistics::median;
 
 impl Comparison {
     /// Markdown: how it was measured, then a table for each size and work.
@@ -143,7 +144,10 @@ impl Comparison {
                         .collect(),
                 };
                 let chart = BarChart {
-                    title: format!("{size}, {}: ms, less is better (median, and lowest to highest)", work.name()),
+                    title: format!(
+                        "{size}, {}: ms, less is better (median, and lowest to highest)",
+                        work.name()
+                    ),
                     groups: self.plan.models.iter().map(group).collect(),
                 };
                 charts.push((format!("{size}-{}.svg", work.name()), chart.svg()));

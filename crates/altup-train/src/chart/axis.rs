@@ -140,8 +140,9 @@ fn log_ticks(low: f64, high: f64, most: usize) -> Vec<Tick> {
         let powers = (low.floor() as i32..=high.ceil() as i32).filter(|p| p.rem_euclid(every) == 0);
         powers
             .flat_map(|power| factors.iter().map(move |factor| (*factor, 10f64.powi(power))))
-            .map(|(factor, power)| ((factor * power).log10(), number(factor * power, power)))
-            .filter(|(position, _)| (low..=high).contains(position))
+            .map(|(factor, power)| ((factor * power).log10(), factor * power, power))
+            .filter(|(position, ..)| (low..=high).contains(position))
+            .map(|(position, value, power)| (position, number(value, power)))
             .collect()
     };
     let fine = ticks(&[1.0, 2.0, 5.0], 1);
@@ -187,9 +188,17 @@ pub(super) fn number(value: f64, step: f64) -> String {
 
 /// A value to about three digits.
 pub(super) fn short_number(value: f64) -> String {
-    let step = 10f64.powf(value.abs().log10().floor() - 2.0);
-    // Zero has no digits to count.
-    if step > 0.0 { number((value / step).round() * step, step) } else { number(value, 1.0) }
+    let size = value.abs().log10().floor();
+    match size as i32 {
+        // Small, but no smaller than one can read.
+        -3..0 if value != 0.0 => format!("{value:.*}", (2.0 - size) as usize),
+        _ => {
+            let step = 10f64.powf(size - 2.0);
+            // Zero has no digits to count.
+            let step = if step > 0.0 { step } else { 1.0 };
+            number((value / step).round() * step, step)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -214,10 +223,8 @@ mod tests {
     fn ticks_of_ratios_are_decades_or_what_fits() {
         assert_eq!(labels(log_ticks(-1.1, 2.1, 6)), ["0.1", "1", "10", "100"]);
         assert_eq!(labels(log_ticks(0.0, 1.1, 6)), ["1", "2", "5", "10"]);
-        assert_eq!(
-            labels(log_ticks(0.4, 0.6, 6)),
-            ["2.6", "2.8", "3.0", "3.2", "3.4", "3.6", "3.8"][..6]
-        );
+        let narrow = ["2.6", "2.8", "3.0", "3.2", "3.4", "3.6", "3.8"];
+        assert_eq!(labels(log_ticks(0.4, 0.6, 7)), narrow);
         let many = log_ticks(-8.0, 12.0, 5);
         assert!((3..=5).contains(&many.len()), "{many:?}");
     }
@@ -256,8 +263,14 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let cases =
-            [(90.04, "90.0"), (0.0, "0"), (1234.0, "1230"), (3.14159, "3.14"), (1.5e-7, "1.5e-7")];
+        let cases = [
+            (90.04, "90.0"),
+            (0.0, "0"),
+            (1234.0, "1230"),
+            (2.6543, "2.65"),
+            (-0.03, "-0.0300"),
+            (1.5e-7, "1.5e-7"),
+        ];
         for (value, text) in cases {
             assert_eq!(short_number(value), text);
         }

@@ -3,19 +3,16 @@
 /// Positions on both axes, see `Scale::position`.
 pub(super) type Place = (f64, f64);
 
-/// An exponential moving mean over about a fiftieth of the curve. Early points are the plain mean
-/// of what came before them, so that the first one does not weigh on all that follow.
+/// The mean of each point and its neighbours, over about a fiftieth of the curve. Towards the ends there are fewer
+/// neighbours, on both sides alike, so that a curve which falls isn't pulled up by what lies behind.
 pub(super) fn moving_mean(points: &[Place]) -> Vec<Place> {
-    let window = (points.len() as f64 / 50.0).max(1.0);
-    let mut mean = 0.0;
-    points
-        .iter()
-        .enumerate()
-        .map(|(index, &(x, y))| {
-            mean += (y - mean) / window.min((index + 1) as f64);
-            (x, mean)
-        })
-        .collect()
+    let half = points.len() / 100;
+    let mean = |(index, &(x, _)): (usize, &Place)| {
+        let reach = half.min(index).min(points.len() - 1 - index);
+        let near = &points[index - reach..=index + reach];
+        (x, near.iter().map(|point| point.1).sum::<f64>() / near.len() as f64)
+    };
+    points.iter().enumerate().map(mean).collect()
 }
 
 /// Fewer points for the same picture: where many share a pixel, their lowest and highest remain.
@@ -100,9 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn the_moving_mean_of_a_constant_is_that_constant() {
-        let points: Vec<Place> = (0..500).map(|n| (f64::from(n), 2.0)).collect();
+    fn the_moving_mean_of_a_line_is_that_line() {
+        let points: Vec<Place> = (0..500).map(|n| (f64::from(n), 3.0 * f64::from(n))).collect();
         assert_eq!(moving_mean(&points), points);
+        let mut points = vec![(0.0, 0.0); 200];
+        points[100].1 = 5.0;
+        let mean = moving_mean(&points);
+        let around: Vec<f64> = (97..=103).map(|index: usize| mean[index].1).collect();
+        assert_eq!(around, [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0], "the mean of five");
     }
 
     #[test]

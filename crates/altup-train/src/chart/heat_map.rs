@@ -1,6 +1,6 @@
 //! A table of numbers whose cells have colours.
 
-use super::axis::short_number;
+use super::axis::{number, short_number};
 use super::svg::{Anchor, Area, Svg, lines, shortened, text_width};
 use super::theme::Font;
 
@@ -58,11 +58,16 @@ impl HeatMap {
         let gaps = self.groups.len().saturating_sub(1) as f64 * GAP;
         let cell = ((self.width - EDGE - left - gaps) / columns.max(1) as f64).min(WIDEST_CELL);
 
+        let step = 10f64.powf(largest.log10().floor() - 2.0);
+        let text = |value: f64| match step > 0.0 {
+            true => number((value / step).round() * step, step),
+            false => short_number(value),
+        };
         // Names of columns and numbers that don't fit are in the hints alone.
         let fits = |text: &str| text_width(Font::Note, text) + 4.0 <= cell;
         let names = self.groups.iter().flat_map(|group| &group.columns);
         let shows_names = { names }.all(|name| fits(name));
-        let shows_numbers = self.values.iter().flatten().all(|&value| fits(&short_number(value)));
+        let shows_numbers = self.values.iter().flatten().all(|&value| fits(&text(value)));
 
         let starts = self.group_starts(left, cell);
         for (group, &start) in self.groups.iter().zip(&starts) {
@@ -94,7 +99,7 @@ impl HeatMap {
                     draw_cell(&mut svg, area, value, largest, &hint);
                     if shows_numbers && value.is_finite() {
                         let middle = (x + cell / 2.0, y + ROW / 2.0);
-                        svg.text(Font::Name, Anchor::Middle, middle, &short_number(value));
+                        svg.text(Font::Name, Anchor::Middle, middle, &text(value));
                     }
                 }
             }
@@ -181,6 +186,7 @@ mod tests {
             .filter(|line| line.starts_with("<rect class=\"f") && line.contains("encoder"))
             .collect();
         assert_eq!(cells.len(), 3 * 4);
+        assert!(svg.contains(">0</text>"), "a zero has no digits behind its point");
         // The last row holds -2, -1, 0, 1, and the largest value is the first row's 3.
         let strengths = ["0.467", "0.233", "0.000", "0.233"];
         let classes = ["f0", "f0", "f1", "f1"];

@@ -30,4 +30,3 @@ pub use axis::{Axis, Scale};
 pub use bar_chart::{Bar, BarChart, Group};
 pub use heat_map::{ColumnGroup, HeatMap};
 pub use xy_chart::{Point, Series, Style, XyChart};
-

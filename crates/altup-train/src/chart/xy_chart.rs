@@ -391,8 +391,15 @@ fn legend(svg: &mut Svg, drawn: &[Drawn<'_>], width: f64, top: f64) -> f64 {
 fn label_points(svg: &mut Svg, drawn: &[Drawn<'_>], frame: &Frame) {
     let dotted = drawn.iter().filter(|drawn| drawn.shows_dots());
     let points: Vec<&Placed> = dotted.flat_map(|drawn| &drawn.points).collect();
-    let dots: Vec<Area> =
-        points.iter().map(|point| Area::around(frame.pixel(point.at), DOT)).collect();
+    let covered = |point: &&Placed| {
+        let (left, bottom) = frame.pixel((point.x_low, point.y_low));
+        let (right, top) = frame.pixel((point.x_high, point.y_high));
+        let (x, y) = frame.pixel(point.at);
+        let across = Area { left, top: y - 3.0, right, bottom: y + 3.0 };
+        let along = Area { left: x - 3.0, top, right: x + 3.0, bottom };
+        [Area::around((x, y), DOT), across, along]
+    };
+    let dots: Vec<Area> = points.iter().flat_map(covered).collect();
     for point in points.iter().filter(|point| !point.label.is_empty()) {
         let (x, y) = frame.pixel(point.at);
         let near = DOT + 4.0;
@@ -441,9 +448,9 @@ impl Frame {
         for (position, text) in self.x_ticks() {
             let (x, _) = self.pixel((position, self.y.low));
             svg.line("a", (x, bottom), (x, bottom + 4.0));
-            svg.text(Font::Note, Anchor::Middle, (self.within(x, &text), bottom + 14.0), &text);
+            svg.text(Font::Note, Anchor::Middle, (self.within(x, &text), bottom + 16.0), &text);
         }
-        let middle = ((left + right) / 2.0, bottom + 34.0);
+        let middle = ((left + right) / 2.0, bottom + 36.0);
         svg.text(Font::Note, Anchor::Middle, middle, x_caption);
     }
 

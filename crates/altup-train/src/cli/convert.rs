@@ -1,7 +1,5 @@
 use altup_models::{FloatType, ModelDirectory, SaveOptions, T5, T5Config, num_parameters, widen};
-use altup_train::checkpoint::Checkpoints;
 use altup_train::progress::format_count;
-use altup_train::run_folder::RunFolder;
 use altup_train::variant::Variant;
 use anyhow::Context;
 use burn::tensor::Device;
@@ -10,14 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::inspect::headline;
-use super::model_source::ModelSource;
+use super::model_source::{ModelSource, from_checkpoint};
 use super::{BackendArgs, OverwriteArgs, output};
 
 /// Convert a model: a dense T5 into an AltUp that computes the same, a run's checkpoint into a model
 /// directory, its numbers into another type
 #[derive(Args)]
 pub(super) struct ConvertArgs {
-    /// A model directory, or the folder of a run
+    /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// A checkpoint of the run in place of its trained model: a step, or `last`
@@ -38,6 +36,9 @@ pub(super) struct ConvertArgs {
     /// Split the weights into files of at most this many megabytes, with an index
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..))]
     max_shard_size: Option<u64>,
+    /// Add the Python module that opens the directory in Hugging Face transformers
+    #[arg(long)]
+    with_python: bool,
     #[command(flatten)]
     overwrite: OverwriteArgs,
     #[command(flatten)]
@@ -64,7 +65,10 @@ pub(super) fn run(args: ConvertArgs) -> anyhow::Result<()> {
     let device = args.backend.open()?;
     check_output(&args.output, &args.overwrite)?;
     let (config, model, companions) = match &args.checkpoint {
-        Some(checkpoint) => from_checkpoint(&args.model, checkpoint, &device)?,
+        Some(checkpoint) => {
+            let (config, model) = from_checkpoint(&args.model, checkpoint, &device)?;
+            (config, model, args.model.clone())
+        }
         None => {
             let source = ModelSource::find(&args.model)?;
             let (config, model) = source.load(&device)?;
@@ -82,7 +86,7 @@ pub(super) fn run(args: ConvertArgs) -> anyhow::Result<()> {
     };
     let max_shard_bytes = args.max_shard_size.map(|megabytes| megabytes * 1_000_000);
     let options = SaveOptions { dtype, max_shard_bytes };
-    save(&args.output, &config, &model, &options, &companions)?;
+    save(&args.output, &config, &model, &options, &companions, args.with_python)?;
     Ok(output::line(&format!(
         "{}: {}, {} parameters, {dtype}",
         args.output.display(),
@@ -99,27 +103,6 @@ fn check_output(path: &Path, overwrite: &OverwriteArgs) -> anyhow::Result<()> {
         path.display()
     );
     Ok(())
-}
-
-/// A run's checkpoint, and the folder with its tokenizer.
-fn from_checkpoint(
-    run: &Path,
-    checkpoint: &str,
-    device: &Device,
-) -> anyhow::Result<(T5Config, T5, PathBuf)> {
-    let (folder, run_config) = RunFolder::open(run)?;
-    let record = folder.record()?;
-    let config =
-        record.model.with_context(|| format!("the run {} has no model yet", run.display()))?;
-    let step = match checkpoint {
-        "last" => None,
-        step => Some(step.parse().with_context(|| {
-            format!("--checkpoint {step}: must be the step of a checkpoint, or last")
-        })?),
-    };
-    let checkpoints = Checkpoints::new(folder.checkpoints(), run_config.training.keep_last);
-    let model = checkpoints.model(step, config.build(device))?;
-    Ok((config, model, run.to_owned()))
 }
 
 fn widened(
@@ -150,6 +133,7 @@ fn save(
     model: &T5,
     options: &SaveOptions,
     companions: &Path,
+    with_python: bool,
 ) -> anyhow::Result<()> {
     let error = || format!("cannot write {}", path.display());
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -159,18 +143,28 @@ fn save(
     let partial =
         tempfile::Builder::new().prefix(".partial-").tempdir_in(parent).with_context(error)?;
     let whole = partial.path().join("whole");
-    ModelDirectory::new(&whole).save_as(config, model, options)?;
-    for name in COMPANIONS {
-        let file = companions.join(name);
-        if file.exists() {
-            fs::copy(&file, whole.join(name))
-                .with_context(|| format!("cannot copy {}", file.display()))?;
-        }
+    let directory = ModelDirectory::new(&whole);
+    directory.save_as(config, model, options)?;
+    if with_python {
+        directory.add_python()?;
     }
+    copy_companions(companions, &whole)?;
     // The old one goes when the new one has its place.
     let replaced = partial.path().join("replaced");
     if path.exists() {
         fs::rename(path, &replaced).with_context(error)?;
     }
     fs::rename(&whole, path).inspect_err(|_| drop(fs::rename(&replaced, path))).with_context(error)
+}
+
+/// Copies the files that a model directory has beside its weights.
+pub(super) fn copy_companions(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for name in COMPANIONS {
+        let file = from.join(name);
+        if file.exists() {
+            fs::copy(&file, to.join(name))
+                .with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@ use altup_data::{OnError, TokenRow};
 use altup_train::config::RunConfig;
 use altup_train::progress::{Progress, ProgressMode, format_bytes, format_count, format_duration};
 use altup_train::run_data::{PreparedText, describe, token_store};
+use altup_train::summary::SkippedLines;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -125,23 +126,6 @@ impl Prepared {
             tokens: row.len(),
             text_bytes: row.text_bytes(),
         }
-    }
-}
-
-/// What was left out of a file.
-#[derive(Serialize)]
-pub(super) struct SkippedLines {
-    pub(super) file: PathBuf,
-    pub(super) count: u64,
-    /// The first few.
-    pub(super) first: Vec<String>,
-}
-
-impl From<&SkippedInFile> for SkippedLines {
-    fn from(skipped: &SkippedInFile) -> Self {
-        let SkippedInFile { file, count, first } = skipped;
-        let first = first.iter().map(ToString::to_string).collect();
-        Self { file: file.clone(), count: *count, first }
     }
 }
 

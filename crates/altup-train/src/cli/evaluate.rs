@@ -2,27 +2,29 @@ use altup_data::{Corpus, Mixture, PrepareOptions, PretrainingData, TextTokenizer
 use altup_models::ModelDirectory;
 use altup_train::config::RunConfig;
 use altup_train::evaluation::evaluate_mixture;
+use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::learner::Learner;
 use altup_train::progress::{Progress, ProgressMode};
 use altup_train::run_data::{RunData, token_store};
 use altup_train::run_folder::RunFolder;
+use anyhow::Context;
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::evaluate_tasks::{ModelArgs, TaskArgs};
 use super::model_source::ModelSource;
-use super::tasks::PredictionsArgs;
 use super::{BackendArgs, CacheArgs, PrecisionArgs, output};
 
-/// Score a model on text (loss per token, perplexity and accuracy under span corruption), or predictions on a
-/// benchmark task
+/// Score a model on text (loss per token, perplexity and accuracy under the run's objective, or span corruption where there is no run), or a model or predictions
+/// on benchmark tasks
 #[derive(Args)]
 pub(super) struct EvaluateArgs {
-    /// A model directory, or the folder of a run
+    /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
     #[arg(long, value_name = "DIR", required_unless_present = "task")]
     model: Option<PathBuf>,
     #[command(flatten)]
-    predictions: PredictionsArgs,
+    tasks: TaskArgs,
     /// Files, folders and globs of text to score [default: what the run was validated on]
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
     valid: Vec<String>,
@@ -32,13 +34,13 @@ pub(super) struct EvaluateArgs {
     /// Length of the inputs in tokens [default: the run's, or 512]
     #[arg(long, value_name = "TOKENS")]
     input_length: Option<usize>,
-    /// Examples of each text to score at most, a sample of it [default: all]
+    /// Examples of each text or task to score at most, a sample of it [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     examples: Option<u64>,
     /// Examples that go through the model at once
     #[arg(long, default_value_t = 16, value_name = "N")]
     batch_size: usize,
-    /// The seed of the masked spans [default: the run's, or 0]
+    /// The seed of the masked spans, or of the sample of a task [default: the run's, or 0]
     #[arg(long)]
     seed: Option<u64>,
     /// Print the scores as JSON
@@ -53,14 +55,24 @@ pub(super) struct EvaluateArgs {
 }
 
 pub(super) fn run(args: EvaluateArgs) -> anyhow::Result<()> {
-    let Some(model) = &args.model else {
-        // Without a model there are predictions, by the rules of the command line.
-        return args.predictions.run(args.json);
-    };
+    if args.tasks.is_asked() {
+        let model = ModelArgs {
+            model: args.model.as_deref(),
+            tokenizer: args.tokenizer.as_deref(),
+            input_length: args.input_length,
+            examples: args.examples,
+            batch_size: args.batch_size,
+            seed: args.seed,
+            backend: &args.backend,
+            precision: &args.precision,
+        };
+        return args.tasks.run(&model, args.json);
+    }
+    let model = args.model.as_ref().context("--model is missing")?;
     let source = ModelSource::find(model)?;
     let mut config = match &source.run {
-        Some(run) => RunFolder::open(run)?.1,
-        None => RunConfig::default(),
+        Some(run) if !FineTuningConfig::describes(run) => RunFolder::open(run)?.1,
+        _ => RunConfig::default(),
     };
     if !args.valid.is_empty() {
         config.data.valid = args.valid;
@@ -93,7 +105,7 @@ pub(super) fn run(args: EvaluateArgs) -> anyhow::Result<()> {
         let data =
             PretrainingData::validation(Arc::new(tokens), &tokenizer, objective, config.seed)?;
         Mixture::single(data)
-    } else if source.run.is_some() {
+    } else if source.run.as_deref().is_some_and(|run| !FineTuningConfig::describes(run)) {
         // The run held out a part of its training corpus.
         let quiet = Progress::new(ProgressMode::Quiet, 0, 0);
         let model_tokenizer = ModelDirectory::new(&source.directory).tokenizer();

@@ -1,6 +1,7 @@
 use altup_models::{
     FloatType, ModelDirectory, NamedTensor, cross_entropy_sum, gradient_tensors, write_tensors,
 };
+use altup_train::token_rows;
 use anyhow::Context;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clap::Args;
@@ -14,7 +15,7 @@ use super::{BackendArgs, OverwriteArgs, PrecisionArgs};
 /// There is no dropout.
 #[derive(Args)]
 pub(super) struct ForwardArgs {
-    /// A model directory, or the folder of a run
+    /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// A JSON file {"input_ids": [[…]], "labels": [[…]]}; 0 pads both, and shorter rows are padded
@@ -56,7 +57,7 @@ pub(super) fn run(args: ForwardArgs) -> anyhow::Result<()> {
 
     let input_ids = padded(&inputs.input_ids, &device);
     let labels = padded(&inputs.labels, &device);
-    let targets = inputs.labels.iter().flatten().filter(|&&label| label != 0).count();
+    let targets = token_rows::num_labels(&inputs.labels);
     let padding = input_ids.clone().equal_elem(0);
     let memory = model.encode(input_ids, Some(&padding));
     let logits = model.forward_decoder(&memory, labels.clone());
@@ -77,25 +78,7 @@ pub(super) fn run(args: ForwardArgs) -> anyhow::Result<()> {
 impl Inputs {
     fn read(path: &Path, vocab_size: usize) -> anyhow::Result<Self> {
         let inputs: Self = serde_json::from_slice(&std::fs::read(path)?)?;
-        anyhow::ensure!(
-            inputs.input_ids.len() == inputs.labels.len(),
-            "input_ids has {} rows and labels has {}",
-            inputs.input_ids.len(),
-            inputs.labels.len()
-        );
-        for (name, rows) in [("input_ids", &inputs.input_ids), ("labels", &inputs.labels)] {
-            anyhow::ensure!(rows.iter().any(|row| !row.is_empty()), "{name} holds no token");
-            for (number, row) in rows.iter().enumerate() {
-                if let Some(id) = row.iter().find(|&&id| id as usize >= vocab_size) {
-                    anyhow::bail!(
-                        "{name}[{number}] holds the id {id}, beyond the model's vocabulary of \
-                         {vocab_size}"
-                    );
-                }
-            }
-        }
-        let counts = |label: &u32| *label != 0;
-        anyhow::ensure!(inputs.labels.iter().flatten().any(counts), "labels hold only padding");
+        token_rows::check(&inputs.input_ids, &inputs.labels, vocab_size)?;
         Ok(inputs)
     }
 }

@@ -3,7 +3,7 @@ use altup_models::{
     BeamSearch, EarlyStopping, Generated, GenerationConfig, GenerationError, Generator, Sampling,
     Strategy, T5,
 };
-use altup_train::filling::fill_blanks;
+use altup_train::filling::{BlankFilling, fill_blanks};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -17,7 +17,7 @@ use super::{BackendArgs, PrecisionArgs, output};
 /// Fill the blanks of texts: `altup generate --model DIR "The <extra_id_0> sat on the mat."`
 #[derive(Args)]
 pub(super) struct GenerateArgs {
-    /// A model directory, or the folder of a run
+    /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// The texts, with <extra_id_0>, <extra_id_1>, … for the blanks [default: the lines of standard
@@ -106,8 +106,10 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let device = args.backend.open()?;
     let (_, model) = source.load(&device)?;
     let model = args.precision.apply(model)?;
-    let generator = Generator::new(&model, &generation)?;
-    let answers = Answers { generator, tokenizer: source.tokenizer()?, json: args.json };
+    let tokenizer = source.tokenizer()?;
+    let filling = BlankFilling::new(&tokenizer, generation.max_new_tokens)?;
+    let generator = Generator::new(&model, &generation)?.with_processor(filling);
+    let answers = Answers { generator, tokenizer, json: args.json };
     let default_size = if args.texts.is_empty() && args.file.is_none() { 1 } else { 8 };
     let batch_size = args.batch_size.map_or(default_size, |size| size as usize);
     let mut texts = texts(args.texts, args.file)?;

@@ -17,7 +17,7 @@ use super::{BackendArgs, output};
 /// coefficients of its AltUp
 #[derive(Args)]
 pub(super) struct InspectArgs {
-    /// A model directory, or the folder of a run
+    /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
     #[arg(long, value_name = "DIR", required_unless_present = "size", conflicts_with = "size")]
     model: Option<PathBuf>,
     /// A named size instead of a model: `altup sizes` lists them

@@ -4,7 +4,10 @@ mod backends;
 mod bench;
 mod convert;
 mod data;
+mod download;
 mod evaluate;
+mod evaluate_tasks;
+mod finetune;
 mod forward;
 mod generate;
 mod inspect;
@@ -13,6 +16,7 @@ pub(crate) mod output;
 mod report;
 mod sizes;
 mod start;
+mod start_fine_tuning;
 mod stop;
 mod study;
 mod tasks;
@@ -37,6 +41,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::TrainArgs),
+    Finetune(finetune::FinetuneArgs),
     Data(data::DataArgs),
     Evaluate(evaluate::EvaluateArgs),
     Generate(generate::GenerateArgs),
@@ -134,6 +139,7 @@ impl CacheArgs {
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let done = match Cli::parse().command {
         Command::Train(args) => return train::run(args),
+        Command::Finetune(args) => return finetune::run(args),
         Command::Data(args) => data::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Generate(args) => generate::run(args),

@@ -3,18 +3,25 @@
 use altup_data::TextTokenizer;
 use altup_data::pretraining::EXAMPLES_VERSION;
 use altup_models::{ModelDirectory, T5, T5Config};
+use altup_optim::OptimizerConfig;
 use altup_train::checkpoint::{Checkpoints, Restored, RunState};
-use altup_train::config::{Difference, RunConfig};
+use altup_train::config::{RunConfig, TrainerConfig, TrainingConfig};
+use altup_train::config_changes::Difference;
 use altup_train::data_identity::DataIdentity;
 use altup_train::device::DeviceName;
+use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::learner::Learner;
 use altup_train::metrics::MetricsLog;
 use altup_train::progress::{Progress, ProgressMode};
+use altup_train::recorder::Recorder;
 use altup_train::run_data::{RunData, identify_texts};
 use altup_train::run_folder::{NewRun, OpenRun, RunFolder, RunLock};
 use altup_train::run_record::{HistoryRow, RunRecord};
 use altup_train::trainer::{Outcome, TrainError, Trainer};
+use altup_train::training_batches::{TextBatches, TrainingBatches};
+use altup_train::validation::{TextValidation, Validation};
 use anyhow::Context;
+use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,12 +29,13 @@ use std::sync::Arc;
 use super::backends;
 use super::stop::Stop;
 
+/// What a run on text is resumed with.
+pub(super) const TRAIN: &str = "altup train";
+
 /// What a run gets going with, beside its configuration.
 pub(super) struct Start<'a> {
     /// The backend that was asked for.
     pub(super) backend: Option<&'a DeviceName>,
-    /// Where prepared data is kept.
-    pub(super) cache: &'a Path,
     pub(super) mode: ProgressMode,
 }
 
@@ -40,44 +48,43 @@ pub(super) enum Place {
 }
 
 /// A run that is ready to train.
-pub(super) struct Running {
+pub(super) struct Running<C = RunConfig, D = RunData> {
     pub(super) folder: RunFolder,
     /// Keeps others out of the folder.
-    _lock: RunLock,
+    pub(super) _lock: RunLock,
     pub(super) backend: DeviceName,
     pub(super) model_config: T5Config,
-    pub(super) data: RunData,
+    pub(super) config: C,
+    pub(super) data: D,
     pub(super) trainer: Trainer,
-    stop: Stop,
+    pub(super) stop: Stop,
+    /// What the run is resumed with.
+    pub(super) command: &'static str,
 }
 
 impl Start<'_> {
     /// Starts a new run. What it replaces stays until all that can go wrong has been tried.
-    pub(super) fn new_run(&self, config: RunConfig, place: Place) -> anyhow::Result<Running> {
+    /// `cache` is where prepared data is kept.
+    pub(super) fn new_run(
+        &self,
+        config: RunConfig,
+        place: Place,
+        cache: &Path,
+    ) -> anyhow::Result<Running> {
         config.validate()?;
         if let Some(directory) = &config.model.init {
             ModelDirectory::new(directory).config()?;
         }
         let backend = self.backend.cloned().unwrap_or_default();
-        let device = open(&backend, &config)?;
+        check_groups(&config)?;
+        let device = open(&backend, &config.training)?;
         let progress = Progress::new(self.mode, config.training.steps, 0);
-        let run = match &place {
-            Place::Output { path, overwrite } => NewRun::at(path, *overwrite)?,
-            Place::Fresh(base) => NewRun::fresh(base)?,
-        };
-        let path = run.folder().path().display().to_string();
-        for foreign in run.foreign()? {
-            progress.note(&format!("{} is no run's, and stays", foreign.display()));
-        }
-        let stop = self.listen(&match run.replaces() {
-            true => format!("stopped before its start: {path} is as it was"),
-            false => stopped_early(&path),
-        })?;
+        let (run, stop) = self.take(&place, TRAIN, &progress)?;
 
-        let mut record = RunRecord::new(&config, &backend.to_string());
+        let mut record = RunRecord::new(config.training.precision, &backend.to_string());
         let first = HistoryRow::now(0, &config, &backend.to_string());
         run.announce(&record, &first)?;
-        let data = RunData::prepare(&config, None, self.cache, &progress)?;
+        let data = RunData::prepare(&config, None, cache, &progress)?;
         let (model_config, model) = initial_model(&config, &data.tokenizer, &device)?;
         record.model = Some(model_config.clone());
         record.data = Some(data.identity.clone());
@@ -86,19 +93,31 @@ impl Start<'_> {
         })?;
         let learner = Learner { model };
         let parts = Parts {
-            optimizer: learner.optimizer(&config.optimizer).context("optimizer.groups")?,
+            optimizer: optimizer(&learner, &config.optimizer)?,
             learner,
             state: RunState::default(),
             saved: None,
             checkpoints: Checkpoints::new(folder.checkpoints(), config.training.keep_last),
             metrics: MetricsLog::create(&folder.metrics())?,
         };
-        let mut trainer = parts.trainer(config, device, &data, progress)?;
-        if trainer.config.model.init.is_some() {
+        let text = text(&config, &data);
+        let mut trainer = parts.trainer(config.trainer(), device, &model_config, text, progress)?;
+        if config.model.init.is_some() {
             // From here on, the model's directory is no longer needed.
             trainer.save()?;
         }
-        Ok(Running { folder, _lock: lock, backend, model_config, data, trainer, stop })
+        let command = TRAIN;
+        Ok(Running {
+            folder,
+            _lock: lock,
+            backend,
+            model_config,
+            config,
+            data,
+            trainer,
+            stop,
+            command,
+        })
     }
 
     /// Goes on with the run in the folder `path`: from its newest checkpoint, or from that of the step
@@ -107,27 +126,26 @@ impl Start<'_> {
         &self,
         path: &Path,
         from: Option<u64>,
+        cache: &Path,
         configure: impl FnOnce(RunConfig) -> anyhow::Result<RunConfig>,
     ) -> anyhow::Result<Running> {
-        let OpenRun { folder, lock, config: stored, mut record } = OpenRun::open(path)?;
+        anyhow::ensure!(
+            !FineTuningConfig::describes(path),
+            "{} is a run of `altup finetune`: go on with `altup finetune --resume`",
+            path.display()
+        );
+        let OpenRun { folder, lock, config: stored, mut record } =
+            OpenRun::<RunConfig>::open(path)?;
         let config = configure(stored.clone())?;
         let changes = stored.differences(&config);
-        let run = path.display();
-        let fixed = changes.iter().filter(|change| !change.may_change());
-        let fixed: Vec<String> = fixed.map(Difference::to_string).collect();
-        anyhow::ensure!(
-            fixed.is_empty(),
-            "the run in {run} has another configuration: {}. What a run learns from and its model are fixed; its \
-             length, its learning rate and how it is watched may change",
-            fixed.join(", ")
-        );
+        check_changes(path, &changes)?;
         config.validate()?;
-        let recorded: DeviceName =
-            record.backend.parse().with_context(|| format!("the record of the run in {run}"))?;
+        let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
-        let device = open(&backend, &config)?;
+        check_groups(&config)?;
+        let device = open(&backend, &config.training)?;
         let progress = Progress::new(self.mode, config.training.steps, 0);
-        let stop = self.listen(&stopped_early(&run.to_string()))?;
+        let stop = self.listen(&stopped_early(TRAIN, path))?;
 
         let named = config.data.tokenizer != stored.data.tokenizer;
         let own = record.data.as_ref().map(|_| folder.tokenizer()).filter(|_| !named);
@@ -138,11 +156,11 @@ impl Start<'_> {
             let now = DataIdentity {
                 examples_version: EXAMPLES_VERSION,
                 tokenizer: TextTokenizer::load(&tokenizer)?.fingerprint().to_string(),
-                sources: identify_texts(&config, self.cache)?,
+                sources: identify_texts(&config, cache)?,
             };
             identity.check(&now).with_context(|| cannot_resume(path))?;
         }
-        let data = RunData::prepare(&config, own.as_deref(), self.cache, &progress)?;
+        let data = RunData::prepare(&config, own.as_deref(), cache, &progress)?;
         if let Some(identity) = &record.data {
             identity.check(&data.identity).with_context(|| cannot_resume(path))?;
         }
@@ -159,7 +177,7 @@ impl Start<'_> {
             _ => initial_model(&config, &data.tokenizer, &device)?,
         };
         let learner = Learner { model };
-        let optimizer = learner.optimizer(&config.optimizer).context("optimizer.groups")?;
+        let optimizer = optimizer(&learner, &config.optimizer)?;
         let restored = match from_start {
             true => None,
             false => Some(checkpoints.restore(from, &learner, &optimizer)?),
@@ -171,20 +189,13 @@ impl Start<'_> {
             optimizer,
             damaged: Vec::new(),
         });
-        for damage in &damaged {
-            progress.note(&format!("passed over a checkpoint: {damage}"));
-        }
         let step = state.step;
-        anyhow::ensure!(
-            config.training.steps >= step,
-            "training.steps is {}, and the run in {run} has done {step}: --from goes back to an earlier checkpoint",
-            config.training.steps
-        );
+        let going_on = GoingOn { folder: &folder, progress: &progress, step };
+        going_on.check(&damaged, config.training.steps)?;
 
         // Everything is at hand. From here on, the folder changes.
         if from.is_some() {
-            let aside = folder.set_aside(step, &checkpoints)?;
-            progress.note(&format!("what lay behind step {step} is now in {}", aside.display()));
+            going_on.set_aside(&checkpoints)?;
         }
         let is_prepared = record.data.is_some();
         if !is_prepared {
@@ -197,26 +208,52 @@ impl Start<'_> {
             folder.write_record(&record)?;
         }
         folder.write_config(&HistoryRow::now(step, &config, &backend.to_string()))?;
-        if backend != recorded {
-            progress.note(&format!(
-                "warning: the run was on {recorded} and goes on on {backend}, which rounds otherwise"
-            ));
-        }
-        for change in changes {
-            progress.note(&format!("from step {step} on: {change}"));
-        }
-        progress.note(&format!("resuming after step {step}"));
+        going_on.announce(&recorded, &backend, &changes);
         let metrics = match is_restored {
             true => MetricsLog::resume(&folder.metrics(), step, state.rollbacks)?,
             false => MetricsLog::create(&folder.metrics())?,
         };
         let saved = is_restored.then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
-        let trainer = parts.trainer(config, device, &data, progress)?;
-        Ok(Running { folder, _lock: lock, backend, model_config, data, trainer, stop })
+        let text = text(&config, &data);
+        let trainer = parts.trainer(config.trainer(), device, &model_config, text, progress)?;
+        let command = TRAIN;
+        Ok(Running {
+            folder,
+            _lock: lock,
+            backend,
+            model_config,
+            config,
+            data,
+            trainer,
+            stop,
+            command,
+        })
     }
 
-    fn listen(&self, message: &str) -> anyhow::Result<Stop> {
+    /// Takes the folder of a new run of `command`, and listens for signals.
+    pub(super) fn take(
+        &self,
+        place: &Place,
+        command: &str,
+        progress: &Progress,
+    ) -> anyhow::Result<(NewRun, Stop)> {
+        let run = match place {
+            Place::Output { path, overwrite } => NewRun::at(path, *overwrite)?,
+            Place::Fresh(base) => NewRun::fresh(base)?,
+        };
+        for foreign in run.foreign()? {
+            progress.note(&format!("{} is no run's, and stays", foreign.display()));
+        }
+        let path = run.folder().path();
+        let stop = self.listen(&match run.replaces() {
+            true => format!("stopped before its start: {} is as it was", path.display()),
+            false => stopped_early(command, path),
+        })?;
+        Ok((run, stop))
+    }
+
+    pub(super) fn listen(&self, message: &str) -> anyhow::Result<Stop> {
         Stop::listen(match self.mode {
             ProgressMode::Quiet => String::new(),
             _ => message.to_owned(),
@@ -224,7 +261,7 @@ impl Start<'_> {
     }
 }
 
-impl Running {
+impl<C, D> Running<C, D> {
     /// Trains to the end, or until a signal.
     pub(super) fn train(&mut self) -> anyhow::Result<Outcome> {
         self.trainer.progress.start(self.trainer.state.step);
@@ -236,65 +273,169 @@ impl Running {
                 let step = last_good.unwrap_or(0);
                 let rate = self.trainer.config.optimizer.learning_rate / 2.0;
                 anyhow::anyhow!(
-                    "{error}. Go on from there more slowly: altup train --resume {run} --from {step} --set \
+                    "{error}. Go on from there more slowly: {command} --resume {run} --from {step} --set \
                      optimizer.learning_rate={rate:?} (or set optimizer.clip_norm, or a longer \
                      schedule.warmup_steps, or training.on_divergence=rollback)",
                     run = quoted(&run),
+                    command = self.command,
                 )
             }
             error => error.into(),
         })?;
         if outcome == Outcome::Stopped {
-            self.trainer.progress.note(&stopped_at(self.trainer.state.step, &run));
+            self.trainer.progress.note(&stopped_at(
+                self.trainer.state.step,
+                self.command,
+                self.folder.path(),
+            ));
         }
         Ok(outcome)
     }
 }
 
+/// Refuses to resume a run with changes of what it learns from.
+pub(super) fn check_changes(run: &Path, changes: &[Difference]) -> anyhow::Result<()> {
+    let fixed = changes.iter().filter(|change| !change.may_change());
+    let fixed: Vec<String> = fixed.map(Difference::to_string).collect();
+    anyhow::ensure!(
+        fixed.is_empty(),
+        "the run in {} has another configuration: {}. What a run learns from and its model are fixed; its \
+         length, its learning rate and how it is watched may change",
+        run.display(),
+        fixed.join(", ")
+    );
+    Ok(())
+}
+
+/// What a run was on.
+pub(super) fn recorded_backend(run: &Path, record: &RunRecord) -> anyhow::Result<DeviceName> {
+    let backend = record.backend.parse();
+    backend.with_context(|| format!("the record of the run in {}", run.display()))
+}
+
+/// A run that goes on behind a step.
+pub(super) struct GoingOn<'a> {
+    pub(super) folder: &'a RunFolder,
+    pub(super) progress: &'a Progress,
+    pub(super) step: u64,
+}
+
+impl GoingOn<'_> {
+    /// Tells of checkpoints that were passed over, and checks that the run isn't beyond its `steps`.
+    pub(super) fn check(&self, damaged: &[String], steps: u64) -> anyhow::Result<()> {
+        for damage in damaged {
+            self.progress.note(&format!("passed over a checkpoint: {damage}"));
+        }
+        let (step, run) = (self.step, self.folder.path().display());
+        anyhow::ensure!(
+            steps >= step,
+            "training.steps is {steps}, and the run in {run} has done {step}: --from goes back to an earlier checkpoint"
+        );
+        Ok(())
+    }
+
+    /// Puts what lies behind the step aside.
+    pub(super) fn set_aside(&self, checkpoints: &Checkpoints) -> anyhow::Result<()> {
+        let aside = self.folder.set_aside(self.step, checkpoints)?;
+        let (step, aside) = (self.step, aside.display());
+        self.progress.note(&format!("what lay behind step {step} is now in {aside}"));
+        Ok(())
+    }
+
+    /// Says what is otherwise from now on.
+    pub(super) fn announce(&self, was: &DeviceName, backend: &DeviceName, changes: &[Difference]) {
+        let step = self.step;
+        if was != backend {
+            self.progress.note(&format!(
+                "warning: the run was on {was} and goes on on {backend}, which rounds otherwise"
+            ));
+        }
+        for change in changes {
+            self.progress.note(&format!("from step {step} on: {change}"));
+        }
+        self.progress.note(&format!("resuming after step {step}"));
+    }
+}
+
 /// What a trainer is put together from.
-struct Parts {
-    learner: Learner,
-    optimizer: burn::optim::ModuleOptimizer,
-    state: RunState,
-    saved: Option<RunState>,
-    checkpoints: Checkpoints,
-    metrics: MetricsLog,
+pub(super) struct Parts {
+    pub(super) learner: Learner,
+    pub(super) optimizer: ModuleOptimizer,
+    pub(super) state: RunState,
+    pub(super) saved: Option<RunState>,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) metrics: MetricsLog,
 }
 
 impl Parts {
-    fn trainer(
+    pub(super) fn trainer(
         self,
-        config: RunConfig,
+        config: TrainerConfig,
         device: Device,
-        data: &RunData,
+        model_config: &T5Config,
+        (train_data, valid_data): (Arc<dyn TrainingBatches>, Box<dyn Validation>),
         progress: Progress,
     ) -> anyhow::Result<Trainer> {
         let Self { learner, optimizer, state, saved, checkpoints, metrics } = self;
-        let learner = learner.freeze(&config.optimizer).context("optimizer.groups")?;
         Ok(Trainer {
+            learner: learner.freeze(&config.optimizer).context(GROUPS)?,
             config,
             device,
-            train_data: Arc::clone(&data.train),
-            valid_data: data.valid.clone(),
-            learner,
+            train_data,
+            valid_data,
             optimizer,
             state,
             saved,
             checkpoints,
             metrics,
             progress,
+            recorder: Recorder::new(model_config.clone()),
         })
     }
 }
 
+/// The key that errors about groups of parameters name.
+const GROUPS: &str = "optimizer.groups";
+
+pub(super) fn optimizer(
+    learner: &Learner,
+    config: &OptimizerConfig,
+) -> anyhow::Result<ModuleOptimizer> {
+    learner.optimizer(config).context(GROUPS)
+}
+
+/// What a run on text trains on and is validated on.
+fn text(config: &RunConfig, data: &RunData) -> (Arc<dyn TrainingBatches>, Box<dyn Validation>) {
+    let batch_size = config.training.batch_size;
+    let (train, valid) = (Arc::clone(&data.train), data.valid.clone());
+    let examples = config.training.eval_examples;
+    let final_examples = config.training.final_eval_examples.unwrap_or(examples);
+    let last_step = config.training.steps;
+    let train = Arc::new(TextBatches { data: train, batch_size });
+    let data = valid;
+    let valid = TextValidation { data, examples, last_step, final_examples, batch_size };
+    (train, Box::new(valid))
+}
+
 /// The device that a run trains on.
-fn open(backend: &DeviceName, config: &RunConfig) -> anyhow::Result<Device> {
+pub(super) fn open(backend: &DeviceName, training: &TrainingConfig) -> anyhow::Result<Device> {
     let device = backends::open(backend)?.autodiff();
-    config.training.precision.check(&device)?;
-    Ok(match config.training.gradient_checkpointing {
+    training.precision.check(&device)?;
+    Ok(match training.gradient_checkpointing {
         true => device.gradient_checkpointing(),
         false => device,
     })
+}
+
+/// Checks the groups of parameters of a run that starts from a seed: a pattern that matches nothing must not cost hours
+/// of preparing text first.
+fn check_groups(config: &RunConfig) -> anyhow::Result<()> {
+    if config.model.init.is_none() {
+        let device = Device::default();
+        let model = config.any_model_config()?.build(&device);
+        optimizer(&Learner { model }, &config.optimizer)?;
+    }
+    Ok(())
 }
 
 /// The model that a run begins with: from the seed, or from a directory.
@@ -318,12 +459,14 @@ fn cannot_resume(path: &Path) -> String {
     format!("cannot go on with the run in {}", path.display())
 }
 
-fn stopped_early(run: &str) -> String {
-    format!("stopped before training; go on with: altup train --resume {}", quoted(run))
+pub(super) fn stopped_early(command: &str, run: &Path) -> String {
+    let run = quoted(&run.to_string_lossy());
+    format!("stopped before training; go on with: {command} --resume {run}")
 }
 
-fn stopped_at(step: u64, run: &str) -> String {
-    format!("stopped at step {step}, saved; go on with: altup train --resume {}", quoted(run))
+fn stopped_at(step: u64, command: &str, run: &Path) -> String {
+    let run = quoted(&run.to_string_lossy());
+    format!("stopped at step {step}, saved; go on with: {command} --resume {run}")
 }
 
 /// A word as a shell takes it.

@@ -1,15 +1,17 @@
-//! The benchmark tasks: what there is, how it looks to a model, and the scores of someone's predictions.
+//! The benchmark tasks: what there is, and how it looks to a model.
 
-use altup_data::tasks::{Dataset, Registry, Task, evaluate, read_predictions};
-use anyhow::Context;
+use altup_data::TextTokenizer;
+use altup_data::tasks::{Dataset, Registry, Task};
+use altup_train::fine_tuning::{FineTuningConfig, FineTuningData};
+use altup_train::run_folder::RunFolder;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-use super::{OverwriteArgs, output};
+use super::output;
 
 /// The split that is meant where none is named.
-const DEFAULT_SPLIT: &str = "validation";
+pub(super) const DEFAULT_SPLIT: &str = "validation";
 
 /// List the benchmark tasks with the files they are read from and their metrics, or show examples of one
 #[derive(Args)]
@@ -25,6 +27,21 @@ pub(super) struct TasksArgs {
 #[derive(Subcommand)]
 enum TasksCommand {
     Show(ShowArgs),
+    Batches(BatchesArgs),
+}
+
+/// Print the batches of a fine-tuning run, a line of JSON each: input_ids and labels, padded with 0
+#[derive(Args)]
+struct BatchesArgs {
+    /// The folder of the run
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// Batches to print
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    count: u64,
+    /// The number of the first, counted from 0
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    first: u64,
 }
 
 /// Print inputs and targets of a task as a model sees them
@@ -49,6 +66,7 @@ struct ShowArgs {
 pub(super) fn run(args: TasksArgs) -> anyhow::Result<()> {
     match args.command {
         Some(TasksCommand::Show(args)) => show(&args),
+        Some(TasksCommand::Batches(args)) => batches(&args),
         None => list(args.json),
     }
 }
@@ -117,8 +135,21 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn batches(args: &BatchesArgs) -> anyhow::Result<()> {
+    let (folder, config) = RunFolder::open_as::<FineTuningConfig>(&args.run)?;
+    let tokenizer = TextTokenizer::load(&folder.tokenizer())?;
+    let data = FineTuningData::prepare(&config, tokenizer)?;
+    for number in args.first..args.first + args.count {
+        let batch = data.train.batch(number);
+        let input_ids: Vec<&[i32]> = batch.input_ids.chunks(batch.input_length).collect();
+        let labels: Vec<&[i32]> = batch.labels.chunks(batch.target_length).collect();
+        output::json(&json!({"input_ids": input_ids, "labels": labels}))?;
+    }
+    Ok(())
+}
+
 /// Reads a split, and tells of rows that were left out.
-fn read(task: &dyn Task, data: &Path, split: &str) -> anyhow::Result<Dataset> {
+pub(super) fn read(task: &dyn Task, data: &Path, split: &str) -> anyhow::Result<Dataset> {
     let dataset = task.read(data, split)?;
     if dataset.skipped_rows > 0 {
         let (rows, files) = (dataset.skipped_rows, files(&dataset));
@@ -129,90 +160,4 @@ fn read(task: &dyn Task, data: &Path, split: &str) -> anyhow::Result<Dataset> {
 
 fn files(dataset: &Dataset) -> String {
     dataset.files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// Which predictions to score on which task.
-#[derive(Args)]
-pub(super) struct PredictionsArgs {
-    /// A benchmark task to score predictions on (`altup tasks` lists them), or the path of a description,
-    /// FILE.toml
-    #[arg(long, value_name = "NAME", requires_all = ["data", "predictions"])]
-    task: Option<String>,
-    /// The task's own folder of original files, or one that holds such folders
-    #[arg(long, value_name = "FOLDER", requires = "task")]
-    data: Option<PathBuf>,
-    /// Predictions for the task: a text a line in the order of the split, or JSON of a text for each id
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "task",
-        conflicts_with_all = ["model", "valid", "tokenizer", "input_length", "examples", "seed"]
-    )]
-    predictions: Option<PathBuf>,
-    /// The split that the predictions are for [default: validation]
-    #[arg(long, requires = "task")]
-    split: Option<String>,
-    /// Also write the predictions into this folder as the benchmark wants them handed in; a split without labels
-    /// is then not scored
-    #[arg(long, value_name = "FOLDER", requires = "task")]
-    submission: Option<PathBuf>,
-    /// Replace the file to hand in that is there
-    #[arg(long, requires = "submission")]
-    overwrite: bool,
-}
-
-impl PredictionsArgs {
-    /// The task, and where its files and the predictions are.
-    fn asked(&self) -> Option<(&str, &Path, &Path)> {
-        Some((self.task.as_deref()?, self.data.as_deref()?, self.predictions.as_deref()?))
-    }
-
-    /// Scores the predictions.
-    pub(super) fn run(&self, as_json: bool) -> anyhow::Result<()> {
-        let asked = self.asked().context("--task, --data and --predictions go together")?;
-        let (task, data, predictions) = asked;
-        let split = self.split.as_deref().unwrap_or(DEFAULT_SPLIT);
-        let task = Registry::standard().find(task)?;
-        let dataset = read(&*task, data, split)?;
-        let answers = read_predictions(predictions, &*task, &dataset, split)?;
-        let examples: Vec<_> = dataset.judged().collect();
-
-        let words = task.label_words();
-        let no_label = answers.iter().filter(|answer| !words.contains(&&***answer)).count();
-        if !words.is_empty() && no_label > 0 {
-            let (all, words) = (answers.len(), words.join(", "));
-            output::note(&format!("{no_label} of {all} predictions are none of {words}"));
-        }
-        let is_labelled = examples.iter().all(|example| example.reference.is_some());
-        if is_labelled || self.submission.is_none() {
-            let scores = evaluate(&*task, &dataset, split, &answers)?;
-            if as_json {
-                output::json(&scores)?;
-            } else {
-                let metrics = scores.metrics.iter();
-                let metrics: Vec<String> =
-                    metrics.map(|(name, value)| format!("{name} {value:.4}")).collect();
-                output::line(&format!(
-                    "{} · {split} · {} examples · {}",
-                    scores.task,
-                    scores.examples,
-                    metrics.join(" · ")
-                ))?;
-            }
-        }
-        if let Some(folder) = &self.submission {
-            let submission = task.submission(split, &examples, &answers);
-            let overwrite = OverwriteArgs { overwrite: self.overwrite };
-            overwrite.check(&folder.join(&submission.file_name))?;
-            let file = submission.write(folder)?;
-            let invalid = match submission.invalid {
-                0 => String::new(),
-                invalid => {
-                    format!(", with the first label for {invalid} predictions that are none")
-                }
-            };
-            output::note(&format!("wrote {}{invalid}", file.display()));
-        }
-        Ok(())
-    }
 }

@@ -1,27 +1,25 @@
-use altup_data::TextTokenizer;
-use altup_models::{GenerationConfig, ModelDirectory, generate, num_parameters};
+use altup_models::{ModelDirectory, num_parameters};
 use altup_train::config::{ModelConfig, RunConfig};
-use altup_train::device::DeviceName;
-use altup_train::filling::fill_blanks;
-use altup_train::metrics::{MetricsLog, MetricsRow, SourceEpochs, SourceScore};
+use altup_train::device::{DeviceName, hardware_name};
+use altup_train::memory;
+use altup_train::metrics::{MetricsLog, MetricsRow, SourceEpochs, StartRow};
 use altup_train::precision::Precision;
-use altup_train::progress::{ProgressMode, format_count, format_duration};
-use altup_train::report::{GeneratedExample, Report, RunCurves, Tile};
-use altup_train::run_data::RunData;
+use altup_train::progress::{ProgressMode, format_duration};
+use altup_train::recorder::write_views;
 use altup_train::run_folder::RunFolder;
+use altup_train::samples::{self, SamplePrompts, SampleRow};
+use altup_train::summary::{SkippedLines, Summary};
 use altup_train::trainer::Outcome;
 use altup_train::variant::Variant;
 use anyhow::Context;
 use clap::Args;
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::data::SkippedLines;
 use super::start::{Place, Running, Start};
 use super::{CacheArgs, output, stop};
 
-/// Pre-train a T5 or an AltUp T5 on text, by span corruption.
+/// Pre-train a T5 or an AltUp T5 on text: by span corruption, or by the objective that data.objective names.
 ///
 /// Without any flag: a tiny AltUp T5 on the crate sources that Cargo has unpacked on this machine.
 ///
@@ -98,42 +96,13 @@ pub(super) struct TrainArgs {
     cache: CacheArgs,
 }
 
-/// The figures of a finished run.
-#[derive(Serialize)]
-struct Summary {
-    run: PathBuf,
-    model: String,
-    parameters: u64,
-    backend: String,
-    seed: u64,
-    steps: u64,
-    tokens: u64,
-    valid_loss: f64,
-    valid_perplexity: f64,
-    valid_accuracy: f64,
-    unigram_loss: f64,
-    tokens_per_second: f64,
-    train_seconds: f64,
-    peak_memory_bytes: Option<u64>,
-    /// The last scores by source, where there are several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    sources: Vec<SourceScore>,
-    /// How often each source was gone through, where there are several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    epochs: Vec<SourceEpochs>,
-    /// Lines, rows and ends of files that couldn't be read and were left out, by file.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    skipped: Vec<SkippedLines>,
-    version: &'static str,
-}
-
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
     let cache = args.cache.folder();
     let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
-    let start = Start { backend: args.backend.as_ref(), cache: &cache, mode };
+    let start = Start { backend: args.backend.as_ref(), mode };
     let begun = args.output.as_ref().filter(|path| args.auto_resume && RunFolder::is_begun(path));
     let mut running = match args.resume.as_ref().or(begun) {
-        Some(path) => start.resume(path, args.from, |stored| configured(stored, &args))?,
+        Some(path) => start.resume(path, args.from, &cache, |stored| configured(stored, &args))?,
         None => {
             let config = configured(new_config(&args), &args)?;
             let place = match &args.output {
@@ -143,9 +112,10 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
                     Place::Fresh(Path::new("runs").join(name))
                 }
             };
-            start.new_run(config, place)?
+            start.new_run(config, place, &cache)?
         }
     };
+    begin_record(&mut running)?;
     if running.train()? == Outcome::Stopped {
         return Ok(stop::exit_code());
     }
@@ -212,20 +182,40 @@ fn configured(config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> 
     Ok(config)
 }
 
-/// Writes the trained model and the report, and prints what came of the run.
+/// Begins to write down how the run goes: the metrics get their first row.
+fn begin_record(running: &mut Running) -> anyhow::Result<()> {
+    let Running { folder, backend, config, data, trainer, .. } = running;
+    /// Validation examples that are samples beside the configuration's prompts.
+    const EXAMPLES: u64 = 3;
+    let training = &config.training;
+    let valid = &data.valid.sources()[0].data;
+    let examples = (0..EXAMPLES.min(valid.num_segments())).map(|n| valid.example(n).inputs);
+    let prompts = SamplePrompts::new(&training.prompts, examples, &data.tokenizer)?;
+    trainer.recorder.show(folder.clone(), prompts)?;
+    let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
+    let start = StartRow {
+        parameters: num_parameters(&trainer.learner.model) as u64,
+        backend: format!("{backend}{}", hardware.unwrap_or_default()),
+        text: data.description.clone(),
+        ..StartRow::default()
+    };
+    let dtype = training.precision.dtype();
+    Ok(trainer.recorder.begin(&mut trainer.metrics, start, &trainer.device, dtype)?)
+}
+
+/// Writes the trained model, its figures and the report, and prints what came of the run.
 fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
     use burn::module::Module;
-    let Running { folder, backend, model_config, data, trainer, .. } = &running;
+    let Running { folder, backend, model_config, config, data, trainer, .. } = &running;
     let model = trainer.learner.valid().model;
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
     data.tokenizer.save(&directory.tokenizer())?;
 
-    let config = &trainer.config;
     let rows = MetricsLog::read(&folder.metrics())?;
     let valid = rows.iter().rev().find_map(|row| match row {
         MetricsRow::Valid(row) => Some(row),
-        MetricsRow::Train(_) | MetricsRow::Rollback(_) => None,
+        _ => None,
     });
     let valid = valid.context("the run has no validation row")?;
     let state = &trainer.state;
@@ -243,28 +233,18 @@ fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
         unigram_loss: data.unigram_loss(config.training.eval_examples),
         tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
         train_seconds: state.elapsed_seconds,
-        peak_memory_bytes: peak_memory(),
+        peak_memory_bytes: memory::peak(),
         sources: valid.sources.clone(),
         epochs: SourceEpochs::of(&data.train, examples_seen(config, state.data_steps())),
         skipped: data.skipped.iter().map(SkippedLines::from).collect(),
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
-
-    let examples = examples(data, &model)?;
-    let report = Report {
-        title: summary.model.clone(),
-        tiles: Tile::summary(&rows, Some(summary.unigram_loss)),
-        facts: facts(&summary, config, data, backend),
-        runs: vec![RunCurves { name: summary.model.clone(), rows }],
-        examples: examples.clone(),
-        configuration: config.to_toml(),
-    };
-    report.write(folder.path())?;
+    write_views(folder)?;
     if args.json {
         return Ok(output::json(&summary)?);
     }
-    print(&summary, &examples)
+    print(&summary, &samples::read(&folder.samples())?)
 }
 
 /// Training examples that the first `steps` steps take.
@@ -272,80 +252,7 @@ fn examples_seen(config: &RunConfig, steps: u64) -> u64 {
     steps * (config.training.batch_size * config.training.gradient_accumulation) as u64
 }
 
-fn facts(
-    summary: &Summary,
-    config: &RunConfig,
-    data: &RunData,
-    backend: &DeviceName,
-) -> Vec<(String, String)> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let memory = summary
-        .peak_memory_bytes
-        .map_or_else(|| "unknown".into(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9));
-    let mut facts = vec![
-        ("Model", format!("{}, {} parameters", summary.model, format_count(summary.parameters))),
-        ("Training text", data.description.clone()),
-        ("Optimization", config.optimization()),
-        ("Machine", format!("{backend}, {threads} threads, peak memory {memory}")),
-        ("Seed", summary.seed.to_string()),
-        ("Software", format!("altup {}, Burn 0.22.1", summary.version)),
-    ];
-    if !summary.sources.is_empty() {
-        let sources = summary.sources.iter().zip(&summary.epochs).map(|(score, seen)| {
-            let epochs = seen.epochs;
-            format!("{}: validation loss {:.3}, {epochs:.2} epochs", score.name, score.loss)
-        });
-        facts.push(("Sources", sources.collect::<Vec<_>>().join("; ")));
-    }
-    if !summary.skipped.is_empty() {
-        let files = summary.skipped.iter().map(|skipped| {
-            format!(
-                "{} of {} ({})",
-                skipped.count,
-                skipped.file.display(),
-                skipped.first.join("; ")
-            )
-        });
-        facts.push(("Left out", files.collect::<Vec<_>>().join("; ")));
-    }
-    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// The start of some validation examples, and what the model writes into their blanks.
-fn examples(data: &RunData, model: &altup_models::T5) -> anyhow::Result<Vec<GeneratedExample>> {
-    const EXAMPLES: u64 = 3;
-    const PROMPT_TOKENS: usize = 48;
-    const NEW_TOKENS: usize = 32;
-    let eos = data.tokenizer.eos_id();
-    let valid = &data.valid.sources()[0].data;
-    (0..EXAMPLES.min(valid.num_segments()))
-        .map(|number| {
-            let mut prompt = valid.example(number).inputs;
-            prompt.truncate(PROMPT_TOKENS);
-            prompt.retain(|&token| token != eos);
-            let mut input = prompt.clone();
-            input.push(eos);
-            let generation = GenerationConfig::greedy(NEW_TOKENS);
-            let target = generate(model, &[input], &generation)
-                .context("cannot generate the report's examples")?
-                .remove(0)
-                .remove(0);
-            let target: Vec<u32> =
-                target.tokens.into_iter().filter(|&token| token != eos).collect();
-            let filled = fill_blanks(&prompt, &target, data.tokenizer.sentinels());
-            Ok(GeneratedExample {
-                prompt: decode(&data.tokenizer, &prompt)?,
-                filled: decode(&data.tokenizer, &filled)?,
-            })
-        })
-        .collect()
-}
-
-fn decode(tokenizer: &TextTokenizer, ids: &[u32]) -> anyhow::Result<String> {
-    Ok(tokenizer.decode(ids, false)?)
-}
-
-fn print(summary: &Summary, examples: &[GeneratedExample]) -> anyhow::Result<()> {
+fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
     output::line(&format!(
         "\nvalidation loss {:.3} nats a token, where a unigram model has {:.3}\n\
          perplexity {:.1} · accuracy {:.1} % · {} steps in {} · {:.0} tokens/s",
@@ -357,21 +264,23 @@ fn print(summary: &Summary, examples: &[GeneratedExample]) -> anyhow::Result<()>
         format_duration(summary.train_seconds),
         summary.tokens_per_second,
     ))?;
-    if let Some(example) = examples.first() {
-        output::line(&format!("\nblanks  {}\nfilled  {}", example.prompt, example.filled))?;
+    let last: Vec<&SampleRow> =
+        samples.iter().filter(|sample| sample.step == summary.steps).collect();
+    if !last.is_empty() {
+        output::line("\nWhat it fills into blanks:")?;
+    }
+    for SampleRow { prompt, filled, .. } in last {
+        output::line(&format!("  {}\n  → {}", in_a_line(prompt), in_a_line(filled)))?;
     }
     let run = summary.run.display();
     output::line(&format!(
         "\nreport  {run}/report.html\nmodel   {run}/model\n\
-         try     altup generate --model {run} \"let <extra_id_0> = Vec::new();\""
+         try     altup generate --model {run} \"pub unsafe <extra_id_0>\""
     ))?;
     Ok(())
 }
 
-/// The most memory that this process has held, where the system tells.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024)
+/// A text with every stretch of white space as one space.
+fn in_a_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

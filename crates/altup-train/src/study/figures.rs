@@ -8,6 +8,7 @@ use super::results::{CellResult, Results, RunResult, Times, valid_rows};
 use super::statistics::{BySeed, PairedDifference, Spread};
 use crate::bench::Work;
 use crate::chart::{Axis, ColumnGroup, HeatMap, Point, Series, Style, XyChart};
+use crate::coefficients::LayerCoefficients;
 use crate::metrics::MetricsRow;
 
 /// A chart of a report.
@@ -232,7 +233,8 @@ impl Figures<'_> {
         by_step
     }
 
-    /// What was learned beside p = I, g = 1, layer by layer, for each cell whose runs have coefficients.
+    /// What was learned beside p = I, g = 1, for each cell whose runs have coefficients: each scalar by layer at the end,
+    /// and how far each layer went over the steps.
     pub(super) fn coefficients(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
         for cell in &self.results.cells {
@@ -241,55 +243,111 @@ impl Figures<'_> {
                 .of_cell(&cell.cell)
                 .filter(|run| !run.coefficients.is_empty())
                 .collect();
-            let Some(first) = runs.first() else { continue };
-            let layers = &first.coefficients;
-            let blocks = layers[0].g.len();
-            let name = |number: usize| {
-                let (row, column) = (number / blocks + 1, number % blocks + 1);
-                match number.checked_sub(blocks * blocks) {
-                    Some(block) => format!("g{} − 1", block + 1),
-                    None if row == column => format!("p{row}{column} − 1"),
-                    None => format!("p{row}{column}"),
-                }
-            };
-            let value = |run: &RunResult, layer: usize, number: usize| {
-                let layer = &run.coefficients[layer];
-                match number.checked_sub(blocks * blocks) {
-                    Some(block) => layer.g[block] - 1.0,
-                    None => layer.p[number] - f64::from(u8::from(number % (blocks + 1) == 0)),
-                }
-            };
-            let mean = |layer: usize, number: usize| {
-                runs.iter().map(|run| value(run, layer, number)).sum::<f64>() / runs.len() as f64
-            };
-            let numbers = 0..blocks * blocks + blocks;
-            let mut stacks: Vec<ColumnGroup> = Vec::new();
-            for layer in layers {
-                match stacks.last_mut().filter(|group| group.name == layer.stack) {
-                    Some(group) => group.columns.push(layer.layer.to_string()),
-                    None => stacks.push(ColumnGroup {
-                        name: layer.stack.clone(),
-                        columns: vec![layer.layer.to_string()],
-                    }),
-                }
+            if runs.is_empty() {
+                continue;
             }
-            let (_, suffix) = self.suffix(&cell.cell);
-            let map = HeatMap {
-                title: format!("{}{suffix}: learned p − I and g − 1, by layer", cell.label),
-                rows: numbers.clone().map(name).collect(),
-                groups: stacks,
-                values: numbers
-                    .map(|number| (0..layers.len()).map(|layer| mean(layer, number)).collect())
-                    .collect(),
-                width: XyChart::HALF.0,
-            };
-            figures.push(Figure {
-                file: format!("coefficients-{}.svg", cell.cell),
-                svg: map.svg(),
-                title: map.title,
-                is_wide: false,
-            });
+            figures.push(self.learned(cell, &runs));
+            let chart = self.distances(cell, &runs);
+            if chart.series.iter().any(|series| series.points.len() > 1) {
+                figures.push(Figure::of(format!("coefficients-{}-steps.svg", cell.cell), chart));
+            }
         }
         figures
     }
+
+    fn learned(&self, cell: &CellResult, runs: &[&RunResult]) -> Figure {
+        let layers = &runs[0].coefficients;
+        // Layers of one model may differ in what they have: only some of an encoder's are shortened.
+        let mut rows: Vec<String> = Vec::new();
+        for (name, _) in layers.iter().flat_map(changes) {
+            if !rows.contains(&name) {
+                rows.push(name);
+            }
+        }
+        let mean = |layer: usize, name: &String| {
+            let of_run = runs.iter().filter_map(|run| {
+                changes(run.coefficients.get(layer)?).find(|(other, _)| other == name)
+            });
+            Spread::of(of_run.map(|(_, value)| value)).map_or(f64::NAN, |spread| spread.mean)
+        };
+        let mut groups: Vec<ColumnGroup> = Vec::new();
+        for layer in layers {
+            match groups.last_mut().filter(|group| group.name == layer.stack) {
+                Some(group) => group.columns.push(layer.layer.to_string()),
+                None => groups.push(ColumnGroup {
+                    name: layer.stack.clone(),
+                    columns: vec![layer.layer.to_string()],
+                }),
+            }
+        }
+        let (_, suffix) = self.suffix(&cell.cell);
+        let map = HeatMap {
+            title: format!("{}{suffix}: what each layer learned", cell.label),
+            values: rows
+                .iter()
+                .map(|name| (0..layers.len()).map(|layer| mean(layer, name)).collect())
+                .collect(),
+            rows,
+            groups,
+            width: XyChart::HALF.0,
+        };
+        Figure {
+            file: format!("coefficients-{}.svg", cell.cell),
+            svg: map.svg(),
+            title: map.title,
+            is_wide: false,
+        }
+    }
+
+    /// The root mean square of a layer's changes, over the steps.
+    fn distances(&self, cell: &CellResult, runs: &[&RunResult]) -> XyChart {
+        let series = |(number, layer): (usize, &LayerCoefficients)| {
+            let mut by_step: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+            for rows in runs.iter().filter_map(|run| self.rows.get(&run.name)) {
+                for row in rows {
+                    let MetricsRow::Coefficients(row) = row else { continue };
+                    let Some(layer) = row.layers.get(number) else { continue };
+                    let squares: Vec<f64> =
+                        changes(layer).map(|(_, value)| value * value).collect();
+                    let mean = squares.iter().sum::<f64>() / squares.len().max(1) as f64;
+                    by_step.entry(row.step).or_default().push(mean.sqrt());
+                }
+            }
+            let point =
+                |(step, values): (u64, Vec<f64>)| Some((step as f64, Spread::of(values)?.mean));
+            let points: Vec<(f64, f64)> = by_step.into_iter().filter_map(point).collect();
+            Series::new(&layer.name(), points, Style::Line).color(number)
+        };
+        let (_, suffix) = self.suffix(&cell.cell);
+        XyChart {
+            title: format!("{}{suffix}: how far each layer went", cell.label),
+            x: Axis::linear("step"),
+            y: Axis::linear("root mean square of the changes"),
+            series: runs[0].coefficients.iter().enumerate().map(series).collect(),
+            size: XyChart::HALF,
+        }
+    }
+}
+
+/// The scalars of a layer beside those that leave a dense model as it is: p = I, g = 1, a1 = 1, a2 = 0, b = 1.
+fn changes(layer: &LayerCoefficients) -> impl Iterator<Item = (String, f64)> {
+    layer.named().map(|(name, value)| {
+        let numbers: Vec<char> = name.chars().skip(1).collect();
+        let is_one = match name.chars().next() {
+            // p11, p22, …; from ten blocks on with a comma: p10,10.
+            Some('p') => {
+                let text: String = numbers.iter().collect();
+                match text.split_once(',') {
+                    Some((row, column)) => row == column,
+                    None => numbers.first() == numbers.last(),
+                }
+            }
+            Some('a') => numbers == ['1'],
+            _ => true,
+        };
+        match is_one {
+            true => (format!("{name} − 1"), value - 1.0),
+            false => (name, value),
+        }
+    })
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::plan::{PlannedRun, StudyPlan};
-use crate::config::{Difference, RunConfig, RunConfigError};
+use crate::config::{RunConfig, RunConfigError};
+use crate::config_changes::Difference;
 use crate::metrics::replace_file;
 use crate::run_folder::RunFolder;
 

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::folder::{RunStatus, StudyFolder, StudyFolderError};
 use super::plan::{Cell, MeasureConfig, StudyPlan};
 use crate::bench::comparison::Side;
-use crate::bench::{BenchBatch, Work, median};
+use crate::bench::{BenchBatch, Work};
 use crate::machine::Machine;
+use crate::statistics::median;
 
 /// What `latency.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,6 @@
 //! A report as a page that needs no other file.
 
 use super::report::{Document, Section, Table, Value};
-use crate::report::escape;
 
 pub(super) fn html(document: &Document) -> String {
     let sections: String = document.sections.iter().map(section).collect();
@@ -23,7 +22,7 @@ pub(super) fn html(document: &Document) -> String {
          <header>\n<h1>{title}</h1>\n{question}<dl class=\"facts\">\n{facts}</dl>\n</header>\n\
          {sections}</main>\n</body>\n</html>\n",
         title = escape(&document.title),
-        style = include_str!("../report.css"),
+        style = include_str!("../report/report.css"),
         more = include_str!("study.css"),
     )
 }
@@ -65,4 +64,8 @@ fn table(table: &Table) -> String {
         "{caption}<div class=\"table\"><table>\n<thead><tr>{header}</tr></thead>\n\
          <tbody>\n{rows}</tbody>\n</table></div>\n"
     )
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -124,7 +124,7 @@ fn document(
         Section {
             heading: "Coefficients".into(),
             text: vec![
-                "What the layers learned beside p = I, g = 1; means over the seeds.".into(),
+                "What the layers learned, beside what leaves a dense model as it is: p = I, g = 1; along the sequence a1 = 1, a2 = 0, b = 1. Means over the seeds.".into(),
             ],
             figures: figures.coefficients(),
             ..Section::default()
@@ -484,11 +484,12 @@ fn methods(plan: &StudyPlan, results: &Results) -> Section {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coefficients::LayerCoefficients;
     use crate::machine::Machine;
     use crate::metrics::ValidRow;
     use crate::study::latency::{Latency, Setting, Timed};
     use crate::study::plan::Overrides;
-    use crate::study::results::{LayerCoefficients, Parameters, RunResult};
+    use crate::study::results::{Parameters, RunResult};
     use crate::study::statistics::Interval;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -543,10 +544,14 @@ mod tests {
             let mut layer = |number: usize| LayerCoefficients {
                 stack: if number < 4 { "encoder" } else { "decoder" }.into(),
                 layer: number % 4,
-                p: (0..blocks * blocks)
-                    .map(|index| f64::from(u8::from(index % (blocks + 1) == 0)) + noise(0.2))
+                p: (0..blocks)
+                    .map(|row| {
+                        let one = |column| f64::from(u8::from(row == column));
+                        (0..blocks).map(|column| one(column) + noise(0.2)).collect()
+                    })
                     .collect(),
                 g: (0..blocks).map(|_| 1.0 + noise(0.3)).collect(),
+                sequence: Vec::new(),
             };
             let layers = if blocks > 0 { 0..8 } else { 0..0 };
             runs.push(RunResult {

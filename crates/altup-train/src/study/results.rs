@@ -3,21 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use altup_models::{
-    DirectoryError, ModelDirectory, ParameterInfo, ParameterVisitor, Role, Stack, parameters,
-    visit_parameters,
-};
-use burn::module::Param;
-use burn::tensor::Tensor;
+use altup_models::{DirectoryError, ModelDirectory, ParameterInfo, parameters};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{RunStatus, StudyFolder};
 use super::latency::{Latency, LatencyError};
 use super::plan::{Cell, Metric, PlannedRun, StudyPlan};
 use super::statistics::{BySeed, PairedDifference, Placed, SpeedUp, Spread};
-use crate::bench::{Work, median};
+use crate::bench::Work;
+use crate::coefficients::{CoefficientsRow, LayerCoefficients};
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TrainRow, ValidRow};
 use crate::run_folder::RunFolderError;
+use crate::statistics::median;
 
 /// A study's results, as `results.json` holds them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,7 +70,7 @@ pub struct RunResult {
     pub train_seconds: f64,
     /// What the tokens to train and to validate on are: runs of a seed with the same saw the same batches.
     pub data: String,
-    /// The coefficients of AltUp at the end.
+    /// The learned scalars of AltUp and Sequence-AltUp at the end, layer by layer.
     pub coefficients: Vec<LayerCoefficients>,
 }
 
@@ -84,19 +81,6 @@ pub struct Parameters {
     pub tables: usize,
     /// In all else.
     pub rest: usize,
-}
-
-/// The coefficients of a layer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LayerCoefficients {
-    /// `encoder` or `decoder`.
-    pub stack: String,
-    /// The layer, counted from 0.
-    pub layer: usize,
-    /// p, row by row.
-    pub p: Vec<f64>,
-    /// g.
-    pub g: Vec<f64>,
 }
 
 /// What the runs that differ only by their seed come to.
@@ -283,8 +267,7 @@ impl RunResult {
             parameters(&model).into_iter().partition(|parameter| parameter.role.is_table());
         let size =
             |parameters: Vec<ParameterInfo>| parameters.iter().map(ParameterInfo::size).sum();
-        let mut coefficients = Coefficients(Vec::new());
-        visit_parameters(&model, &mut coefficients);
+        let coefficients = CoefficientsRow::of(&model, last_train.step);
         Ok(Self {
             name: run.name.clone(),
             cell: run.cell.clone(),
@@ -301,7 +284,7 @@ impl RunResult {
             tokens_per_second: median(&speeds),
             train_seconds: last_train.elapsed_seconds,
             data: data_fingerprint(run, folder)?,
-            coefficients: coefficients.0,
+            coefficients: coefficients.map_or(Vec::new(), |row| row.layers),
         })
     }
 }
@@ -333,34 +316,6 @@ fn check_data(runs: &[RunResult]) -> Result<(), ResultsError> {
         }
     }
     Ok(())
-}
-
-struct Coefficients(Vec<LayerCoefficients>);
-
-impl ParameterVisitor for Coefficients {
-    fn visit<const D: usize>(&mut self, info: &ParameterInfo, param: &Param<Tensor<D>>) {
-        let (Some(stack), Some(layer)) = (info.stack, info.layer) else { return };
-        if !matches!(info.role, Role::PredictionCoefs | Role::CorrectionCoefs) {
-            return;
-        }
-        let stack = match stack {
-            Stack::Encoder => "encoder",
-            Stack::Decoder => "decoder",
-        };
-        let values: Vec<f64> = param.val().into_data().iter::<f64>().collect();
-        let is_new =
-            self.0.last().is_none_or(|last| (last.stack.as_str(), last.layer) != (stack, layer));
-        if is_new {
-            let stack = stack.to_owned();
-            self.0.push(LayerCoefficients { stack, layer, p: Vec::new(), g: Vec::new() });
-        }
-        if let Some(last) = self.0.last_mut() {
-            match info.role {
-                Role::PredictionCoefs => last.p = values,
-                _ => last.g = values,
-            }
-        }
-    }
 }
 
 pub(super) fn train_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &TrainRow> {

@@ -129,7 +129,7 @@ pub struct Placed {
 impl Placed {
     /// The middle of the rounds.
     pub fn latency(&self) -> f64 {
-        crate::bench::median(&self.seconds)
+        crate::statistics::median(&self.seconds)
     }
 }
 

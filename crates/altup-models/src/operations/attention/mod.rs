@@ -1,10 +1,12 @@
 //! Multi-head attention without scale, as T5 has it.
 
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod primitive;
 
 use altup_backend::philox::DropoutMask;
-use altup_backend::record;
+use altup_backend::record_asked;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Dispatch};
@@ -70,12 +72,14 @@ pub fn attention(
 }
 
 altup_backend::operations! {
-    /// [`attention`] on a backend, beside Burn's own, which has no bias and no backward pass.
+    gpu_kernels
+    /// [`attention`] on a backend. Burn's own attention has no dropout, and under autodiff it is a chain of primitive
+    /// operations.
     ///
     /// Letters: B batch, H heads, Q queries, M memory (keys and values), d width.
     pub trait AttentionBackend: DropoutBackend {
         /// The second output is what the backward pass needs besides the first. By default it is the attention
-        /// weights, `[B, H, Q, M]`. On a CPU it is the maximum of each row of scores and the sum of its exponentials,
+        /// weights, `[B, H, Q, M]`. In loops and kernels it is the maximum of each row of scores and the sum of its exponentials,
         /// `[2, B, H, Q]`, from which the backward pass makes the weights again. Both are kept, and not the logarithm
         /// of the whole: where all keys are hidden, the sum would be lost beside the large maximum.
         ///
@@ -85,6 +89,12 @@ altup_backend::operations! {
         /// - key, value: `[B, M, H, d]`
         /// - bias: broadcastable to `[B, H, Q, M]`, in f32
         /// - output: `[B, Q, H, d]`
+        #[fusion(meta = |query, _key, _value, _bias, _dropout| {
+            let [batch_size, length, heads] = [0, 1, 2].map(|dim| query.shape[dim]);
+            let statistics = burn::tensor::Shape::new([2, batch_size, heads, length]);
+            let statistics = burn::backend::fusion::custom::TensorSpec::new(statistics, DType::F32);
+            (query.clone(), statistics)
+        })]
         fn biased_attention(
             query: FloatTensor<Self>,
             key: FloatTensor<Self>,
@@ -98,7 +108,11 @@ altup_backend::operations! {
             }
         }
 
-        /// The gradients of query, key, value and bias. `saved` is the forward pass's second output.
+        /// The gradients of query, key, value and bias. `saved` is the forward pass's second output. If the bias's
+        /// gradient isn't asked for, it may be anything of the bias's shape: a sum over all scores is saved.
+        #[fusion(meta = |query, key, value, bias, _output, _saved, _grad, _dropout, _asked| {
+            (query.clone(), key.clone(), value.clone(), bias.clone())
+        })]
         #[allow(clippy::too_many_arguments)]
         fn biased_attention_backward(
             query: FloatTensor<Self>,
@@ -109,6 +123,7 @@ altup_backend::operations! {
             saved: FloatTensor<Self>,
             output_grad: FloatTensor<Self>,
             dropout: Option<DropoutMask>,
+            bias_grad_asked: bool,
         ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
             // What was saved says which body ran: both look at the same four tensors.
             match Self::on_host([&query, &key, &value, &bias]) {
@@ -126,6 +141,7 @@ altup_backend::operations! {
                     saved,
                     output_grad,
                     dropout,
+                    bias_grad_asked,
                 ),
             }
         }
@@ -141,7 +157,7 @@ impl<B: AttentionBackend, C: CheckpointStrategy> AttentionBackend for Autodiff<B
         dropout: Option<DropoutMask>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let mut also = None;
-        let output = record::<B, C, _, 4>(
+        let output = record_asked::<B, C, _, 4>(
             [query, key, value, bias],
             |[query, key, value, bias]| {
                 let inputs = [query.clone(), key.clone(), value.clone(), bias.clone()];
@@ -149,9 +165,11 @@ impl<B: AttentionBackend, C: CheckpointStrategy> AttentionBackend for Autodiff<B
                 also = Some(saved.clone());
                 (output.clone(), (inputs, output, saved, dropout))
             },
-            |([query, key, value, bias], output, saved, dropout), grad| {
-                B::biased_attention_backward(query, key, value, bias, output, saved, grad, dropout)
-                    .into()
+            |([query, key, value, bias], output, saved, dropout), grad, [.., asked]| {
+                B::biased_attention_backward(
+                    query, key, value, bias, output, saved, grad, dropout, asked,
+                )
+                .into()
             },
         );
         (output, Self::from_inner(also.expect("the operation has run")))

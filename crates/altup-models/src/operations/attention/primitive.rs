@@ -26,6 +26,7 @@ pub(super) fn attention<B: DropoutBackend>(
 
 /// With P the weights of a head, M the dropout's factors, S the scores: dV = (P ⊙ M)ᵀ dO, dP = dO Vᵀ ⊙ M,
 /// dS = P ⊙ (dP − Σ dP ⊙ P), dQ = dS K, dK = dSᵀ Q, and the bias has the gradient of the scores.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn attention_backward<B: DropoutBackend>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
@@ -34,6 +35,7 @@ pub(super) fn attention_backward<B: DropoutBackend>(
     weights: FloatTensor<B>,
     output_grad: FloatTensor<B>,
     dropout: Option<DropoutMask>,
+    bias_grad_asked: bool,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let dtype = query.dtype();
     let [query, key, value, output_grad] = [query, key, value, output_grad].map(heads_first::<B>);
@@ -45,7 +47,10 @@ pub(super) fn attention_backward<B: DropoutBackend>(
     let weighted = B::float_mul(weights_grad, weights.clone());
     let mean = B::float_sum_dim(weighted.clone(), 3);
     let scores_grad = B::float_sub(weighted, B::float_mul(weights, mean));
-    let bias_grad = summed_to::<B>(scores_grad.clone(), bias.shape());
+    let bias_grad = match bias_grad_asked {
+        true => summed_to::<B>(scores_grad.clone(), bias.shape()),
+        false => bias,
+    };
     let scores_grad = cast::<B>(scores_grad, dtype);
     let query_grad = B::float_matmul(scores_grad.clone(), key);
     let key_grad = B::float_matmul(B::float_swap_dims(scores_grad, 2, 3), query);

@@ -13,6 +13,9 @@ on_each_backend! {
     hidden_keys_have_no_weight,
     a_row_of_hidden_keys_is_even,
     gradients_agree_with_finite_differences,
+    what_is_held_stays,
+    part_of_a_memory,
+    nothing_to_attend_to_is_of_no_value,
     an_empty_batch_stays_empty,
 }
 
@@ -54,6 +57,7 @@ fn kernels_are_the_default<B: AttentionBackend>() {
                     saved,
                     grad(),
                     dropout,
+                    true,
                 );
                 let expected = primitive::attention_backward::<B>(
                     query(),
@@ -63,6 +67,7 @@ fn kernels_are_the_default<B: AttentionBackend>() {
                     weights,
                     grad(),
                     dropout,
+                    true,
                 );
                 assert_close::<B>(found.0, expected.0);
                 assert_close::<B>(found.1, expected.1);
@@ -110,7 +115,8 @@ fn a_row_of_hidden_keys_is_even<B: AttentionBackend>() {
     assert_close::<B>(output.clone(), ones([1, 1, 1, 1]));
     let (query, key, value, bias) = inputs();
     let grad = ones([1, 1, 1, 1]);
-    let found = B::biased_attention_backward(query, key, value, bias, output, saved, grad, None);
+    let found =
+        B::biased_attention_backward(query, key, value, bias, output, saved, grad, None, true);
     // With P = 1/3 and dP = V: dS = (V − 1) / 3 = (−1/3, 0, 1/3); dQ = Σ dS K, dK = dS Q, dV = P.
     let third = 1.0 / 3.0;
     assert_close::<B>(found.0, tensor(vec![2.0 * third], [1, 1, 1, 1]));
@@ -141,11 +147,61 @@ fn gradients_agree_with_finite_differences<B: AttentionBackend>() {
             saved,
             grad.clone(),
             dropout,
+            true,
         );
         assert_gradients::<B, 4>(inputs, grads.into(), &grad, |[query, key, value, bias]| {
             B::biased_attention(query, key, value, bias, dropout).0
         });
     }
+}
+
+/// Kernels write over scores of their own and over nothing else.
+fn what_is_held_stays<B: AttentionBackend>() {
+    let held = [1, 2, 3, 5].map(|seed| values::<B>(&[2, 3, 2, 4], seed));
+    let bias = values::<B>(&[1, 2, 3, 3], 4);
+    let [query, key, value, grad] = held.clone();
+    let forward = || {
+        let [query, key, value, _] = held.clone();
+        B::biased_attention(query, key, value, bias.clone(), None)
+    };
+    let (output, saved) = forward();
+    B::biased_attention_backward(query, key, value, bias.clone(), output, saved, grad, None, true);
+    assert_close::<B>(
+        forward().0,
+        B::biased_attention(
+            values::<B>(&[2, 3, 2, 4], 1),
+            values::<B>(&[2, 3, 2, 4], 2),
+            values::<B>(&[2, 3, 2, 4], 3),
+            values::<B>(&[1, 2, 3, 3], 4),
+            None,
+        )
+        .0,
+    );
+    for (held, seed) in held.into_iter().zip([1, 2, 3, 5]) {
+        assert_eq!(data::<B>(held), data::<B>(values::<B>(&[2, 3, 2, 4], seed)));
+    }
+}
+
+/// Keys and values with room for more behind them, as a cache has.
+fn part_of_a_memory<B: AttentionBackend>() {
+    let part = |seed| {
+        let places = [0..2, 0..5, 0..3, 0..4].map(burn::tensor::Slice::from);
+        B::float_slice(values::<B>(&[2, 9, 3, 4], seed), &places)
+    };
+    let query = || values::<B>(&[2, 2, 3, 4], 1);
+    let bias = || values::<B>(&[1, 3, 2, 5], 4);
+    let (output, _) = B::biased_attention(query(), part(2), part(3), bias(), None);
+    let (expected, _) = primitive::attention::<B>(query(), part(2), part(3), bias(), None);
+    assert_close::<B>(output, expected);
+}
+
+fn nothing_to_attend_to_is_of_no_value<B: AttentionBackend>() {
+    let query = || values::<B>(&[2, 3, 2, 4], 1);
+    let memory = || values::<B>(&[2, 0, 2, 4], 1);
+    let bias = || values::<B>(&[1, 1, 1, 1], 1);
+    let (output, _) = B::biased_attention(query(), memory(), memory(), bias(), None);
+    assert_eq!(output.shape(), Shape::new([2, 3, 2, 4]));
+    assert!(data::<B>(output).iter::<f32>().all(|value| value == 0.0));
 }
 
 /// Of no row, and of rows that have nothing to attend to.
@@ -163,6 +219,7 @@ fn an_empty_batch_stays_empty<B: AttentionBackend>() {
         saved,
         tokens(),
         None,
+        true,
     );
     assert_eq!(grads.1.shape(), Shape::new([0, 3, 2, 4]));
     assert!(data::<B>(grads.3).iter::<f32>().all(|grad| grad == 0.0));

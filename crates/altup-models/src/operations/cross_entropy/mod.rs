@@ -1,13 +1,15 @@
 //! The cross-entropy of labels over a vocabulary.
 
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod primitive;
 
-use altup_backend::record;
+use altup_backend::{cast, record, to_f32};
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Dispatch};
-use burn::tensor::{DType, Int, Tensor};
+use burn::backend::{Autodiff, Dispatch, TensorMetadata};
+use burn::tensor::{Int, Tensor};
 
 /// How far a loss is from the plain cross-entropy.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,8 +26,8 @@ pub struct CrossEntropyOptions {
 /// in Hugging Face's batches).
 ///
 /// With L = log Σ exp(logits): L − (1 − ε) · logit of the label − ε · mean of the logits + z · L². In f32 whatever the
-/// type of the logits. The backward pass keeps only the logits. On a CPU it writes their gradient over them where nobody
-/// else holds them, so there is no second tensor of their size.
+/// type of the logits. The backward pass keeps only the logits. It writes their gradient over them, on a CPU and on a
+/// GPU, where nobody else holds them: then there is no second tensor of their size.
 ///
 /// # Shapes
 ///
@@ -54,7 +56,7 @@ pub fn cross_entropy(
          label_smoothing={label_smoothing}, z_loss={z_loss}"
     );
     let output = <Dispatch as CrossEntropyBackend>::cross_entropy(
-        logits.cast(DType::F32).into_dispatch(),
+        logits.into_dispatch(),
         labels.into_dispatch(),
         options,
     );
@@ -62,25 +64,35 @@ pub fn cross_entropy(
 }
 
 altup_backend::operations! {
+    gpu_kernels
     /// [`cross_entropy`] on a backend.
     pub trait CrossEntropyBackend {
+        /// The logits as the backward pass gets them. By default they are f32, which its loops write over.
+        #[fusion(dtype = logits, shape = logits)]
+        fn logits_to_keep(logits: FloatTensor<Self>) -> FloatTensor<Self> {
+            to_f32::<Self>(logits)
+        }
+
         /// # Shapes
         ///
-        /// - logits: `[tokens, vocab_size]`, f32
+        /// - logits: `[tokens, vocab_size]`
         /// - labels: `[tokens]`
-        /// - output: `[tokens]`
+        /// - output: `[tokens]`, f32
+        #[fusion(dtype = burn::tensor::DType::F32, shape = labels)]
         fn cross_entropy(
             logits: FloatTensor<Self>,
             labels: IntTensor<Self>,
             options: CrossEntropyOptions,
         ) -> FloatTensor<Self> {
+            let logits = to_f32::<Self>(logits);
             match Self::on_host([&logits]) {
                 true => cpu::cross_entropy::<Self>(&logits, &labels, options),
                 false => primitive::cross_entropy::<Self>(logits, labels, options),
             }
         }
 
-        /// The gradient of the logits.
+        /// The gradient of the logits, of their type; they are from [`logits_to_keep`](Self::logits_to_keep).
+        #[fusion(dtype = logits, shape = logits)]
         fn cross_entropy_backward(
             logits: FloatTensor<Self>,
             labels: IntTensor<Self>,
@@ -103,14 +115,17 @@ impl<B: CrossEntropyBackend, C: CheckpointStrategy> CrossEntropyBackend for Auto
         labels: IntTensor<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self> {
+        // The gradient of logits that were not f32 is cast back here.
         record::<B, C, _, 1>(
             [logits],
             |[logits]| {
+                let dtype = logits.dtype();
+                let logits = B::logits_to_keep(logits);
                 let output = B::cross_entropy(logits.clone(), labels.clone(), options);
-                (output, (logits, labels, options))
+                (output, (logits, labels, options, dtype))
             },
-            |(logits, labels, options), grad| {
-                [B::cross_entropy_backward(logits, labels, grad, options)]
+            |(logits, labels, options, dtype), grad| {
+                [cast::<B>(B::cross_entropy_backward(logits, labels, grad, options), dtype)]
             },
         )
     }

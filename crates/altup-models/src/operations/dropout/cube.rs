@@ -1,13 +1,12 @@
 //! On a GPU in one kernel, with a thread for each value.
 
-use altup_backend::cube::empty_like;
+use altup_backend::cube::{Launch, empty_like};
 use altup_backend::philox::DropoutMask;
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
-use cubecl::calculate_cube_count_elemwise;
 use cubecl::prelude::*;
 
 use super::DropoutBackend;
@@ -15,18 +14,16 @@ use super::DropoutBackend;
 impl DropoutBackend for CubeBackend {
     fn dropout(x: FloatTensor<Self>, mask: DropoutMask) -> FloatTensor<Self> {
         let output = empty_like(&x);
-        let values = x.shape().num_elements();
-        if values == 0 {
+        if x.shape().num_elements() == 0 {
             return output;
         }
         let last = x.shape().num_dims() - 1;
-        let threads = CubeDim::new(&output.client, values);
-        let cubes = calculate_cube_count_elemwise(&output.client, values, threads);
+        let launch = Launch::of_values(&output);
         let [key_0, key_1] = mask.key();
         dropout_kernel::launch(
             &output.client.clone(),
-            cubes,
-            threads,
+            launch.cubes,
+            launch.threads,
             into_contiguous(x).into_tensor_arg(),
             output.clone().into_tensor_arg(),
             key_0,
@@ -41,7 +38,7 @@ impl DropoutBackend for CubeBackend {
     }
 }
 
-/// As [`DropoutMask`] defines it, of fewer than 2³² rows.
+/// Of fewer than 2³² rows.
 #[cube(launch)]
 fn dropout_kernel<F: Float>(
     x: &Tensor<F>,
@@ -60,8 +57,24 @@ fn dropout_kernel<F: Float>(
     }
     let width = x.shape(last);
     let column = position % width;
+    let row = u32::cast_from(position / width);
+    let factor = dropout_factor(row, column, key_0, key_1, site, dropped, kept_factor);
+    output[position] = F::cast_from(f32::cast_from(x[position]) * factor);
+}
+
+/// What a value is multiplied by, as [`DropoutMask`] defines it for rows below 2³².
+#[cube]
+pub(in crate::operations) fn dropout_factor(
+    row: u32,
+    column: usize,
+    key_0: u32,
+    key_1: u32,
+    site: u32,
+    dropped: u32,
+    kept_factor: f32,
+) -> f32 {
     let mut c0 = u32::cast_from(column / 64 * 8 + column % 8);
-    let mut c1 = u32::cast_from(position / width);
+    let mut c1 = row;
     let mut c2 = site;
     let mut c3 = 0u32;
     let mut k0 = key_0;
@@ -96,5 +109,5 @@ fn dropout_kernel<F: Float>(
     if bits < dropped {
         factor = 0.0f32;
     }
-    output[position] = F::cast_from(f32::cast_from(x[position]) * factor);
+    factor
 }

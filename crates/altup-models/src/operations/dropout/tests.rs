@@ -10,13 +10,6 @@ on_each_backend! {
     what_is_held_stays,
 }
 
-#[cfg(feature = "wgpu")]
-#[test]
-fn on_wgpu() {
-    the_same_values_are_dropped::<burn::backend::Wgpu>();
-    what_is_held_stays::<burn::backend::Wgpu>();
-}
-
 /// The mask's definition on the host, bit for bit.
 fn the_same_values_are_dropped<B: DropoutBackend>() {
     let mask = DropoutMask::new([11, 12], 13, 0.25);

@@ -1,6 +1,8 @@
 //! The gate of T5 v1.1's feed-forward network.
 
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod primitive;
 
 use altup_backend::record;
@@ -27,9 +29,11 @@ pub fn gated_gelu<const D: usize>(gate: Tensor<D>, linear: Tensor<D>) -> Tensor<
 }
 
 altup_backend::operations! {
+    gpu_kernels
     /// [`gated_gelu`] on a backend.
     pub trait GatedGeluBackend {
         /// All are of one shape.
+        #[fusion(dtype = gate, shape = gate)]
         fn gated_gelu(gate: FloatTensor<Self>, linear: FloatTensor<Self>) -> FloatTensor<Self> {
             match Self::on_host([&gate, &linear]) {
                 true => cpu::gated_gelu::<Self>(&gate, &linear),
@@ -38,6 +42,7 @@ altup_backend::operations! {
         }
 
         /// The gradients of gate and linear.
+        #[fusion(meta = |gate, linear, _grad| (gate.clone(), linear.clone()))]
         fn gated_gelu_backward(
             gate: FloatTensor<Self>,
             linear: FloatTensor<Self>,

@@ -1,6 +1,8 @@
 //! Root-mean-square normalisation.
 
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod primitive;
 
 use altup_backend::record;
@@ -35,12 +37,14 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) ->
 }
 
 altup_backend::operations! {
+    gpu_kernels
     /// [`rms_norm`] on a backend.
     pub trait RmsNormBackend {
         /// # Shapes
         ///
         /// - x, output: `[rows, width]`
         /// - gamma: `[width]`
+        #[fusion(dtype = x, shape = x)]
         fn rms_norm(
             x: FloatTensor<Self>,
             gamma: FloatTensor<Self>,
@@ -53,6 +57,7 @@ altup_backend::operations! {
         }
 
         /// The gradients of x and gamma.
+        #[fusion(meta = |x, gamma, _grad, _epsilon| (x.clone(), gamma.clone()))]
         fn rms_norm_backward(
             x: FloatTensor<Self>,
             gamma: FloatTensor<Self>,

@@ -1,0 +1,98 @@
+//! The folders of a model in the cache, as Python's `huggingface_hub` lays them out:
+//!
+//! ```text
+//! models--google--flan-t5-small/
+//!   refs/main                 the commit that the branch was at
+//!   snapshots/COMMIT/         the files of a commit, links into blobs
+//!   blobs/ETAG                their contents
+//! .locks/models--google--flan-t5-small/ETAG.lock
+//! ```
+
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{HubError, HubName};
+
+/// A model's part of the cache.
+pub(super) struct CachedModel {
+    root: PathBuf,
+    repo: Repo,
+    paths: CacheRepo,
+}
+
+impl CachedModel {
+    pub(super) fn new(cache: &Path, name: &HubName) -> Self {
+        let (repository, revision) = (name.repository().to_owned(), name.revision().to_owned());
+        let repo = Repo::with_revision(repository, RepoType::Model, revision);
+        let paths = Cache::new(cache.to_owned()).repo(repo.clone());
+        Self { root: cache.to_owned(), repo, paths }
+    }
+
+    /// The commit that the revision was at when it was last asked for; a commit is its own.
+    pub(super) fn commit(&self) -> Option<String> {
+        let revision = self.repo.revision();
+        let reference = self.root.join(self.repo.folder_name()).join("refs").join(revision);
+        let commit = fs::read_to_string(reference).map(|commit| commit.trim().to_owned());
+        commit.ok().filter(|commit| is_commit(commit)).or_else(|| {
+            let is_there = is_commit(revision) && self.snapshot(revision).is_dir();
+            is_there.then(|| revision.to_owned())
+        })
+    }
+
+    /// Remembers the commit that the revision is at.
+    pub(super) fn set_commit(&self, commit: &str) -> Result<(), HubError> {
+        if self.repo.revision() == commit || self.commit().as_deref() == Some(commit) {
+            return Ok(());
+        }
+        let path = self.root.join(self.repo.folder_name()).join("refs");
+        self.paths.create_ref(commit).map_err(|source| HubError::Cache { path, source })
+    }
+
+    /// The folder of a commit's files.
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.paths.pointer_path(commit)
+    }
+
+    /// Where contents lie.
+    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+        self.paths.blob_path(etag)
+    }
+
+    /// Keeps other programs from downloading the same contents, Python's among them, until the lock is dropped.
+    pub(super) fn lock(&self, etag: &str) -> Result<File, HubError> {
+        let folder = self.root.join(".locks").join(self.repo.folder_name());
+        let path = folder.join(format!("{etag}.lock"));
+        let locked = fs::create_dir_all(&folder)
+            .and_then(|()| File::create(&path))
+            .and_then(|file| file.lock().map(|()| file));
+        locked.map_err(|source| HubError::Cache { path, source })
+    }
+}
+
+/// Puts contents of the cache under a file's name into a snapshot.
+pub(super) fn link(blob: &Path, pointer: &Path) -> Result<(), HubError> {
+    let error = |source| HubError::Cache { path: pointer.to_owned(), source };
+    if let Some(folder) = pointer.parent() {
+        fs::create_dir_all(folder).map_err(error)?;
+    }
+    match fs::remove_file(pointer) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
+        _ => {}
+    }
+    // A link from snapshots/COMMIT, relative, so that the cache may be moved.
+    #[cfg(unix)]
+    let linked = {
+        let name = blob.file_name().unwrap_or_default();
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(name), pointer)
+    };
+    #[cfg(not(unix))]
+    let linked = fs::hard_link(blob, pointer);
+    linked.map_err(error)
+}
+
+/// Whether this is the name of a commit, and so safe as that of a folder.
+pub(super) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

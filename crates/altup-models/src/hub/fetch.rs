@@ -1,0 +1,280 @@
+use hf_hub::api::RepoInfo;
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::{Repo, RepoType};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+use ureq::config::RedirectAuthHeaders;
+
+use super::cache::{CachedModel, is_commit, link};
+use super::transfer::Transfer;
+use super::{DownloadProgress, HubError, HubName, HubSettings};
+use crate::ModelDirectory;
+use crate::directory::{CONFIG, SENTENCEPIECE, TOKENIZER};
+use crate::weight_files::{INDEX, PYTORCH_WEIGHTS, WEIGHTS, shards_of_index};
+
+/// Small files that a directory is passed on with.
+const COMPANIONS: [&str; 3] =
+    ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
+
+/// A Hugging Face hub, and the cache of what came from it.
+///
+/// ```no_run
+/// use altup_models::{Hub, HubName, HubSettings};
+///
+/// let name = HubName::parse("google/flan-t5-small").expect("it is well-formed");
+/// let directory = Hub::new(HubSettings::from_env()?).model(&name, &mut |_| {})?;
+/// # Ok::<(), altup_models::HubError>(())
+/// ```
+#[derive(Debug)]
+pub struct Hub {
+    settings: HubSettings,
+}
+
+/// How long the hub may be silent.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Hub {
+    /// A hub as the settings say. Nothing is asked of it yet.
+    pub fn new(settings: HubSettings) -> Self {
+        Self { settings }
+    }
+
+    /// The directory of a model in the cache: its `config.json`, weights in safetensors, tokenizer and the small files
+    /// beside it. What is missing is downloaded, one file after the other. A branch is looked up each time, so that its
+    /// newest commit is taken. `progress` is told of each step of a download.
+    ///
+    /// A file is in the cache whole or not at all. A download that was cut off goes on where it stopped, when the model
+    /// is asked for again.
+    ///
+    /// # Errors
+    ///
+    /// If the hub does not know the model, does not give it out, or can't be reached; if the model is no T5 in
+    /// safetensors; if a download fails.
+    pub fn model(
+        &self,
+        name: &HubName,
+        progress: &mut dyn FnMut(DownloadProgress<'_>),
+    ) -> Result<ModelDirectory, HubError> {
+        let cached = CachedModel::new(&self.settings.cache, name);
+        let folder = match self.settings.offline {
+            true => self.offline(&cached, name)?,
+            false => Online::new(self, name)?.fetch(&cached, progress)?,
+        };
+        Ok(ModelDirectory::new(folder))
+    }
+
+    fn offline(&self, cached: &CachedModel, name: &HubName) -> Result<PathBuf, HubError> {
+        let cache = || self.settings.cache.clone();
+        let Some(commit) = cached.commit() else {
+            return Err(HubError::Offline { name: name.to_string(), cache: cache() });
+        };
+        let folder = cached.snapshot(&commit);
+        let has = |file: &str| folder.join(file).exists();
+        let mut needed = vec![CONFIG.to_owned()];
+        match !has(WEIGHTS) && has(INDEX) {
+            true => needed.extend(shards_of_index(&folder.join(INDEX))?),
+            false => needed.push(WEIGHTS.to_owned()),
+        }
+        match needed.into_iter().find(|file| !has(file)) {
+            None => Ok(folder),
+            Some(file) => {
+                Err(HubError::PartlyCached { name: name.to_string(), cache: cache(), file })
+            }
+        }
+    }
+}
+
+/// A model that is asked for.
+struct Online<'a> {
+    settings: &'a HubSettings,
+    name: &'a HubName,
+    api: Api,
+    agent: ureq::Agent,
+}
+
+impl<'a> Online<'a> {
+    fn new(hub: &'a Hub, name: &'a HubName) -> Result<Self, HubError> {
+        let settings = &hub.settings;
+        let api = ApiBuilder::new()
+            .with_endpoint(settings.endpoint.clone())
+            .with_cache_dir(settings.cache.clone())
+            .with_token(settings.token.clone())
+            .with_progress(false)
+            .build();
+        let api = api.map_err(|source| HubError::Unreachable {
+            endpoint: settings.endpoint.clone(),
+            what: name.to_string(),
+            source: source.into(),
+        })?;
+        let agent = ureq::Agent::config_builder()
+            .user_agent(concat!("altup/", env!("CARGO_PKG_VERSION")))
+            // A download is redirected to other hosts, which must not see the token.
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .timeout_connect(Some(PATIENCE))
+            .timeout_recv_response(Some(PATIENCE))
+            .timeout_per_read(Some(PATIENCE))
+            .build()
+            .new_agent();
+        Ok(Self { settings, name, api, agent })
+    }
+
+    fn fetch(
+        &self,
+        cached: &CachedModel,
+        progress: &mut dyn FnMut(DownloadProgress<'_>),
+    ) -> Result<PathBuf, HubError> {
+        let RepoInfo { siblings, sha: commit } = self.info()?;
+        let files: Vec<String> = siblings.into_iter().map(|file| file.rfilename).collect();
+        let wanted = self.wanted(&files)?;
+        for file in &wanted {
+            self.file(cached, &commit, file, progress)?;
+        }
+        let folder = cached.snapshot(&commit);
+        if wanted.contains(&INDEX) {
+            for shard in shards_of_index(&folder.join(INDEX))? {
+                if !files.contains(&shard) {
+                    return Err(self.missing(&shard));
+                }
+                self.file(cached, &commit, &shard, progress)?;
+            }
+        }
+        cached.set_commit(&commit)?;
+        Ok(folder)
+    }
+
+    /// The commit that the revision is at, and its files.
+    fn info(&self) -> Result<RepoInfo, HubError> {
+        let (name, endpoint) = (self.name, &self.settings.endpoint);
+        let repository = name.repository().to_owned();
+        let repo = Repo::with_revision(repository, RepoType::Model, name.revision().to_owned());
+        let mut request = self.agent.get(format!("{endpoint}/api/{}", repo.api_url()));
+        if let Some(token) = &self.settings.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let what = format!("{:?}, which is no directory,", name.to_string());
+        let unreachable = |source: ureq::Error| self.unreachable(what.clone(), source.into());
+        let response = request.config().http_status_as_error(false).build().call();
+        let mut response = response.map_err(unreachable)?;
+        let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
+        match (response.status().as_u16(), code) {
+            (200, _) => {}
+            (404, Some("RevisionNotFound")) => {
+                return Err(HubError::UnknownRevision {
+                    repository: name.repository().to_owned(),
+                    endpoint: endpoint.clone(),
+                    revision: name.revision().to_owned(),
+                });
+            }
+            (404, _) => {
+                let (name, endpoint) = (name.to_string(), endpoint.clone());
+                return Err(HubError::Unknown { name, endpoint });
+            }
+            (status @ (401 | 403), _) => return Err(self.denied(status)),
+            (status, _) => return Err(unreachable(ureq::Error::StatusCode(status))),
+        }
+        let info: RepoInfo = response.body_mut().read_json().map_err(unreachable)?;
+        match is_commit(&info.sha) {
+            true => Ok(info),
+            false => Err(self.answer(name.to_string(), "a commit that is none".into())),
+        }
+    }
+
+    /// The files of a model that are needed, of those that it has.
+    fn wanted(&self, files: &[String]) -> Result<Vec<&'static str>, HubError> {
+        let has = |file: &str| files.iter().any(|name| name == file);
+        let weights = if has(WEIGHTS) {
+            WEIGHTS
+        } else if has(INDEX) {
+            INDEX
+        } else {
+            return Err(match PYTORCH_WEIGHTS.into_iter().find(|file| has(file)) {
+                None => self.missing(WEIGHTS),
+                Some(file) => HubError::PyTorchOnly {
+                    name: self.name.to_string(),
+                    repository: self.name.repository().to_owned(),
+                    file: file.to_owned(),
+                },
+            });
+        };
+        let tokenizer = match has(TOKENIZER) {
+            true => TOKENIZER,
+            false => SENTENCEPIECE,
+        };
+        for needed in [CONFIG, tokenizer] {
+            if !has(needed) {
+                return Err(self.missing(needed));
+            }
+        }
+        // The weights last: what is small is refused before what is large is fetched.
+        let companions = COMPANIONS.into_iter().filter(|file| has(file));
+        Ok([CONFIG, tokenizer].into_iter().chain(companions).chain([weights]).collect())
+    }
+
+    /// Has a file in its snapshot.
+    fn file(
+        &self,
+        cached: &CachedModel,
+        commit: &str,
+        file: &str,
+        progress: &mut dyn FnMut(DownloadProgress<'_>),
+    ) -> Result<(), HubError> {
+        let pointer = cached.snapshot(commit).join(file);
+        if pointer.exists() {
+            return Ok(());
+        }
+        let what = format!("{} of {}", file, self.name);
+        let repository = self.name.repository().to_owned();
+        let repo = Repo::with_revision(repository, RepoType::Model, commit.to_owned());
+        let url = self.api.repo(repo).url(file);
+        let metadata = self.api.metadata(&url).map_err(|error| match &error {
+            ApiError::RequestError(request) => match **request {
+                ureq::Error::StatusCode(404) => self.missing(file),
+                ureq::Error::StatusCode(status @ (401 | 403)) => self.denied(status),
+                _ => self.unreachable(what.clone(), error.into()),
+            },
+            _ => self.unreachable(what.clone(), error.into()),
+        })?;
+        // It becomes the name of a file.
+        let etag = metadata.etag().trim_start_matches("W/");
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if etag.is_empty() || etag.len() > 128 || !etag.chars().all(is_plain) {
+            return Err(self.answer(what, format!("the ETag {etag:?}")));
+        }
+        let size = metadata.size() as u64;
+        let blob = cached.blob(etag);
+        let _lock = cached.lock(etag)?;
+        // Another program may have it by now, or another commit has the same.
+        let is_whole = fs::metadata(&blob).is_ok_and(|blob| blob.len() == size);
+        if !is_whole {
+            let token = self.settings.token.as_deref();
+            let endpoint = &self.settings.endpoint;
+            let transfer = Transfer { what, endpoint, url: &url, token, etag, size };
+            let mut report = |received| progress(DownloadProgress { file, received, size });
+            transfer.run(&self.agent, &blob, &mut report)?;
+        }
+        link(&blob, &pointer)
+    }
+
+    fn unreachable(
+        &self,
+        what: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    ) -> HubError {
+        HubError::Unreachable { endpoint: self.settings.endpoint.clone(), what, source }
+    }
+
+    fn denied(&self, status: u16) -> HubError {
+        let (name, endpoint) = (self.name.to_string(), self.settings.endpoint.clone());
+        HubError::Denied { name, endpoint, status }
+    }
+
+    fn missing(&self, file: &str) -> HubError {
+        let (name, endpoint) = (self.name.to_string(), self.settings.endpoint.clone());
+        HubError::MissingFile { name, endpoint, file: file.to_owned() }
+    }
+
+    fn answer(&self, what: String, problem: String) -> HubError {
+        HubError::Answer { endpoint: self.settings.endpoint.clone(), what, problem }
+    }
+}

@@ -1,0 +1,51 @@
+use burn::backend::Backend;
+use burn::backend::ops::ModuleOps;
+use burn::backend::tensor::IntTensor;
+use burn::tensor::TensorData;
+
+use super::EmbeddingBackend;
+use crate::operations::testing::{assert_close, assert_gradients, data, on_each_backend, values};
+
+on_each_backend! {
+    kernels_are_the_default,
+    gradients_agree_with_finite_differences,
+    no_token_has_no_gradient,
+}
+
+/// Few kinds, so that most tokens are not the first of theirs.
+fn tokens<B: Backend>([batch_size, seq_length]: [usize; 2]) -> IntTensor<B> {
+    let tokens: Vec<i32> = (0..batch_size * seq_length).map(|i| (i * i % 11) as i32).collect();
+    B::int_from_data(TensorData::new(tokens, [batch_size, seq_length]), &B::Device::default())
+}
+
+fn kernels_are_the_default<B: EmbeddingBackend>() {
+    for (shape @ [batch_size, seq_length], width) in
+        [([1, 1], 1), ([2, 5], 7), ([3, 40], 16), ([1, 300], 33), ([2, 9], 4100)]
+    {
+        let weight = || values::<B>(&[12, width], 1);
+        let grad = || values::<B>(&[batch_size, seq_length, width], 2);
+        assert_close::<B>(
+            B::embed(weight(), tokens::<B>(shape)),
+            <B as ModuleOps<B>>::embedding(weight(), tokens::<B>(shape)),
+        );
+        assert_close::<B>(
+            B::embed_backward(weight(), tokens::<B>(shape), grad()),
+            <B as ModuleOps<B>>::embedding_backward(weight(), grad(), tokens::<B>(shape)),
+        );
+    }
+}
+
+fn gradients_agree_with_finite_differences<B: EmbeddingBackend>() {
+    let (shape, weight) = ([2, 5], values::<B>(&[12, 3], 1));
+    let grad = values::<B>(&[2, 5, 3], 2);
+    let found = B::embed_backward(weight.clone(), tokens::<B>(shape), grad.clone());
+    assert_gradients::<B, 1>([weight], [found], &grad, |[weight]| {
+        B::embed(weight, tokens::<B>(shape))
+    });
+}
+
+fn no_token_has_no_gradient<B: EmbeddingBackend>() {
+    let (weight, grad) = (values::<B>(&[12, 3], 1), values::<B>(&[0, 5, 3], 2));
+    let found = B::embed_backward(weight, tokens::<B>([0, 5]), grad);
+    assert!(data::<B>(found).iter::<f32>().all(|grad| grad == 0.0));
+}

@@ -1,0 +1,52 @@
+use burn::backend::Backend;
+use burn::backend::tensor::IntTensor;
+use burn::tensor::TensorData;
+
+use super::{PositionBiasBackend, primitive};
+use crate::operations::testing::{assert_close, assert_gradients, data, on_each_backend, values};
+
+on_each_backend! {
+    kernels_are_the_default,
+    gradients_agree_with_finite_differences,
+    no_position_has_no_gradient,
+}
+
+/// Five buckets: distances from −2 to 2, and beyond.
+fn buckets<B: Backend>([queries, keys]: [usize; 2]) -> IntTensor<B> {
+    let pairs = (0..queries).flat_map(|query| (0..keys).map(move |key| (query, key)));
+    let buckets: Vec<i32> =
+        pairs.map(|(query, key)| (key as i32 - query as i32).clamp(-2, 2) + 2).collect();
+    B::int_from_data(TensorData::new(buckets, [queries * keys]), &B::Device::default())
+}
+
+fn kernels_are_the_default<B: PositionBiasBackend>() {
+    for lengths @ [queries, keys] in [[1, 1], [1, 9], [9, 1], [5, 5], [7, 40], [130, 33]] {
+        for heads in [1, 3] {
+            let weight = || values::<B>(&[5, heads], 1);
+            let grad = || values::<B>(&[1, heads, queries, keys], 2);
+            assert_close::<B>(
+                B::position_bias(weight(), buckets::<B>(lengths), lengths),
+                primitive::position_bias::<B>(weight(), buckets::<B>(lengths), lengths),
+            );
+            assert_close::<B>(
+                B::position_bias_backward(weight(), buckets::<B>(lengths), grad()),
+                primitive::position_bias_backward::<B>(weight(), buckets::<B>(lengths), grad()),
+            );
+        }
+    }
+}
+
+fn gradients_agree_with_finite_differences<B: PositionBiasBackend>() {
+    let (lengths, weight) = ([4, 6], values::<B>(&[5, 2], 1));
+    let grad = values::<B>(&[1, 2, 4, 6], 2);
+    let found = B::position_bias_backward(weight.clone(), buckets::<B>(lengths), grad.clone());
+    assert_gradients::<B, 1>([weight], [found], &grad, |[weight]| {
+        B::position_bias(weight, buckets::<B>(lengths), lengths)
+    });
+}
+
+fn no_position_has_no_gradient<B: PositionBiasBackend>() {
+    let grad = values::<B>(&[1, 2, 0, 6], 2);
+    let found = B::position_bias_backward(values::<B>(&[5, 2], 1), buckets::<B>([0, 6]), grad);
+    assert!(data::<B>(found).iter::<f32>().all(|grad| grad == 0.0));
+}

@@ -1,0 +1,76 @@
+//! On a GPU one kernel for each tensor, and one at the end. Sums are f32.
+
+use altup_backend::cube::{RowLaunch, row_memory, sum_of_vector, sum_over_row, sum_rows};
+use burn::backend::TensorMetadata;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Shape};
+use burn_backend::cubecl::dtype_to_storage_type;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::zeros;
+use cubecl::prelude::*;
+
+use super::{PARTS, SquareSumBackend};
+
+impl SquareSumBackend for CubeBackend {
+    /// Each kernel writes all places of its tensor; of a tensor without values there is none.
+    fn square_sums(beside: FloatTensor<Self>, count: usize) -> FloatTensor<Self> {
+        zeros(beside.device.clone(), Shape::new([count, PARTS]), DType::F32)
+    }
+
+    fn with_square_sum(
+        sums: FloatTensor<Self>,
+        tensor: FloatTensor<Self>,
+        number: usize,
+    ) -> FloatTensor<Self> {
+        let values = tensor.shape().num_elements();
+        if values == 0 {
+            return sums;
+        }
+        let sums = if sums.can_mut() { sums } else { sums.copy() };
+        let tensor = into_contiguous(tensor);
+        let launch = RowLaunch::new(&tensor, 1, values);
+        square_sum_kernel::launch(
+            &sums.client.clone(),
+            CubeCount::new_1d(PARTS as u32),
+            launch.threads,
+            launch.vector_size,
+            tensor.clone().into_tensor_arg(),
+            sums.clone().into_tensor_arg(),
+            (number * PARTS) as u32,
+            launch.units,
+            dtype_to_storage_type(tensor.dtype),
+        );
+        sums
+    }
+
+    fn total_of_sums(sums: FloatTensor<Self>) -> FloatTensor<Self> {
+        let count = sums.shape().num_elements();
+        sum_rows(sums, [1, count, 1], Shape::new([1]), DType::F32)
+    }
+}
+
+/// The sum of squares of each group's share of a tensor, from place `first` on.
+#[cube(launch)]
+fn square_sum_kernel<F: Float, N: Size>(
+    tensor: &Tensor<Vector<F, N>>,
+    sums: &mut Tensor<f32>,
+    first: u32,
+    #[comptime] units: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let mut memory = row_memory(units, 1usize);
+    let unit = UNIT_POS_X as usize;
+    let step = CUBE_COUNT * units;
+    let mut squares = Vector::<f32, N>::new(0.0f32);
+    let mut place = CUBE_POS * units + unit;
+    while place < tensor.len() {
+        let value = Vector::<f32, N>::cast_from(tensor[place]);
+        squares += value * value;
+        place += step;
+    }
+    let sum = sum_over_row(sum_of_vector(squares), &mut memory, units);
+    if unit == 0 {
+        sums[first as usize + CUBE_POS] = sum;
+    }
+}

@@ -1,0 +1,298 @@
+use altup_models::{ModelDirectory, num_parameters};
+use altup_train::device::{DeviceName, hardware_name};
+use altup_train::fine_tuning::{
+    FineTuningConfig, FineTuningData, TaskResult, TaskResults, best_step,
+};
+use altup_train::memory;
+use altup_train::metrics::{MetricsLog, StartRow, TaskScore};
+use altup_train::progress::{ProgressMode, format_count, format_duration};
+use altup_train::report::{Fact, Report, RunCurves, Tile};
+use altup_train::task_evaluation::AnswerBy;
+use altup_train::trainer::Outcome;
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::convert::copy_companions;
+use super::model_source::ModelSource;
+use super::start::{Place, Start};
+use super::start_fine_tuning::{Running, describe};
+use super::{output, stop};
+
+/// Fine-tune a model on benchmark tasks, text to text as T5 does it.
+///
+/// Adafactor at a constant rate of 0.001 with a dropout of 0.1, batches of examples of about equal length; the
+/// checkpoint with the best scores becomes the model of the run.
+#[derive(Args)]
+pub(super) struct FinetuneArgs {
+    /// A TOML file of the run's configuration; flags go over its keys
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The model: its directory, or the folder of the run that trained it
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// A task or several, by commas (`altup tasks` lists them); a name that ends in .toml is the path of a
+    /// description
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    task: Vec<String>,
+    /// The task's own folder of original files, or one that holds such folders
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Optimizer steps
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Times that training goes through the examples of all tasks together, in place of --steps
+    #[arg(long, value_name = "N", conflicts_with_all = ["steps", "resume"])]
+    epochs: Option<f64>,
+    /// Examples that go through the model at once
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Steps from one validation, and checkpoint, to the next
+    #[arg(long, value_name = "N")]
+    eval_every: Option<u64>,
+    /// How the model answers when it is validated
+    #[arg(long, value_enum, value_name = "HOW")]
+    evaluate_by: Option<AnswerBy>,
+    /// Validations without a better score after which the run ends
+    #[arg(long, value_name = "N")]
+    patience: Option<u64>,
+    /// What all randomness of the run comes from, below 2^63 as TOML's numbers are
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    seed: Option<u64>,
+    /// Any key of the configuration, as in model.dropout_rate=0
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    assignments: Vec<String>,
+    /// The folder of the run [default: a new one in runs/]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    output: Option<PathBuf>,
+    /// Replace the run in the output folder
+    #[arg(long, requires = "output", conflicts_with = "resume")]
+    overwrite: bool,
+    /// Go on with the run in this folder, exactly where its last checkpoint is. Its length, its learning rate and
+    /// schedule, and how it is watched and kept may be given anew; its model and tasks are fixed
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    /// Go back to the checkpoint of this step; what lay behind it is kept in abandoned/
+    #[arg(long, requires = "resume", value_name = "STEP")]
+    from: Option<u64>,
+    /// Show no progress
+    #[arg(long)]
+    quiet: bool,
+    /// Print the figures of the finished run as JSON
+    #[arg(long)]
+    json: bool,
+    /// The backend, with the index of a device where it has several (cuda:1): flex, ndarray, wgpu,
+    /// vulkan, tch or cuda; `altup backends` lists what this machine has [default: flex, or what the run was on]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<DeviceName>,
+}
+
+/// The figures of a finished run.
+#[derive(Serialize)]
+struct Summary {
+    run: PathBuf,
+    model: PathBuf,
+    parameters: u64,
+    backend: String,
+    seed: u64,
+    steps: u64,
+    best_step: u64,
+    mean_score: f64,
+    tasks: Vec<TaskScore>,
+    tokens: u64,
+    tokens_per_second: f64,
+    train_seconds: f64,
+    peak_memory_bytes: Option<u64>,
+    version: &'static str,
+}
+
+pub(super) fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
+    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
+    let start = Start { backend: args.backend.as_ref(), mode };
+    let mut running = match &args.resume {
+        Some(path) => {
+            anyhow::ensure!(
+                !path.join("config.toml").exists() || FineTuningConfig::describes(path),
+                "{} is a run of `altup train`: go on with `altup train --resume`",
+                path.display()
+            );
+            start.resume_fine_tuning(path, args.from, |stored| configured(stored, &args))?
+        }
+        None => {
+            if let Some(epochs) = args.epochs {
+                anyhow::ensure!(epochs > 0.0 && epochs.is_finite(), "--epochs must be above 0");
+            }
+            let config = configured(FineTuningConfig::default(), &args)?;
+            let place = match &args.output {
+                Some(path) => Place::Output { path: path.clone(), overwrite: args.overwrite },
+                None => {
+                    let name = format!("{}-seed{}", config.name(), config.seed);
+                    Place::Fresh(Path::new("runs").join(name))
+                }
+            };
+            start.new_fine_tuning(config, args.epochs, place)?
+        }
+    };
+    begin_record(&mut running)?;
+    if running.train()? == Outcome::Stopped {
+        return Ok(stop::exit_code());
+    }
+    finish(&args, &running)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Begins to write down how the run goes: the metrics get their first row.
+fn begin_record(running: &mut Running) -> anyhow::Result<()> {
+    let Running { backend, config, data, trainer, .. } = running;
+    let tasks = data.training.iter().map(|task| describe(task, config));
+    let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
+    let start = StartRow {
+        parameters: num_parameters(&trainer.learner.model) as u64,
+        backend: format!("{backend}{}", hardware.unwrap_or_default()),
+        text: tasks.collect::<Vec<_>>().join("; "),
+        ..StartRow::default()
+    };
+    let dtype = config.training.precision.dtype();
+    Ok(trainer.recorder.begin(&mut trainer.metrics, start, &trainer.device, dtype)?)
+}
+
+/// Puts the file, then the flags over a configuration.
+fn configured(config: FineTuningConfig, args: &FinetuneArgs) -> anyhow::Result<FineTuningConfig> {
+    let mut config = match &args.config {
+        Some(file) => config.with_file(file)?,
+        None => config,
+    };
+    if let Some(model) = &args.model {
+        config.model.path = ModelSource::find(model)?.directory;
+    }
+    if !args.task.is_empty() {
+        config.tasks.names = args.task.clone();
+    }
+    if let Some(data) = &args.data {
+        config.tasks.data = data.clone();
+    }
+    let training = &mut config.training;
+    training.steps = args.steps.unwrap_or(training.steps);
+    training.batch_size = args.batch_size.unwrap_or(training.batch_size);
+    if let Some(every) = args.eval_every {
+        (training.eval_every, training.checkpoint_every) = (every, every);
+    }
+    config.answers.by = args.evaluate_by.unwrap_or(config.answers.by);
+    config.patience = args.patience.or(config.patience);
+    config.seed = args.seed.unwrap_or(config.seed);
+    let mut config = config.with_assignments(&args.assignments)?;
+    config.make_absolute()?;
+    Ok(config)
+}
+
+/// Writes the best model, what it made of the tasks and the report, and prints what came of the run.
+fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
+    let Running { folder, backend, model_config, config, data, trainer, .. } = running;
+    let rows = MetricsLog::read(&folder.metrics())?;
+    let best = best_step(&rows).context("the run has no validation row")?;
+    let device = trainer.device.clone().without_autodiff();
+    let model = trainer.checkpoints.model(Some(best), model_config.build(&device))?;
+    let directory = ModelDirectory::new(folder.model());
+    directory.save(model_config, &model)?;
+    copy_companions(&config.model.path, &folder.model())?;
+    data.tokenizer.save(&directory.tokenizer())?;
+
+    trainer.progress.note(&format!("scoring the model of step {best} on all validation examples"));
+    let splits = data.whole_validation(config)?;
+    let model = config.training.precision.to_compute(&model);
+    let (tokenizer, training) = (&data.tokenizer, &data.training);
+    let results =
+        TaskResults::write(folder, best, &model, tokenizer, &splits, training, &config.answers)?;
+
+    let state = &trainer.state;
+    let summary = Summary {
+        run: folder.path().to_owned(),
+        model: config.model.path.clone(),
+        parameters: num_parameters(&model) as u64,
+        backend: backend.to_string(),
+        seed: config.seed,
+        steps: state.step,
+        best_step: best,
+        mean_score: results.mean_score,
+        tasks: results.tasks.iter().map(|result| result.score.clone()).collect(),
+        tokens: state.tokens,
+        tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
+        train_seconds: state.elapsed_seconds,
+        peak_memory_bytes: memory::peak(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
+    let report = Report {
+        title: config.name(),
+        status: None,
+        tiles: Tile::summary(&rows, None),
+        facts: facts(&summary, config, data, &results),
+        runs: vec![RunCurves { name: config.name(), rows }],
+        samples: Vec::new(),
+        configuration: config.to_toml(),
+    };
+    report.write(folder.path())?;
+    if args.json {
+        return Ok(output::json(&summary)?);
+    }
+    print(&summary, &results)
+}
+
+fn facts(
+    summary: &Summary,
+    config: &FineTuningConfig,
+    data: &FineTuningData,
+    results: &TaskResults,
+) -> Vec<Fact> {
+    let mut facts = vec![
+        (
+            "Model".to_owned(),
+            format!(
+                "{}, {} parameters, of step {}",
+                summary.model.display(),
+                format_count(summary.parameters),
+                summary.best_step
+            ),
+        ),
+        ("Backend".to_owned(), summary.backend.clone()),
+        ("Seed".to_owned(), summary.seed.to_string()),
+        ("Software".to_owned(), format!("altup {}, Burn 0.22.1", summary.version)),
+    ];
+    for (training, result) in data.training.iter().zip(&results.tasks) {
+        let fact = format!("{}; {}", describe(training, config), scores_line(result));
+        facts.push((result.score.task.clone(), fact));
+    }
+    facts.into_iter().map(|(name, value)| Fact { name, value }).collect()
+}
+
+/// A task's metrics, beside those of always giving the same answer.
+fn scores_line(result: &TaskResult) -> String {
+    let list = |score: &TaskScore| {
+        let metrics = score.metrics.iter().map(|(name, value)| format!("{name} {value:.4}"));
+        metrics.collect::<Vec<_>>().join(" · ")
+    };
+    let mut line = list(&result.score);
+    if let Some(majority) = &result.majority {
+        line.push_str(&format!(" (always “{}”: {})", majority.label, list(&majority.score)));
+    }
+    line
+}
+
+fn print(summary: &Summary, results: &TaskResults) -> anyhow::Result<()> {
+    for result in &results.tasks {
+        let TaskScore { task, split, examples, .. } = &result.score;
+        let scores = scores_line(result);
+        output::line(&format!("{task} · {split} · {examples} examples · {scores}"))?;
+    }
+    let run = summary.run.display();
+    Ok(output::line(&format!(
+        "\nbest at step {} of {} in {} · {:.0} tokens/s\n\nreport  {run}/report.html\nmodel   {run}/model\ntasks   \
+         {run}/tasks",
+        summary.best_step,
+        summary.steps,
+        format_duration(summary.train_seconds),
+        summary.tokens_per_second,
+    ))?)
+}

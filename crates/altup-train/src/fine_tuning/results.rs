@@ -1,0 +1,206 @@
+//! What the best model of a run made of its tasks: the files in `tasks/` of the run folder.
+
+use altup_data::TextTokenizer;
+use altup_models::T5;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+use super::TaskTraining;
+use crate::metrics::TaskScore;
+use crate::run_folder::{RunFolder, RunFolderError};
+use crate::task_evaluation::{AnswerConfig, Answers, TaskEvaluationError, TaskSplit, answer};
+
+/// Mistakes of a task that are kept.
+const MISTAKES: usize = 20;
+
+/// What a model made of the tasks of its run: the content of `tasks/scores.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskResults {
+    /// The step of the model.
+    pub step: u64,
+    /// The mean of the tasks' scores, each the mean of its metrics.
+    pub mean_score: f64,
+    /// The tasks.
+    pub tasks: Vec<TaskResult>,
+}
+
+/// What a model made of a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskResult {
+    /// Its metrics on the whole validation split.
+    #[serde(flatten)]
+    pub score: TaskScore,
+    /// The loss of the targets in nats per token.
+    pub loss: f64,
+    /// Examples that were trained on.
+    pub training_examples: usize,
+    /// Where there are label words: the one that training has most often, and the metrics of always answering it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub majority: Option<Majority>,
+    /// Wrong answers whose right one the model expected least.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// The baseline of one answer to all examples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Majority {
+    /// The answer.
+    pub label: String,
+    /// Its metrics.
+    #[serde(flatten)]
+    pub score: TaskScore,
+}
+
+/// A wrong answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mistake {
+    /// The example.
+    pub id: String,
+    /// What the model read.
+    pub input: String,
+    /// What it should have written.
+    pub target: String,
+    /// What it wrote.
+    pub output: String,
+    /// The loss of the target in nats per token.
+    pub loss: Option<f64>,
+    /// When label words are ranked: the probability of the one that was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f64>,
+}
+
+/// A line of `tasks/NAME.predictions.jsonl`.
+#[derive(Serialize)]
+struct Prediction<'a> {
+    id: &'a str,
+    target: Option<&'a str>,
+    output: &'a str,
+    answer: &'a str,
+    loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<f64>,
+}
+
+/// Why results can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskResultsError {
+    /// A task can't be evaluated.
+    #[error(transparent)]
+    Task(#[from] TaskEvaluationError),
+    /// A file can't be written.
+    #[error(transparent)]
+    Write(#[from] RunFolderError),
+}
+
+impl TaskResults {
+    /// Lets the model of `step` answer whole splits, and writes what it made of them into the run folder:
+    /// `tasks/scores.json`, and for each task `tasks/NAME.predictions.jsonl`.
+    ///
+    /// # Errors
+    ///
+    /// If a task can't be evaluated or a file not be written.
+    pub fn write(
+        folder: &RunFolder,
+        step: u64,
+        model: &T5,
+        tokenizer: &TextTokenizer,
+        splits: &[TaskSplit],
+        training: &[TaskTraining],
+        config: &AnswerConfig,
+    ) -> Result<Self, TaskResultsError> {
+        let tasks = folder.tasks();
+        std::fs::create_dir_all(&tasks)
+            .map_err(|source| RunFolderError::File { path: tasks.clone(), source })?;
+        let mut results = Vec::new();
+        for (split, training) in splits.iter().zip(training) {
+            let answers = answer(model, tokenizer, split, config)?;
+            let predictions = predictions(split, &answers);
+            let path = tasks.join(format!("{}.predictions.jsonl", split.task().name()));
+            folder.write(&path, predictions.as_bytes())?;
+            results.push(TaskResult::new(split, &answers, training)?);
+        }
+        let mean_score =
+            results.iter().map(|of| of.score.mean()).sum::<f64>() / results.len().max(1) as f64;
+        let results = Self { step, mean_score, tasks: results };
+        folder.write(&scores_path(folder), &to_json(&results))?;
+        Ok(results)
+    }
+
+    /// The results of a run that has them.
+    ///
+    /// # Errors
+    ///
+    /// If there are some and they can't be read.
+    pub fn read(folder: &Path) -> Result<Option<Self>, std::io::Error> {
+        let path = folder.join("tasks").join(SCORES);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            bytes => Ok(Some(serde_json::from_slice(&bytes?)?)),
+        }
+    }
+}
+
+const SCORES: &str = "scores.json";
+
+fn scores_path(folder: &RunFolder) -> std::path::PathBuf {
+    folder.tasks().join(SCORES)
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    // Texts and numbers: nothing that JSON can't hold.
+    serde_json::to_vec_pretty(value).unwrap_or_else(|error| unreachable!("not JSON: {error}"))
+}
+
+impl TaskResult {
+    fn new(
+        split: &TaskSplit,
+        answers: &Answers,
+        training: &TaskTraining,
+    ) -> Result<Self, TaskEvaluationError> {
+        let score = split.score(&answers.texts())?;
+        let majority = training.majority.as_ref().map(|label| {
+            let constant = vec![label.clone(); split.examples().len()];
+            Ok::<_, TaskEvaluationError>(Majority {
+                label: label.clone(),
+                score: split.score(&constant)?.into(),
+            })
+        });
+        let mistake = |place: usize| {
+            let (example, answer) = (&split.examples()[place], &answers.answers[place]);
+            Mistake {
+                id: example.id.clone(),
+                input: example.input.clone(),
+                target: example.target.clone().unwrap_or_default(),
+                output: answer.output.clone(),
+                loss: answer.loss,
+                confidence: answer.confidence,
+            }
+        };
+        Ok(Self {
+            score: score.into(),
+            loss: answers.loss / answers.tokens.max(1) as f64,
+            training_examples: training.examples,
+            majority: majority.transpose()?,
+            mistakes: answers.mistakes(split).into_iter().take(MISTAKES).map(mistake).collect(),
+        })
+    }
+}
+
+/// A line of JSON for each example.
+fn predictions(split: &TaskSplit, answers: &Answers) -> String {
+    let line =
+        |(example, answer): (&altup_data::tasks::Example, &crate::task_evaluation::Answer)| {
+            let prediction = Prediction {
+                id: &example.id,
+                target: example.target.as_deref(),
+                output: &answer.output,
+                answer: &answer.text,
+                loss: answer.loss,
+                confidence: answer.confidence,
+            };
+            serde_json::to_string(&prediction)
+                .unwrap_or_else(|error| unreachable!("not JSON: {error}"))
+                + "\n"
+        };
+    split.examples().iter().zip(&answers.answers).map(line).collect()
+}

@@ -1,0 +1,48 @@
+//! The memory of this process, as Linux counts it. Other systems don't tell.
+
+/// The bytes that are in memory now.
+pub fn resident() -> Option<u64> {
+    field("VmRSS:")
+}
+
+/// The most bytes that were in memory at once, since the process began or [`reset_peak`].
+pub fn peak() -> Option<u64> {
+    field("VmHWM:")
+}
+
+/// Lets the peak start at what is in use now.
+pub fn reset_peak() {
+    // Where that can't be done the peak stays that of the whole process.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+fn field(name: &str) -> Option<u64> {
+    bytes_in(&std::fs::read_to_string("/proc/self/status").ok()?, name)
+}
+
+fn bytes_in(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(1024 * kibibytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_a_process_is_read() {
+        let status = "Name:\taltup\nVmHWM:\t   12345 kB\nVmRSS:\t     678 kB\nThreads:\t2\n";
+        assert_eq!(bytes_in(status, "VmHWM:"), Some(12_345 * 1024));
+        assert_eq!(bytes_in(status, "VmRSS:"), Some(678 * 1024));
+        assert_eq!(bytes_in(status, "VmSwap:"), None);
+        assert_eq!(bytes_in(status, "Threads:"), None);
+    }
+
+    #[test]
+    fn the_peak_is_no_less_than_what_is_there() {
+        if let (Some(resident), Some(peak)) = (resident(), peak()) {
+            assert!(resident > 1 << 20 && peak >= resident, "{resident} {peak}");
+        }
+    }
+}

@@ -1,0 +1,802 @@
+//! The report of one run, or of several side by side: `report.html`, which needs no other file,
+//! and its charts as SVG files in `charts/`.
+//!
+//! All that a report shows lies in the folders of its runs: it can be written while a run goes on, after it was
+//! killed, and years later. `report.html` in this folder is its template.
+
+mod charts;
+mod marked_text;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use serde::Serialize;
+
+use crate::coefficients::CoefficientsRow;
+use crate::config::RunConfig;
+use crate::metrics::{
+    MetricsError, MetricsLog, MetricsRow, StartRow, TrainRow, ValidRow, replace_file,
+};
+use crate::progress::{format_bytes, format_count, format_duration};
+use crate::run_folder::{RunFolder, RunFolderError};
+use crate::samples::{self, SampleRow, SamplesError};
+use crate::statistics::median;
+use crate::summary::{Summary, SummaryError};
+use charts::Figure;
+use marked_text::{Piece, with_blanks, with_written};
+
+/// Everything a report shows.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Name of the run, or of the comparison.
+    pub title: String,
+    /// How far the run is; none of a comparison.
+    pub status: Option<Status>,
+    /// The records of the runs; with several, each chart overlays them.
+    pub runs: Vec<RunCurves>,
+    /// What was run and on what, as name and value: model, parameters, backend, seed.
+    pub facts: Vec<Fact>,
+    /// The key numbers.
+    pub tiles: Vec<Tile>,
+    /// What the model wrote at the validations, in the order of the steps.
+    pub samples: Vec<SampleRow>,
+    /// The resolved configuration, as text.
+    pub configuration: String,
+}
+
+/// The record of one run.
+#[derive(Clone, Debug)]
+pub struct RunCurves {
+    /// Name of the run in legends and tables.
+    pub name: String,
+    /// The rows of its `metrics.jsonl`.
+    pub rows: Vec<MetricsRow>,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Steps done, as far as they are recorded.
+    pub step: u64,
+    /// Steps to do.
+    pub total: u64,
+    /// Whether the run has ended as it was meant to.
+    pub is_finished: bool,
+}
+
+/// Something that is so of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fact {
+    /// What it is about.
+    pub name: String,
+    /// What is so.
+    pub value: String,
+}
+
+/// One key number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tile {
+    /// What the number is.
+    pub label: String,
+    /// The number, with its unit.
+    pub value: String,
+    /// A remark in small print; may be empty.
+    pub note: String,
+}
+
+/// Why a report can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The folder isn't that of a run.
+    #[error(transparent)]
+    Folder(#[from] RunFolderError),
+    /// The metrics can't be read.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The samples can't be read.
+    #[error(transparent)]
+    Samples(#[from] SamplesError),
+    /// The summary can't be read.
+    #[error(transparent)]
+    Summary(#[from] SummaryError),
+    /// The page can't be made of its template.
+    #[error("cannot make the page of a report")]
+    Page(#[from] minijinja::Error),
+    /// The file system refused.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// The file or folder that could not be written.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+}
+
+/// What lies in the folder of a run.
+struct Recorded {
+    config: RunConfig,
+    rows: Vec<MetricsRow>,
+    samples: Vec<SampleRow>,
+    summary: Option<Summary>,
+}
+
+impl Recorded {
+    fn read(path: &Path) -> Result<(Self, RunFolder), ReportError> {
+        let (folder, config) = RunFolder::open(path)?;
+        // A run that was killed before its first step may have none.
+        let rows = match folder.metrics().exists() {
+            true => MetricsLog::read(&folder.metrics())?,
+            false => Vec::new(),
+        };
+        let samples = samples::read(&folder.samples())?;
+        let summary = Summary::read(&folder.summary())?;
+        Ok((Self { config, rows, samples, summary }, folder))
+    }
+
+    fn status(&self) -> Status {
+        let step = self.rows.iter().map(MetricsRow::step).max().unwrap_or(0);
+        let total = self.config.training.steps;
+        // A run that was resumed past its old end has a summary of an earlier step.
+        let is_summed_up = self.summary.as_ref().is_some_and(|summary| summary.steps >= step);
+        Status { step, total, is_finished: step >= total || is_summed_up }
+    }
+
+    fn start(&self) -> Option<&StartRow> {
+        self.rows.iter().find_map(|row| match row {
+            MetricsRow::Start(row) => Some(row),
+            _ => None,
+        })
+    }
+
+    fn facts(&self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        let mut add = |name: &str, value: String| {
+            facts.push(Fact { name: name.to_owned(), value });
+        };
+        let config = &self.config;
+        let start = self.start();
+        add(
+            "Model",
+            match start {
+                Some(start) => {
+                    format!("{}, {} parameters", config.name(), format_count(start.parameters))
+                }
+                None => config.name(),
+            },
+        );
+        if let Some(start) = start.filter(|start| !start.text.is_empty()) {
+            add("Training text", start.text.clone());
+        }
+        add("Optimization", config.optimization());
+        if let Some(start) = start {
+            let mut machine = format!("{}, {} threads", start.backend, start.threads);
+            if let Some(peak) = start.matrix_flops_per_second {
+                machine.push_str(&format!(", {}FLOP/s in matrix products", si_count(peak)));
+            }
+            let peak = train_rows(&self.rows).filter_map(|row| row.peak_memory_bytes).max();
+            if let Some(bytes) = peak {
+                machine.push_str(&format!(", peak memory {}", format_bytes(bytes)));
+            }
+            add("Machine", machine);
+        }
+        add("Seed", config.seed.to_string());
+        if let Some(start) = start {
+            add("Software", format!("altup {}, Burn 0.22.1", start.version));
+        }
+        if let Some(summary) = &self.summary {
+            facts.extend(summary.facts());
+        }
+        facts
+    }
+}
+
+/// Writes the report of a run into its folder, from what lies there: `report.html` and `charts/*.svg`, each whole or
+/// not at all. The page of a run that isn't finished says how far it is, and loads itself again every half minute.
+///
+/// # Errors
+///
+/// If the folder isn't that of a run, a file in it can't be read, or one can't be written.
+pub fn write_report(folder: &Path) -> Result<(), ReportError> {
+    let (recorded, folder) = Recorded::read(folder)?;
+    let name = folder.path().canonicalize().ok();
+    let name = name.as_deref().unwrap_or(folder.path()).file_name();
+    let title = name.map_or_else(|| recorded.config.name(), |n| n.to_string_lossy().into_owned());
+    let unigram_loss = recorded.summary.as_ref().map(|summary| summary.unigram_loss);
+    let report = Report {
+        title: title.clone(),
+        status: Some(recorded.status()),
+        facts: recorded.facts(),
+        tiles: Tile::summary(&recorded.rows, unigram_loss),
+        configuration: recorded.config.to_toml(),
+        samples: recorded.samples,
+        runs: vec![RunCurves { name: title, rows: recorded.rows }],
+    };
+    report.write(folder.path())
+}
+
+/// Writes a report that compares runs into the folder `output`, from what lies in theirs.
+///
+/// # Errors
+///
+/// As [`write_report`].
+pub fn write_comparison(runs: &[PathBuf], title: &str, output: &Path) -> Result<(), ReportError> {
+    let (mut curves, mut facts, mut configuration) = (Vec::new(), Vec::new(), String::new());
+    for path in runs {
+        let (recorded, _) = Recorded::read(path)?;
+        let Recorded { config, rows, .. } = recorded;
+        let name = path.file_name();
+        let name = name.map_or_else(|| config.name(), |name| name.to_string_lossy().into_owned());
+        let value = format!("{}, {}", config.name(), config.optimization());
+        facts.push(Fact { name: name.clone(), value });
+        configuration.push_str(&format!("# {name}\n{}\n", config.to_toml()));
+        curves.push(RunCurves { name, rows });
+    }
+    let report = Report {
+        title: title.to_owned(),
+        status: None,
+        runs: curves,
+        facts,
+        tiles: Vec::new(),
+        samples: Vec::new(),
+        configuration,
+    };
+    report.write(output)
+}
+
+impl Tile {
+    /// The key numbers of a run. `unigram_loss` is the loss of guessing each target token by its
+    /// frequency alone, which a model that has learnt anything beats.
+    pub fn summary(rows: &[MetricsRow], unigram_loss: Option<f64>) -> Vec<Self> {
+        let figures = Figures::of(rows);
+        let mut tiles = Vec::new();
+        let mut add = |label: &str, value: String, note: String| {
+            tiles.push(Self { label: label.to_owned(), value, note });
+        };
+        if let (Some(last), Some(best)) = (figures.last_valid, figures.best_valid) {
+            let note = format!("best {:.3} at step {}", best.loss, best.step);
+            add("Validation loss", format!("{:.3}", last.loss), note);
+            add(
+                "Perplexity",
+                decimal(last.perplexity),
+                format!("best {}", decimal(best.perplexity)),
+            );
+            add("Accuracy", percent(last.accuracy), "of target tokens".to_owned());
+        }
+        if let Some(loss) = unigram_loss {
+            add(
+                "Unigram baseline",
+                format!("{loss:.3}"),
+                "loss of token frequencies alone".to_owned(),
+            );
+        }
+        if let Some(last) = figures.last_train {
+            add("Training loss", format!("{:.3}", last.loss), format!("at step {}", last.step));
+            add("Speed", speed(&figures), "tokens/s, median".to_owned());
+            if let Some(flops) = last.flops_per_second {
+                let note = last.peak_share.map_or_else(
+                    || "model operations".to_owned(),
+                    |share| format!("{} of the measured peak", percent(share)),
+                );
+                add("Model FLOP/s", si_count(flops).trim_end().to_owned(), note);
+            }
+            add(
+                "Training time",
+                format_duration(last.elapsed_seconds),
+                format!("{} steps", last.step),
+            );
+            add("Tokens seen", format_count(last.tokens), "input and target".to_owned());
+        }
+        tiles
+    }
+}
+
+/// What the template shows.
+#[derive(Serialize)]
+struct Page<'a> {
+    title: &'a str,
+    style: &'a str,
+    status: Option<StatusView>,
+    facts: &'a [Fact],
+    tiles: &'a [Tile],
+    comparison: Option<Table>,
+    samples: Vec<SampleView>,
+    curves: Vec<FigureView>,
+    coefficient_maps: Vec<FigureView>,
+    coefficient_curves: Vec<FigureView>,
+    validation: Vec<Table>,
+    experts: Vec<Table>,
+    configuration: &'a str,
+}
+
+/// A table of a page.
+#[derive(Serialize)]
+struct Table {
+    heading: String,
+    header: Vec<&'static str>,
+    rows: Vec<TableRow>,
+}
+
+#[derive(Serialize)]
+struct TableRow {
+    cells: Vec<String>,
+    is_best: bool,
+}
+
+/// A prompt, and what the model made of it at each validation.
+#[derive(Serialize)]
+struct SampleView {
+    prompt: Vec<Piece>,
+    last: FilledView,
+    earlier: Vec<FilledView>,
+}
+
+#[derive(Serialize)]
+struct FilledView {
+    step: u64,
+    text: Vec<Piece>,
+}
+
+#[derive(Serialize)]
+struct FigureView {
+    svg: String,
+    half: Option<String>,
+}
+
+#[derive(Serialize)]
+struct StatusView {
+    text: String,
+    is_running: bool,
+    step: u64,
+    total: u64,
+    percent: String,
+}
+
+impl Report {
+    /// Writes `report.html` and `charts/*.svg` into `folder`, each file whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError::Write`] naming the file that could not be written.
+    pub fn write(&self, folder: &Path) -> Result<(), ReportError> {
+        let chart_folder = folder.join("charts");
+        fs::create_dir_all(&chart_folder)
+            .map_err(|source| ReportError::Write { path: chart_folder.clone(), source })?;
+        let curves = charts::curves(&self.runs);
+        let (maps, of_layers) = match &self.runs[..] {
+            [run] => charts::coefficients(&run.rows),
+            _ => (Vec::new(), Vec::new()),
+        };
+        for figure in curves.iter().chain(&maps).chain(&of_layers) {
+            write_file(chart_folder.join(&figure.file), &figure.svg)?;
+        }
+        write_file(folder.join("report.html"), &self.page(curves, maps, of_layers)?)
+    }
+
+    fn page(
+        &self,
+        curves: Vec<Figure>,
+        maps: Vec<Figure>,
+        of_layers: Vec<Figure>,
+    ) -> Result<String, minijinja::Error> {
+        let mut environment = Environment::new();
+        environment.set_auto_escape_callback(|_| AutoEscape::Html);
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.add_template("report", include_str!("report.html"))?;
+        let views = |figures: Vec<Figure>| -> Vec<FigureView> {
+            let view = |Figure { svg, half, .. }| FigureView { svg, half };
+            figures.into_iter().map(view).collect()
+        };
+        let page = Page {
+            title: &self.title,
+            style: include_str!("report.css"),
+            status: self.status.map(Status::view),
+            facts: &self.facts,
+            tiles: &self.tiles,
+            comparison: self.comparison(),
+            samples: self.samples(),
+            curves: views(curves),
+            coefficient_maps: views(maps),
+            coefficient_curves: views(of_layers),
+            validation: self.validation(),
+            experts: self.experts(),
+            configuration: &self.configuration,
+        };
+        environment.get_template("report")?.render(Serde(&page))
+    }
+
+    /// The runs in a table, where there are several.
+    fn comparison(&self) -> Option<Table> {
+        if self.runs.len() < 2 {
+            return None;
+        }
+        let rows = self.runs.iter().map(|run| {
+            let figures = Figures::of(&run.rows);
+            let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
+            let cells = vec![
+                run.name.clone(),
+                or_dash(figures.best_valid.map(|row| format!("{:.3}", row.loss))),
+                or_dash(figures.last_valid.map(|row| format!("{:.3}", row.loss))),
+                or_dash(figures.last_valid.map(|row| percent(row.accuracy))),
+                speed(&figures),
+                or_dash(figures.last_train.map(|row| format_duration(row.elapsed_seconds))),
+                or_dash(figures.last_train.map(|row| format_count(row.tokens))),
+            ];
+            TableRow { cells, is_best: false }
+        });
+        let header = vec![
+            "Run",
+            "Best loss",
+            "Last loss",
+            "Accuracy",
+            "Tokens/s",
+            "Training time",
+            "Tokens seen",
+        ];
+        Some(Table { heading: String::new(), header, rows: rows.collect() })
+    }
+
+    /// The heading of what is shown of a run, where there are several.
+    fn heading(&self, run: &RunCurves) -> String {
+        if self.runs.len() > 1 { run.name.clone() } else { String::new() }
+    }
+
+    fn validation(&self) -> Vec<Table> {
+        let table = |run: &RunCurves| {
+            let best = Figures::of(&run.rows).best_valid?;
+            let rows = valid_rows(&run.rows).map(|row| {
+                let cells = vec![
+                    row.step.to_string(),
+                    format!("{:.4}", row.loss),
+                    decimal(row.perplexity),
+                    percent(row.accuracy),
+                    row.tokens.to_string(),
+                ];
+                TableRow { cells, is_best: row == best }
+            });
+            let header = vec!["Step", "Loss", "Perplexity", "Accuracy", "Target tokens"];
+            Some(Table { heading: self.heading(run), header, rows: rows.collect() })
+        };
+        self.runs.iter().filter_map(table).collect()
+    }
+
+    /// How the layers with experts routed the last row's tokens.
+    fn experts(&self) -> Vec<Table> {
+        let table = |run: &RunCurves| {
+            let last = train_rows(&run.rows).last().filter(|row| !row.routing.is_empty())?;
+            let rows = last.routing.iter().map(|layer| {
+                let idle = layer.loads.iter().filter(|&&load| load == 0.0).count();
+                let cells = vec![
+                    format!("{} {}", layer.stack, layer.layer),
+                    format!("{:.2}", layer.peak_load()),
+                    format!("{idle} of {}", layer.loads.len()),
+                    format!("{:.3}", layer.entropy),
+                    percent(layer.dropped),
+                    format!("{:.3}", layer.load_balancing_loss),
+                    format!("{:.3}", layer.router_z_loss),
+                ];
+                TableRow { cells, is_best: false }
+            });
+            let header = vec![
+                "Layer",
+                "Most chosen, × even",
+                "Never chosen",
+                "Entropy, nats",
+                "Dropped",
+                "Load balancing",
+                "z-loss",
+            ];
+            Some(Table { heading: self.heading(run), header, rows: rows.collect() })
+        };
+        self.runs.iter().filter_map(table).collect()
+    }
+
+    /// The prompts in their order, each with all that was written for it.
+    fn samples(&self) -> Vec<SampleView> {
+        let mut prompts: Vec<&str> = Vec::new();
+        for row in &self.samples {
+            if !prompts.contains(&row.prompt.as_str()) {
+                prompts.push(&row.prompt);
+            }
+        }
+        let view = |prompt: &str| {
+            let of_prompt = self.samples.iter().filter(|row| row.prompt == prompt);
+            let mut written: Vec<FilledView> = of_prompt
+                .map(|row| FilledView { step: row.step, text: with_written(prompt, &row.filled) })
+                .collect();
+            let last = written.pop()?;
+            Some(SampleView { prompt: with_blanks(prompt), last, earlier: written })
+        };
+        prompts.into_iter().filter_map(view).collect()
+    }
+}
+
+impl Status {
+    fn view(self) -> StatusView {
+        let Self { step, total, is_finished } = self;
+        let share = 100.0 * step as f64 / total.max(1) as f64;
+        let text = match is_finished {
+            true => format!("Finished after {step} steps"),
+            false => format!("At step {step} of {total}"),
+        };
+        StatusView {
+            text,
+            is_running: !is_finished,
+            step,
+            total,
+            percent: format!("{:.1}", if is_finished { 100.0 } else { share.min(100.0) }),
+        }
+    }
+}
+
+/// What a run came to.
+struct Figures<'a> {
+    last_train: Option<&'a TrainRow>,
+    last_valid: Option<&'a ValidRow>,
+    best_valid: Option<&'a ValidRow>,
+    /// The median: the first row waits for caches and compilers, some rows for the disk.
+    tokens_per_second: f64,
+}
+
+impl<'a> Figures<'a> {
+    fn of(rows: &'a [MetricsRow]) -> Self {
+        let speeds: Vec<f64> = train_rows(rows).map(|row| row.tokens_per_second).collect();
+        Self {
+            last_train: train_rows(rows).last(),
+            last_valid: valid_rows(rows).last(),
+            best_valid: valid_rows(rows).min_by(|a, b| a.loss.total_cmp(&b.loss)),
+            tokens_per_second: median(&speeds),
+        }
+    }
+}
+
+fn train_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &TrainRow> {
+    rows.iter().filter_map(|row| match row {
+        MetricsRow::Train(row) => Some(row),
+        _ => None,
+    })
+}
+
+fn valid_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &ValidRow> {
+    rows.iter().filter_map(|row| match row {
+        MetricsRow::Valid(row) => Some(row),
+        _ => None,
+    })
+}
+
+fn coefficient_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &CoefficientsRow> {
+    rows.iter().filter_map(|row| match row {
+        MetricsRow::Coefficients(row) => Some(row),
+        _ => None,
+    })
+}
+
+fn write_file(path: PathBuf, contents: &str) -> Result<(), ReportError> {
+    replace_file(&path, contents.as_bytes()).map_err(|source| ReportError::Write { path, source })
+}
+
+fn speed(figures: &Figures<'_>) -> String {
+    let speed = figures.tokens_per_second;
+    if speed.is_nan() { "–".to_owned() } else { format_count(speed.round() as u64) }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// A rate with its unit's prefix: `8.5 G`.
+fn si_count(value: f64) -> String {
+    let text = format_count(value.round() as u64);
+    match text.find(|letter: char| letter.is_alphabetic()) {
+        Some(at) => format!("{} {}", &text[..at], &text[at..]),
+        None => text + " ",
+    }
+}
+
+/// A number of any size with about three digits.
+fn decimal(value: f64) -> String {
+    match value {
+        1000.0.. => format_count(value as u64),
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coefficients::LayerCoefficients;
+
+    fn rows(final_loss: f64) -> Vec<MetricsRow> {
+        let mut rows = vec![MetricsRow::Start(StartRow {
+            parameters: 1_234_567,
+            backend: "flex".into(),
+            threads: 2,
+            text: "12 documents".into(),
+            matrix_flops_per_second: Some(8.5e10),
+            ..StartRow::default()
+        })];
+        for step in 1..=100 {
+            rows.push(MetricsRow::Train(TrainRow {
+                step,
+                loss: final_loss + 100.0 / step as f64,
+                learning_rate: 1e-3,
+                grad_norm: 1.0 / step as f64,
+                tokens: 626 * step,
+                tokens_per_second: 5000.0,
+                elapsed_seconds: 36.0 * step as f64,
+                data_wait_seconds: Some(0.1),
+                memory_bytes: Some(100_000_000),
+                peak_memory_bytes: Some(200_000_000),
+                flops_per_second: Some(3.4e10),
+                peak_share: Some(0.4),
+                ..TrainRow::default()
+            }));
+            if step % 25 == 0 {
+                rows.push(MetricsRow::Valid(ValidRow {
+                    step,
+                    loss: final_loss + if step == 75 { 0.0 } else { 0.25 },
+                    perplexity: final_loss.exp(),
+                    accuracy: 0.4321,
+                    tokens: 1140,
+                    sources: Vec::new(),
+                    tasks: Vec::new(),
+                }));
+                rows.push(MetricsRow::Coefficients(CoefficientsRow {
+                    step,
+                    layers: vec![LayerCoefficients {
+                        stack: "encoder".into(),
+                        layer: 0,
+                        p: vec![vec![1.0, 0.1], vec![-0.2, 0.9]],
+                        g: vec![1.0, 0.01 * step as f64],
+                        sequence: Vec::new(),
+                    }],
+                }));
+            }
+        }
+        rows
+    }
+
+    fn sample(step: u64, filled: &str) -> SampleRow {
+        let prompt = "Thank you <extra_id_0> me to your party <extra_id_1> week.";
+        SampleRow { step, prompt: prompt.to_owned(), filled: filled.to_owned() }
+    }
+
+    fn report(names: &[&str]) -> Report {
+        let runs = names
+            .iter()
+            .map(|name| RunCurves { name: (*name).to_owned(), rows: rows(3.125) })
+            .collect();
+        Report {
+            title: "altup-s <K=2>".to_owned(),
+            status: Some(Status { step: 100, total: 400, is_finished: false }),
+            runs,
+            facts: vec![Fact { name: "Model".to_owned(), value: "AltUp & K = 2".to_owned() }],
+            tiles: Tile::summary(&rows(3.125), Some(7.5)),
+            samples: vec![
+                sample(25, "Thank you the me to your party the week."),
+                sample(50, "Thank you for <b>inviting</b> me to your party last week."),
+            ],
+            configuration: "title = \"<script>\"\n".to_owned(),
+        }
+    }
+
+    fn written(report: &Report) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        report.write(folder.path()).unwrap();
+        let html = fs::read_to_string(folder.path().join("report.html")).unwrap();
+        (folder, html)
+    }
+
+    #[test]
+    fn a_report_holds_the_numbers_and_needs_nothing_else() {
+        let (folder, html) = written(&report(&["altup"]));
+        for text in [
+            "<h1>altup-s &lt;K=2&gt;</h1>",
+            "AltUp &amp; K = 2",
+            ">3.375<",
+            "best 3.125 at step 75",
+            "43.2 %",
+            "7.500",
+            "5.0k",
+            "34.0 G",
+            "40.0 % of the measured peak",
+            "1h 00m",
+            "62.6k",
+            "<tr class=\"best\"><td>75</td><td>3.1250</td>",
+            "title = &quot;&lt;script&gt;&quot;",
+            "Coefficients of the encoder at step 100",
+            "<mark class=\"blank\">&lt;extra_id_0&gt;</mark>",
+            "<mark class=\"written\"> for &lt;b&gt;inviting&lt;&#x2f;b&gt; </mark>",
+            "<span class=\"step\">25</span>",
+        ] {
+            assert!(html.contains(text), "{text} is missing");
+        }
+        let linked = html.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+        assert!(!linked.contains("http:") && !linked.contains("https") && !linked.contains("src="));
+        let mut charts: Vec<_> = fs::read_dir(folder.path().join("charts"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        charts.sort();
+        assert_eq!(
+            charts,
+            [
+                "accuracy.svg",
+                "coefficients_encoder.svg",
+                "coefficients_encoder_0.svg",
+                "data_wait.svg",
+                "gradient_norm.svg",
+                "learning_rate.svg",
+                "loss.svg",
+                "memory.svg",
+                "tokens_per_second.svg",
+                "utilization.svg"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_page_loads_itself_again_until_the_run_is_finished() {
+        let running = report(&["altup"]);
+        let (_folder, html) = written(&running);
+        assert!(html.contains("http-equiv=\"refresh\"") && html.contains("At step 100 of 400"));
+        assert!(html.contains("style=\"width:25.0%\""));
+        let status = Some(Status { step: 400, total: 400, is_finished: true });
+        let (_folder, html) = written(&Report { status, ..running });
+        assert!(!html.contains("refresh") && html.contains("Finished after 400 steps"));
+    }
+
+    #[test]
+    fn several_runs_are_compared() {
+        let compared = Report { status: None, ..report(&["dense", "altup & co"]) };
+        let (_folder, html) = written(&compared);
+        assert!(html.contains("<h2>Comparison</h2>") && !html.contains("refresh"));
+        assert!(html.contains("<td>altup &amp; co</td><td>3.125</td><td>3.375</td>"));
+        assert!(html.contains("dense, training") && html.contains("dense, validation"));
+    }
+
+    #[test]
+    fn a_report_is_computed_from_the_folder_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let config = RunConfig::tiny_altup();
+        fs::write(path("config.toml"), config.to_toml()).unwrap();
+        write_report(folder.path()).unwrap();
+        let html = fs::read_to_string(path("report.html")).unwrap();
+        assert!(html.contains("no data") && !html.contains("<h2>Validation</h2>"));
+        let total = config.training.steps;
+        assert!(html.contains(&format!("At step 0 of {total}")));
+
+        let mut log = MetricsLog::create(&path("metrics.jsonl")).unwrap();
+        for row in rows(3.125) {
+            log.append(&row).unwrap();
+        }
+        samples::record(&path("samples.jsonl"), 25, &[sample(25, "as it is")]).unwrap();
+        write_report(folder.path()).unwrap();
+        let html = fs::read_to_string(path("report.html")).unwrap();
+        for text in [
+            &format!("At step 100 of {total}"),
+            "1.2M parameters",
+            "85.0 GFLOP&#x2f;s in matrix products",
+            "peak memory 200 MB",
+            "<p>as it is</p>",
+        ] {
+            assert!(html.contains(text), "{text} is missing");
+        }
+        let summary = path("summary.json");
+        fs::write(&summary, "{\"steps\": 100}").unwrap();
+        let message = write_report(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("summary.json"), "{message}");
+    }
+
+    #[test]
+    fn a_folder_without_a_run_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(write_report(folder.path()), Err(ReportError::Folder(_))));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is written");
+    }
+}

@@ -1,0 +1,133 @@
+//! The figures of a finished run: `summary.json` in its folder.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use altup_data::corpus::SkippedInFile;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::{SourceEpochs, SourceScore};
+use crate::report::Fact;
+
+/// The figures of a finished run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The folder of the run.
+    pub run: PathBuf,
+    /// What was trained, such as `tiny-altup-k2`.
+    pub model: String,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// The backend, with the index of its device.
+    pub backend: String,
+    /// What all randomness of the run came from.
+    pub seed: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Input and target tokens trained on.
+    pub tokens: u64,
+    /// The last validation loss, in nats a token.
+    pub valid_loss: f64,
+    /// e to the power of it.
+    pub valid_perplexity: f64,
+    /// Share of validation tokens predicted right, from 0 to 1.
+    pub valid_accuracy: f64,
+    /// The loss of guessing each target token by its frequency alone.
+    pub unigram_loss: f64,
+    /// Input and target tokens a second.
+    pub tokens_per_second: f64,
+    /// Seconds of training.
+    pub train_seconds: f64,
+    /// The most memory that the process held, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+    /// The last scores by source, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceScore>,
+    /// How often each source was gone through, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub epochs: Vec<SourceEpochs>,
+    /// Lines, rows and ends of files that couldn't be read and were left out, by file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedLines>,
+    /// The version of altup.
+    pub version: String,
+}
+
+/// What was left out of a file that couldn't be read whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedLines {
+    /// The file.
+    pub file: PathBuf,
+    /// How many lines, rows or ends.
+    pub count: u64,
+    /// The first few.
+    pub first: Vec<String>,
+}
+
+impl From<&SkippedInFile> for SkippedLines {
+    fn from(skipped: &SkippedInFile) -> Self {
+        let SkippedInFile { file, count, first } = skipped;
+        let first = first.iter().map(ToString::to_string).collect();
+        Self { file: file.clone(), count: *count, first }
+    }
+}
+
+/// Why a summary can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SummaryError {
+    /// The file system refused.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The file is no summary.
+    #[error("{} is not the summary of a run", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+impl Summary {
+    /// The summary in a file; none if there is no file.
+    ///
+    /// # Errors
+    ///
+    /// Names the file.
+    pub fn read(path: &Path) -> Result<Option<Self>, SummaryError> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(SummaryError::Read { path: path.to_owned(), source }),
+        };
+        let summary = serde_json::from_slice(&bytes);
+        summary.map(Some).map_err(|source| SummaryError::Json { path: path.to_owned(), source })
+    }
+
+    /// What it says beside the figures that a report shows anyway.
+    pub(crate) fn facts(&self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        let mut add = |name: &str, values: Vec<String>| {
+            if !values.is_empty() {
+                facts.push(Fact { name: name.to_owned(), value: values.join("; ") });
+            }
+        };
+        let sources = self.sources.iter().zip(&self.epochs).map(|(score, seen)| {
+            let epochs = seen.epochs;
+            format!("{}: validation loss {:.3}, {epochs:.2} epochs", score.name, score.loss)
+        });
+        add("Sources", sources.collect());
+        let skipped = self.skipped.iter().map(|skipped| {
+            let SkippedLines { file, count, first } = skipped;
+            format!("{count} of {} ({})", file.display(), first.join("; "))
+        });
+        add("Left out", skipped.collect());
+        facts
+    }
+}

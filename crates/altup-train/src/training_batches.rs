@@ -1,0 +1,44 @@
+//! What a run trains on: batches by number.
+
+use altup_data::{Batch, Mixture};
+use std::sync::Arc;
+
+use crate::metrics::SourceEpochs;
+
+/// The batches that a run trains on.
+///
+/// A batch is a pure function of the data and its number. So the number of steps done is the whole position of a run in
+/// its data, and any number of threads makes the same batches.
+pub trait TrainingBatches: Send + Sync {
+    /// Batch `number`, counted from 0. There is no last one.
+    fn batch(&self, number: u64) -> Batch;
+
+    /// How often the first `batches` batches go through each source; none where there is one source.
+    fn epochs(&self, batches: u64) -> Vec<SourceEpochs>;
+}
+
+/// Examples of text, as many in every batch.
+#[derive(Clone, Debug)]
+pub struct TextBatches {
+    /// The examples.
+    pub data: Arc<Mixture>,
+    /// How many a batch has.
+    pub batch_size: usize,
+}
+
+impl TextBatches {
+    /// The examples of the first `batches` batches.
+    fn examples(&self, batches: u64) -> u64 {
+        batches * self.batch_size as u64
+    }
+}
+
+impl TrainingBatches for TextBatches {
+    fn batch(&self, number: u64) -> Batch {
+        self.data.batch(self.examples(number), self.batch_size)
+    }
+
+    fn epochs(&self, batches: u64) -> Vec<SourceEpochs> {
+        SourceEpochs::of(&self.data, self.examples(batches))
+    }
+}

@@ -1,0 +1,80 @@
+//! What a run is validated on.
+
+use altup_data::Mixture;
+use burn::tensor::Device;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::evaluation::Pass;
+use crate::learner::Learner;
+use crate::metrics::ValidRow;
+use crate::trainer::TrainError;
+
+/// Scores a model in training.
+pub trait Validation {
+    /// Scores the model of `step`. It must not be on an autodiff device, and `device` is its device. Once `stop` is
+    /// set, it ends before its next batch, and gives nothing.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be scored.
+    fn score(
+        &mut self,
+        learner: &Learner,
+        step: u64,
+        device: &Device,
+        stop: &AtomicBool,
+    ) -> Result<Option<Validated>, TrainError>;
+
+    /// Training goes back to `step`: what was scored behind it never was. Default: nothing is remembered
+    fn rewind(&mut self, step: u64) {
+        let _ = step;
+    }
+
+    /// Whether the scores so far say that training should end. Default: never
+    fn is_satisfied(&self) -> bool {
+        false
+    }
+}
+
+/// What came of a validation.
+#[derive(Clone, Debug)]
+pub struct Validated {
+    /// The scores.
+    pub row: ValidRow,
+    /// What checkpoints are compared by: the lower the better.
+    pub cost: f64,
+}
+
+/// The loss on the first examples of each source of a text; that is also what checkpoints are compared by.
+#[derive(Clone, Debug)]
+pub struct TextValidation {
+    /// The sources.
+    pub data: Mixture,
+    /// Examples of each source that are scored at most.
+    pub examples: u64,
+    /// The last step of the run.
+    pub last_step: u64,
+    /// Examples of each source that are scored at most after it.
+    pub final_examples: u64,
+    /// Examples that go through the model at once.
+    pub batch_size: usize,
+}
+
+impl Validation for TextValidation {
+    fn score(
+        &mut self,
+        learner: &Learner,
+        step: u64,
+        device: &Device,
+        stop: &AtomicBool,
+    ) -> Result<Option<Validated>, TrainError> {
+        let max_examples = if step == self.last_step { self.final_examples } else { self.examples };
+        let batch_size = self.batch_size;
+        let pass = Pass { learner, max_examples, batch_size, step, device };
+        let row = pass.score_mixture(&self.data, &mut || match stop.load(Ordering::Relaxed) {
+            true => Err(()),
+            false => Ok(()),
+        });
+        Ok(row.ok().map(|row| Validated { cost: row.loss, row }))
+    }
+}
