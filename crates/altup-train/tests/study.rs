@@ -312,7 +312,7 @@ fn a_study_that_makes_no_sense_is_refused_before_anything_runs() {
         assert!(message.contains("study.toml") && message.contains(words), "{words}: {message}");
     };
     refused("seeds = [3, 5]", "seedz = [3, 5]", "line 6: unknown field `seedz`");
-    refused("batch_size = 4", "batchsize = 4", "line 14: unknown field `batchsize`");
+    refused("batch_size = 4", "batchsize = 4", "line 15: unknown field `batchsize`");
     refused(
         "{ num_blocks = 2 }",
         "{ num_blocks = 2, blocks = 2 }",
