@@ -326,6 +326,38 @@ fn what_cannot_be_had_is_said_with_the_reason() {
 }
 
 #[test]
+fn the_token_is_not_sent_to_another_host() {
+    let token = Some("hf_mine".to_owned());
+    let site =
+        Site::new(&[(NAME, HubModel { token: token.clone(), other_host: true, ..whole() })]);
+    let folder = site.get_with(NAME, HubSettings { token, ..site.settings() }).unwrap();
+    assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights());
+    // The other host is asked for the contents alone.
+    let asked = site.server.requests();
+    let of_other_host: Vec<&String> =
+        asked.iter().filter(|path| path.starts_with("cdn/")).collect();
+    assert_eq!(of_other_host, [&format!("cdn/{NAME}/model.safetensors")]);
+}
+
+#[test]
+fn answers_that_lead_nowhere_are_errors() {
+    for (fault, problem) in [
+        (Fault::RedirectToItself, "more than 5 redirects"),
+        (Fault::Status(304), "status 304"),
+        (Fault::Status(302), "a redirect to nowhere"),
+        (Fault::Status(500), "status 500"),
+    ] {
+        let site = Site::new(&[(NAME, whole())]);
+        site.server.fail_once("config.json", fault);
+        let error = site.get(NAME).unwrap_err();
+        assert!(matches!(error, HubError::Answer { .. }), "{error}");
+        let message = format!("answers for config.json of {NAME} with {problem}");
+        assert!(error.to_string().contains(&message), "{error}");
+        assert!(site.server.requests().len() <= 7);
+    }
+}
+
+#[test]
 fn a_directory_wins_over_a_name_and_a_path_is_no_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
