@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use tempfile::TempDir;
 
 const NAME: &str = "google/flan-t5-tiny";
@@ -200,6 +201,24 @@ fn what_an_interrupted_process_left_is_checked() {
         let folder = site.get(NAME).unwrap();
         assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights(), "{}", part.len());
     }
+}
+
+#[test]
+fn two_at_once_have_one_download() {
+    let site = Site::new(&[(NAME, whole())]);
+    let get = || {
+        let folder = site.get(NAME).unwrap();
+        assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights());
+        fs::read(folder.join("config.json")).unwrap()
+    };
+    thread::scope(|scope| {
+        let threads = [scope.spawn(get), scope.spawn(get)];
+        threads.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), b"{}"));
+    });
+    let asked = site.server.requests();
+    let downloads =
+        asked.iter().filter(|path| **path == format!("cdn/{NAME}/model.safetensors")).count();
+    assert_eq!(downloads, 1, "{asked:?}");
 }
 
 #[test]

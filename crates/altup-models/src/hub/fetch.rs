@@ -226,6 +226,10 @@ impl<'a> Online<'a> {
         }
         let blob = cached.blob(etag);
         let _lock = cached.lock(etag)?;
+        // Another program may have put it there by now, and uses it.
+        if pointer.exists() {
+            return Ok(());
+        }
         // Another program may have it by now, or another commit has the same.
         let is_whole = fs::metadata(&blob).is_ok_and(|blob| blob.len() == size);
         if !is_whole {
