@@ -204,6 +204,21 @@ fn what_an_interrupted_process_left_is_checked() {
 }
 
 #[test]
+fn what_cannot_be_checked_is_downloaded_from_the_start() {
+    let site = Site::new(&[(NAME, whole())]);
+    let folder = site.get(NAME).unwrap();
+    let link = folder.join("config.json");
+    let blob = fs::canonicalize(&link).unwrap();
+    for part in ["[]", "[", "[1, 2]"] {
+        fs::remove_file(&link).unwrap();
+        fs::rename(&blob, blob.with_extension("part")).unwrap();
+        fs::write(blob.with_extension("part"), part).unwrap();
+        assert_eq!(site.get(NAME).unwrap(), folder);
+        assert_eq!(fs::read_to_string(&link).unwrap(), "{}");
+    }
+}
+
+#[test]
 fn two_at_once_have_one_download() {
     let site = Site::new(&[(NAME, whole())]);
     let get = || {
