@@ -21,6 +21,7 @@ In shapes: B sequences, T tokens (S of the input), K blocks, d = d_model, H head
 a stack is one tensor [K, B, T, d].
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -105,6 +106,14 @@ class AltUpT5Config(PreTrainedConfig):
             tie_word_embeddings=tie_word_embeddings,
             **kwargs,
         )
+
+    def get_text_config(self, decoder=None, encoder=None):
+        """As `generate` asks for it, to make a cache for each layer of the decoder."""
+        config = super().get_text_config(decoder=decoder, encoder=encoder)
+        if decoder and not encoder:
+            config = copy.deepcopy(config)
+            config.num_layers = config.num_decoder_layers
+        return config
 
     def layer_moe(self, layer, is_decoder):
         """The `moe` object if this layer has experts, else None."""
