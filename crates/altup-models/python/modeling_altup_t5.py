@@ -690,7 +690,7 @@ class AltUpT5ForConditionalGeneration(AltUpT5PreTrainedModel, GenerationMixin):
             labels = labels.masked_fill(labels == self.config.pad_token_id, -100)
             if decoder_input_ids is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-                real = labels != -100
+            real = labels != -100
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, losses)
         memory, memory_mask = encoder_outputs.last_hidden_state, encoder_outputs.memory_mask
