@@ -140,7 +140,8 @@ class AltUp(nn.Module):
 
     def predict(self, blocks):
         """x^i_hat = sum_j p_ij x^j"""
-        return torch.einsum("ij,jbtd->ibtd", self.prediction_coefs, blocks)
+        with torch.autocast(blocks.device.type, enabled=False):  # the state keeps its precision
+            return torch.einsum("ij,jbtd->ibtd", self.prediction_coefs.to(blocks.dtype), blocks)
 
     def correct(self, predicted, computed, j):
         """x^i_new = x^i_hat + g_i (x_tilde - x^j*_hat)"""
@@ -280,7 +281,8 @@ class MixtureOfExperts(nn.Module):
         read = n.float()  # the router is f32: rounded logits tie, and ties go to the first expert
         if self.training and self.jitter > 0:
             read = read * torch.empty_like(read).uniform_(1 - self.jitter, 1 + self.jitter)
-        logits = F.linear(read, self.router.weight.float())
+        with torch.autocast(read.device.type, enabled=False):
+            logits = F.linear(read, self.router.weight.float())
         probabilities = logits.softmax(-1)
         chosen = probabilities.sort(dim=-1, descending=True, stable=True).indices[:, : self.top_k]  # [B T, top_k]
         losses.append(self.losses(logits, probabilities, chosen, real))
