@@ -687,6 +687,9 @@ class AltUpT5ForConditionalGeneration(AltUpT5PreTrainedModel, GenerationMixin):
 
         The loss is the mean cross-entropy of the labels that are not padding; in training, plus the routers' losses.
         """
+        for stack in (self.encoder, self.decoder):
+            if stack.shared is not self.shared:  # this is a replica of DataParallel, whose stacks hold the original's
+                stack.use_embeddings(self.shared)
         losses, real = [], None
         if labels is not None:
             labels = labels.masked_fill(labels == self.config.pad_token_id, -100)
