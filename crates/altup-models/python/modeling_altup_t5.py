@@ -682,11 +682,17 @@ class AltUpT5ForConditionalGeneration(AltUpT5PreTrainedModel, GenerationMixin):
         labels=None,
         use_cache=None,
         return_dict=None,
+        output_attentions=None,
     ):
         """Logits [B, T, V] of the tokens that follow `decoder_input_ids`; without these, of `labels` [B, T].
 
         The loss is the mean cross-entropy of the labels that are not padding; in training, plus the routers' losses.
+        `encoder_outputs` without a `memory_mask` are read where `attention_mask` says so, or everywhere.
         """
+        if output_attentions:
+            raise ValueError("output_attentions: attention weights are not given out")
+        if past_key_values is not None and getattr(past_key_values, "is_compileable", False):
+            raise ValueError("past_key_values: a static cache is not supported, use a DynamicCache")
         for stack in (self.encoder, self.decoder):
             if stack.shared is not self.shared:  # this is a replica of DataParallel, whose stacks hold the original's
                 stack.use_embeddings(self.shared)
@@ -698,7 +704,13 @@ class AltUpT5ForConditionalGeneration(AltUpT5PreTrainedModel, GenerationMixin):
             real = labels != -100
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, losses)
-        memory, memory_mask = encoder_outputs.last_hidden_state, encoder_outputs.memory_mask
+        memory = encoder_outputs[0]
+        memory_mask = getattr(encoder_outputs, "memory_mask", None)
+        if memory_mask is None:
+            memory_mask = torch.ones(memory.shape[:2]) if attention_mask is None else attention_mask
+            memory_mask = memory_mask.to(memory.device).bool()
+            if memory_mask.shape != memory.shape[:2]:
+                raise ValueError("encoder_outputs: memory_mask is needed where the encoder shortens the sequence")
         if decoder_attention_mask is not None:
             real = decoder_attention_mask[:, -decoder_input_ids.shape[1] :].bool()
         use_cache = self.config.use_cache if use_cache is None else use_cache
