@@ -723,7 +723,8 @@ class AltUpT5ForConditionalGeneration(AltUpT5PreTrainedModel, GenerationMixin):
 
         loss, auxiliary_loss = None, self.auxiliary_loss(losses)
         if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+            count = (labels != -100).sum().clamp(min=1)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum") / count
             if self.training and auxiliary_loss is not None:
                 loss = loss + auxiliary_loss
         output = AltUpT5Output(
