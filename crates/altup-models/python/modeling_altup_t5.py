@@ -392,8 +392,8 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def attend(self, x, keys, values, bias):
-        scores = self.heads(self.q(x)) @ keys.transpose(2, 3) + bias
-        weights = self.dropout(scores.float().softmax(-1).to(x.dtype))
+        scores = (self.heads(self.q(x)) @ keys.transpose(2, 3)).float() + bias
+        weights = self.dropout(scores.softmax(-1).to(values.dtype))
         return self.o((weights @ values).transpose(1, 2).flatten(2))
 
 
@@ -533,7 +533,7 @@ class Stack(nn.Module):
             max_distance=self.config.relative_attention_max_distance,
         )
         table = self.block[0].layer[0].SelfAttention.relative_attention_bias
-        return table(bucket).permute(2, 0, 1)[None]
+        return table(bucket).permute(2, 0, 1)[None].float()  # as scores are, which f16 has no room for
 
 
 @dataclass
