@@ -69,8 +69,10 @@ pub struct TextTokenizer {
 impl TextTokenizer {
     /// Loads a `tokenizer.json`, or SentencePiece's `spiece.model` (any file with the ending `.model`).
     ///
-    /// A `spiece.model` gives the ids that SentencePiece does, and behind its pieces 100 sentinels where it has none
-    /// of its own (or as many as `extra_ids` in the `tokenizer_config.json` beside it says).
+    /// A `spiece.model` gives the ids that Hugging Face's fast tokenizer does, and behind its pieces 100 sentinels where
+    /// it has none of its own (or as many as `extra_ids` in the `tokenizer_config.json` beside it says). These are
+    /// SentencePiece's ids, but for splits of equal scores, and for text that is not composed: the fast tokenizer
+    /// replaces whole graphemes, by the shortest match in the table of characters, SentencePiece by the longest.
     ///
     /// It must have `<pad>` at 0, `</s>`, `<unk>`, and the sentinels `<extra_id_0>`,
     /// `<extra_id_1>`, … without a gap. Padding and truncation that it asks for are switched off:
