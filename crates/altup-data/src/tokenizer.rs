@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use rayon::prelude::*;
+use serde::Deserialize;
 use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 use tokenizers::normalizers::NFKC;
 use tokenizers::pre_tokenizers::metaspace::Metaspace;
@@ -66,6 +67,25 @@ pub struct TextTokenizer {
     fingerprint: blake3::Hash,
 }
 
+/// Reads a `tokenizer.json`, of which all tables of characters can be searched.
+fn read_json(path: &Path) -> tokenizers::Result<Tokenizer> {
+    // The file's normalizer alone: the vocabulary is large.
+    #[derive(Deserialize)]
+    struct Normalizing {
+        #[serde(default)]
+        normalizer: serde_json::Value,
+    }
+    let bytes = fs::read(path)?;
+    let found = serde_json::from_slice::<Normalizing>(&bytes);
+    if let Ok(Normalizing { normalizer }) = &found {
+        sentencepiece::check_charsmaps(normalizer)?;
+    }
+    // Says better than the above what is wrong with the whole.
+    let tokenizer = Tokenizer::from_bytes(&bytes)?;
+    found?;
+    Ok(tokenizer)
+}
+
 impl TextTokenizer {
     /// Loads a `tokenizer.json`, or SentencePiece's `spiece.model` (any file with the ending `.model`).
     ///
@@ -81,7 +101,7 @@ impl TextTokenizer {
         let is_sentencepiece = path.extension().is_some_and(|ending| ending == "model");
         let inner = match is_sentencepiece {
             true => sentencepiece::read(path),
-            false => Tokenizer::from_file(path),
+            false => read_json(path),
         };
         let inner =
             inner.map_err(|source| DataError::TokenizerFile { file: path.to_owned(), source })?;
