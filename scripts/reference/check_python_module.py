@@ -237,7 +237,8 @@ def check_calls(name, model, batch):
     if encoded.memory_mask.shape == mask.shape:
         call = {"encoder_outputs": (encoded.last_hidden_state,), "decoder_input_ids": decoder_input_ids}
         logits = model(**call, attention_mask=mask.long()).logits
-        compare(name, "outputs", {"logits": logits.detach()}, {"logits": prepared.logits.detach()})
+        whole = model(batch["input_ids"], decoder_input_ids=decoder_input_ids).logits
+        compare(name, "outputs", {"logits": logits.detach()}, {"logits": whole.detach()})
     for words, call in [
         ("output_attentions", lambda: model(**batch, output_attentions=True)),
         ("static cache", lambda: model.generate(batch["input_ids"], cache_implementation="static", max_new_tokens=2)),
