@@ -197,7 +197,7 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
     copy_companions(&config.model.path, &folder.model())?;
-    data.tokenizer.save(&directory.tokenizer())?;
+    data.tokenizer.save(&directory.tokenizer_json())?;
 
     trainer.progress.note(&format!("scoring the model of step {best} on all validation examples"));
     let splits = data.whole_validation(config)?;

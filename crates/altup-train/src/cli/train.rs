@@ -210,7 +210,7 @@ fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
     let model = trainer.learner.valid().model;
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
-    data.tokenizer.save(&directory.tokenizer())?;
+    data.tokenizer.save(&directory.tokenizer_json())?;
 
     let rows = MetricsLog::read(&folder.metrics())?;
     let valid = rows.iter().rev().find_map(|row| match row {
