@@ -13,6 +13,7 @@ use altup_data::Mixture;
 use altup_data::tasks::Scores;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::RunState;
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
 
 /// One line of `metrics.jsonl`.
@@ -246,10 +247,16 @@ impl MetricsRow {
         }
     }
 
-    /// Whether it belongs to a run that has done `step` steps and gone back `rollbacks` times.
-    fn is_within(&self, step: u64, rollbacks: u64) -> bool {
-        let undone = matches!(self, Self::Rollback(row) if row.number > rollbacks);
-        self.step() <= step && !undone
+    /// Whether it belongs to a run that is where `state` says, and won't be written again.
+    fn is_within(&self, state: &RunState) -> bool {
+        let is_newest = self.step() == state.step;
+        let comes_again = match self {
+            Self::Rollback(row) => row.number > state.rollbacks,
+            Self::Valid(_) | Self::Coefficients(_) => is_newest && state.validation_is_due,
+            Self::Train(_) => is_newest && state.window.steps > 0,
+            Self::Start(_) => false,
+        };
+        self.step() <= state.step && !comes_again
     }
 
     fn is_finite(&self) -> bool {
@@ -330,18 +337,18 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Goes on with the log at `path` of a run that resumes after `last_step`, and has gone back to a
-    /// checkpoint `rollbacks` times.
+    /// Goes on with the log at `path` of a run that resumes where `state` says.
     ///
-    /// Rows of later steps and rollbacks are dropped: the run was killed after its last checkpoint
-    /// and is about to do those steps, and write those rows, a second time.
+    /// Rows of later steps and rollbacks are dropped, and those of this step's validation if that is still
+    /// due: the run was killed after its last checkpoint and is about to do those steps, and write those
+    /// rows, a second time.
     ///
     /// # Errors
     /// The errors of [`MetricsLog::read`], and [`MetricsError::File`] when the kept rows cannot be
     /// written back.
-    pub fn resume(path: &Path, last_step: u64, rollbacks: u64) -> Result<Self, MetricsError> {
+    pub fn resume(path: &Path, state: &RunState) -> Result<Self, MetricsError> {
         let mut kept = String::new();
-        for row in Self::read(path)?.iter().filter(|row| row.is_within(last_step, rollbacks)) {
+        for row in Self::read(path)?.iter().filter(|row| row.is_within(state)) {
             kept.push_str(&line(row).map_err(at(path))?);
         }
         replace_file(path, kept.as_bytes()).map_err(at(path))?;
@@ -349,13 +356,12 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Starts the log over from the rows of a run that has done `last_step` steps and has gone back to a
-    /// checkpoint `rollbacks` times; see [`resume`](Self::resume).
+    /// Starts the log over from the rows of a run that is where `state` says; see [`resume`](Self::resume).
     ///
     /// # Errors
     /// Those of [`MetricsLog::resume`].
-    pub(crate) fn reopen(&self, last_step: u64, rollbacks: u64) -> Result<Self, MetricsError> {
-        Self::resume(&self.path, last_step, rollbacks)
+    pub(crate) fn reopen(&self, state: &RunState) -> Result<Self, MetricsError> {
+        Self::resume(&self.path, state)
     }
 
     /// Where the log lies.
@@ -431,6 +437,7 @@ pub(crate) fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Window;
 
     fn train(step: u64) -> MetricsRow {
         MetricsRow::Train(TrainRow {
@@ -481,6 +488,10 @@ mod tests {
         })
     }
 
+    fn at_step(step: u64, rollbacks: u64) -> RunState {
+        RunState { step, rollbacks, ..RunState::default() }
+    }
+
     fn written(rows: &[MetricsRow]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
@@ -519,7 +530,7 @@ mod tests {
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(br#"{"kind":"train","step":4,"lo"#).unwrap();
 
-        let mut log = MetricsLog::resume(&path, 2, 0).unwrap();
+        let mut log = MetricsLog::resume(&path, &at_step(2, 0)).unwrap();
         log.append(&train(3)).unwrap();
         assert_eq!(
             MetricsLog::read(&path).unwrap(),
@@ -541,8 +552,24 @@ mod tests {
             })
         };
         let (_folder, path) = written(&[train(2), rollback(1), rollback(2), train(4)]);
-        MetricsLog::resume(&path, 3, 1).unwrap();
+        MetricsLog::resume(&path, &at_step(3, 1)).unwrap();
         assert_eq!(MetricsLog::read(&path).unwrap(), [train(2), rollback(1)]);
+    }
+
+    #[test]
+    fn resuming_drops_what_is_about_to_come_again_at_the_same_step() {
+        let coefficients =
+            MetricsRow::Coefficients(CoefficientsRow { step: 2, layers: Vec::new() });
+        let rows = [train(1), valid(1), train(2), valid(2), coefficients];
+        let (_folder, path) = written(&rows);
+        MetricsLog::resume(&path, &at_step(2, 0)).unwrap();
+        assert_eq!(MetricsLog::read(&path).unwrap(), rows, "the validation is done");
+        let due = RunState { validation_is_due: true, ..at_step(2, 0) };
+        MetricsLog::resume(&path, &due).unwrap();
+        assert_eq!(MetricsLog::read(&path).unwrap(), rows[..3]);
+        let unlogged = RunState { window: Window { steps: 1, ..Window::default() }, ..due };
+        MetricsLog::resume(&path, &unlogged).unwrap();
+        assert_eq!(MetricsLog::read(&path).unwrap(), rows[..2]);
     }
 
     #[test]
@@ -551,7 +578,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.trim_end()).unwrap();
 
-        let mut log = MetricsLog::resume(&path, 2, 0).unwrap();
+        let mut log = MetricsLog::resume(&path, &at_step(2, 0)).unwrap();
         log.append(&train(3)).unwrap();
         assert_eq!(MetricsLog::read(&path).unwrap(), [train(1), train(2), train(3)]);
     }
@@ -569,7 +596,7 @@ mod tests {
     #[test]
     fn a_row_that_is_not_finite_is_refused() {
         let (_folder, path) = written(&[]);
-        let mut log = MetricsLog::resume(&path, 0, 0).unwrap();
+        let mut log = MetricsLog::resume(&path, &at_step(0, 0)).unwrap();
         let MetricsRow::Train(row) = train(7) else { unreachable!() };
         let refused = log.append(&MetricsRow::Train(TrainRow { loss: f64::NAN, ..row }));
         assert!(matches!(refused, Err(MetricsError::NotFinite { step: 7, .. })));

@@ -246,8 +246,10 @@ impl Trainer {
             ..state
         };
         self.checkpoints.remove_later(to)?;
-        self.valid_data.rewind(to);
-        self.metrics = self.metrics.reopen(to, self.state.rollbacks)?;
+        // A validation that is still due comes again.
+        self.valid_data.rewind(to - u64::from(state.validation_is_due));
+        let undone = RunState { rollbacks: self.state.rollbacks, ..state.clone() };
+        self.metrics = self.metrics.reopen(&undone)?;
         self.record(MetricsRow::Rollback(RollbackRow {
             step: to,
             number: state.rollbacks,

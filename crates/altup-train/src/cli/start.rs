@@ -210,7 +210,7 @@ impl Start<'_> {
         folder.write_config(&HistoryRow::now(step, &config, &backend.to_string()))?;
         going_on.announce(&recorded, &backend, &changes);
         let metrics = match is_restored {
-            true => MetricsLog::resume(&folder.metrics(), step, state.rollbacks)?,
+            true => MetricsLog::resume(&folder.metrics(), &state)?,
             false => MetricsLog::create(&folder.metrics())?,
         };
         let saved = is_restored.then(|| state.clone());

@@ -124,7 +124,7 @@ impl Start<'_> {
         }
         folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
         going_on.announce(&recorded, &backend, &changes);
-        let metrics = MetricsLog::resume(&folder.metrics(), state.step, state.rollbacks)?;
+        let metrics = MetricsLog::resume(&folder.metrics(), &state)?;
         let tasks = tasks(&config, &data, &MetricsLog::read(&folder.metrics())?);
         let saved = Some(state.clone());
         let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
