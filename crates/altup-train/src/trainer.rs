@@ -23,7 +23,7 @@ use crate::metrics::{
     MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
 };
 use crate::progress::Progress;
-use crate::recorder::{RecordError, Recorder};
+use crate::recorder::Recorder;
 use crate::task_evaluation::TaskEvaluationError;
 use crate::training_batches::TrainingBatches;
 use crate::validation::{Validated, Validation};
@@ -110,9 +110,6 @@ pub enum TrainError {
     /// The metrics can't be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// What the model writes can't be made or written.
-    #[error(transparent)]
-    Record(#[from] RecordError),
 }
 
 fn describe(last_good: &Option<u64>) -> String {
@@ -247,7 +244,7 @@ impl Trainer {
         };
         self.checkpoints.remove_later(to)?;
         // A validation that is still due comes again.
-        self.valid_data.rewind(to - u64::from(state.validation_is_due));
+        self.valid_data.rewind(to.saturating_sub(u64::from(state.validation_is_due)));
         let undone = RunState { rollbacks: self.state.rollbacks, ..state.clone() };
         self.metrics = self.metrics.reopen(&undone)?;
         self.record(MetricsRow::Rollback(RollbackRow {
@@ -258,8 +255,8 @@ impl Trainer {
             skipped_steps: state.skipped_steps,
         }))?;
         self.checkpoints.restate(&state)?;
-        self.progress.note(&format!(
-            "the {quantity} is not finite at step {from}: back to step {to}, without the batches in between"
+        self.progress.warn(&format!(
+            "warning: the {quantity} is not finite at step {from}: back to step {to}, without the batches in between"
         ));
         self.saved = Some(state.clone());
         (self.state, self.learner, self.optimizer) = (state, learner, optimizer);
@@ -395,8 +392,8 @@ impl Trainer {
             self.record(MetricsRow::Coefficients(row))?;
         }
         let model = self.config.training.precision.to_compute(&self.learner.model.valid());
-        if let Some(warning) = self.recorder.validated(&model, step)? {
-            self.progress.note(&warning);
+        if let Some(warning) = self.recorder.validated(&model, step) {
+            self.progress.warn(&warning);
         }
         Ok(Ok(()))
     }

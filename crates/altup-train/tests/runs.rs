@@ -422,11 +422,48 @@ fn a_run_that_diverges_goes_back_passes_over_the_batches_and_ends() {
     }
 }
 
+/// What a run ended with, behind its warnings.
+#[track_caller]
+fn ends_with(output: Output) -> String {
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let (last, before) = errors.lines().rev().collect::<Vec<_>>().split_first().map_or_else(
+        || (String::new(), Vec::new()),
+        |(last, before)| ((*last).to_owned(), before.iter().map(|&line| line.to_owned()).collect()),
+    );
+    assert!(last.starts_with("error: "), "{errors}");
+    assert!(before.iter().all(|line| line.starts_with("warning: ")), "{errors}");
+    last
+}
+
+/// The token of the prompts' unknown characters is no number: there are no samples, and the run goes on.
+#[test]
+fn what_a_run_shows_ends_no_run() {
+    let workspace = Workspace::new();
+    with_a_token_that_is_no_number(&workspace);
+    let settings = ["training.steps=4", "training.eval_every=2", "training.prompts=[\"☃\"]"];
+    let mut command = snowy(&workspace, "run", &settings);
+    let output = succeeds(command.args(["--train", "valid.txt"]).output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("warning: no samples of step 2: "), "{errors}");
+    assert_eq!(rows(&workspace.path("run")).last().unwrap()["step"], 4);
+    assert!(workspace.path("run/report.html").exists());
+
+    succeeds(workspace.train("damaged", &[]));
+    workspace.write("damaged/samples.jsonl", "{}\n");
+    let resume = ["train", "--resume", "damaged", "--quiet", "--steps", "14"];
+    let output = succeeds(workspace.altup(&resume).output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("samples.jsonl, line 1: not a sample"), "{errors}");
+    assert!(workspace.path("damaged/summary.json").exists());
+}
+
 #[test]
 fn a_run_goes_back_no_more_often_than_it_may() {
     let workspace = Workspace::new();
     with_a_token_that_is_no_number(&workspace);
-    let message = fails(snowy(&workspace, "run", &["training.max_rollbacks=1"]).output().unwrap());
+    let mut once = snowy(&workspace, "run", &["training.max_rollbacks=1"]);
+    let message = ends_with(once.output().unwrap());
     assert!(message.contains("the loss is NaN") && message.contains("diverged"), "{message}");
     assert_eq!(rollbacks(&workspace.path("run")).len(), 1);
     let mut more = workspace.altup(&["train", "--resume", "run", "--quiet"]);

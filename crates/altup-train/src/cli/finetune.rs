@@ -77,7 +77,7 @@ pub(super) struct FinetuneArgs {
     /// Go back to the checkpoint of this step; what lay behind it is kept in abandoned/
     #[arg(long, requires = "resume", value_name = "STEP")]
     from: Option<u64>,
-    /// Show no progress
+    /// Show no progress; warnings are shown
     #[arg(long)]
     quiet: bool,
     /// Print the figures of the finished run as JSON

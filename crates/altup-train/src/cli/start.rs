@@ -324,7 +324,7 @@ impl GoingOn<'_> {
     /// Tells of checkpoints that were passed over, and checks that the run isn't beyond its `steps`.
     pub(super) fn check(&self, damaged: &[String], steps: u64) -> anyhow::Result<()> {
         for damage in damaged {
-            self.progress.note(&format!("passed over a checkpoint: {damage}"));
+            self.progress.warn(&format!("warning: passed over a checkpoint: {damage}"));
         }
         let (step, run) = (self.step, self.folder.path().display());
         anyhow::ensure!(
@@ -346,7 +346,7 @@ impl GoingOn<'_> {
     pub(super) fn announce(&self, was: &DeviceName, backend: &DeviceName, changes: &[Difference]) {
         let step = self.step;
         if was != backend {
-            self.progress.note(&format!(
+            self.progress.warn(&format!(
                 "warning: the run was on {was} and goes on on {backend}, which rounds otherwise"
             ));
         }
