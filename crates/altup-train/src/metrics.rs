@@ -145,6 +145,12 @@ impl RoutingRow {
     }
 
     /// Every number.
+    fn values(&self) -> impl Iterator<Item = f64> {
+        let losses = [self.load_balancing_loss, self.router_z_loss, self.entropy, self.dropped];
+        losses.into_iter().chain(self.loads.iter().copied())
+    }
+
+    /// Every number, to change it.
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut f64> {
         [
             &mut self.load_balancing_loss,
@@ -272,6 +278,8 @@ impl MetricsRow {
             .chain(
                 [row.data_wait_seconds, row.flops_per_second, row.peak_share].into_iter().flatten(),
             )
+            .chain(row.routing.iter().flat_map(RoutingRow::values))
+            .chain(row.epochs.iter().map(|source| source.epochs))
             .all(f64::is_finite),
             Self::Valid(row) => {
                 let sources = row.sources.iter().flat_map(|source| [source.loss, source.accuracy]);
@@ -385,6 +393,14 @@ impl MetricsLog {
             .map_err(at(&self.path))
     }
 
+    /// Makes the rows so far outlast a power cut.
+    ///
+    /// # Errors
+    /// [`MetricsError::File`].
+    pub(crate) fn sync(&self) -> Result<(), MetricsError> {
+        self.file.sync_data().map_err(at(&self.path))
+    }
+
     /// Reads all rows of the log at `path`.
     ///
     /// A last line without a line break that is no row is left out: the process writing it was
@@ -422,7 +438,8 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> MetricsError {
     move |source| MetricsError::File { path: path.to_owned(), source }
 }
 
-/// Writes `contents` to `path` so that a reader finds the old file or the new one, never a part.
+/// Writes `contents` to `path` so that a reader finds the old file or the new one, never a part, and so that the new
+/// one outlasts a power cut. Nobody else must write the file meanwhile.
 pub(crate) fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
     // A neighbour, because a rename is atomic only within a file system.
     let mut partial = OsString::from(path);
@@ -431,7 +448,40 @@ pub(crate) fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
     file.write_all(contents)?;
     file.sync_all()?;
     drop(file);
-    fs::rename(&partial, path)
+    fs::rename(&partial, path)?;
+    sync_folder(folder_of(path))
+}
+
+/// What the names of unfinished views start with.
+pub(crate) const UNFINISHED_VIEW: &str = ".view-";
+
+/// As [`replace_file`], of a file that is made of others: several processes may write it at once, and a power cut
+/// may cost it.
+pub(crate) fn replace_view(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(UNFINISHED_VIEW);
+    #[cfg(unix)] // Else nobody but its owner could read it.
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder_of(path))?;
+    file.write_all(contents)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes renames in a folder last.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)] // Windows opens no folder.
+    File::open(folder)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -598,8 +648,17 @@ mod tests {
         let (_folder, path) = written(&[]);
         let mut log = MetricsLog::resume(&path, &at_step(0, 0)).unwrap();
         let MetricsRow::Train(row) = train(7) else { unreachable!() };
-        let refused = log.append(&MetricsRow::Train(TrainRow { loss: f64::NAN, ..row }));
-        assert!(matches!(refused, Err(MetricsError::NotFinite { step: 7, .. })));
+        let mut routing = row.routing.clone();
+        routing[0].loads[1] = f64::INFINITY;
+        let epochs = vec![SourceEpochs { name: "books".into(), epochs: f64::NAN }];
+        for row in [
+            TrainRow { loss: f64::NAN, ..row.clone() },
+            TrainRow { routing, ..row.clone() },
+            TrainRow { epochs, ..row },
+        ] {
+            let refused = log.append(&MetricsRow::Train(row));
+            assert!(matches!(refused, Err(MetricsError::NotFinite { step: 7, .. })));
+        }
         assert!(MetricsLog::read(&path).unwrap().is_empty());
     }
 }

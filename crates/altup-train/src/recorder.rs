@@ -2,6 +2,7 @@
 //! look at while it goes on.
 
 use std::error::Error;
+use std::fs::{OpenOptions, TryLockError};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -160,6 +161,14 @@ pub enum ViewError {
     /// The report can't be made.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// The lock of these files can't be had.
+    #[error("cannot use {}", path.display())]
+    Lock {
+        /// The lock.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// TensorBoard's files can't be written.
     #[error("cannot write {}", path.display())]
     TensorBoard {
@@ -170,12 +179,28 @@ pub enum ViewError {
     },
 }
 
-/// Makes TensorBoard's files and the report of a run, from what lies in its folder.
+/// Makes TensorBoard's files and the report of a run, from what lies in its folder. While another process makes them, it
+/// does nothing.
 ///
 /// # Errors
 ///
 /// If a file of the run can't be read, or one can't be written.
 pub fn write_views(folder: &RunFolder) -> Result<(), ViewError> {
+    let path = folder.views_lock();
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let lock = match lock.map(|lock| (lock.try_lock(), lock)) {
+        Ok((Ok(()), lock)) => lock,
+        Ok((Err(TryLockError::WouldBlock), _)) => return Ok(()),
+        Ok((Err(TryLockError::Error(source)), _)) | Err(source) => {
+            return Err(ViewError::Lock { path, source });
+        }
+    };
+    let written = write_locked_views(folder);
+    drop(lock);
+    written
+}
+
+fn write_locked_views(folder: &RunFolder) -> Result<(), ViewError> {
     // A run that was killed before its first step may have no metrics.
     if folder.metrics().exists() {
         let rows = MetricsLog::read(&folder.metrics())?;

@@ -199,7 +199,9 @@ impl Trainer {
     /// # Errors
     ///
     /// If it can't be written. Earlier checkpoints stay as they are.
-    pub fn save(&mut self) -> Result<(), CheckpointError> {
+    pub fn save(&mut self) -> Result<(), TrainError> {
+        // A checkpoint says that the rows before it are written.
+        self.metrics.sync()?;
         match &self.saved {
             Some(saved) if *saved == self.state => return Ok(()),
             // Neither model nor optimizer has changed.

@@ -112,6 +112,28 @@ fn runs_that_start_together_have_folders_of_their_own() {
 }
 
 #[test]
+fn a_report_may_be_made_beside_a_run() {
+    let workspace = Workspace::new();
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt", "--output", "run"];
+    let often = set(&["training.steps=40", "training.eval_every=1"]);
+    let command = [&source[..], &["--quiet"], &often].concat();
+    let mut child = spawn(workspace.altup(&command));
+    let run = workspace.path("run");
+    wait_for(&mut child, "its metrics", || run.join("metrics.jsonl").exists());
+    let mut reports = 0;
+    while child.try_wait().unwrap().is_none() {
+        succeeds(workspace.altup(&["report", "run"]).output().unwrap());
+        reports += 1;
+    }
+    let output = succeeds(child.wait_with_output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.is_empty() && reports > 0, "{reports} reports, and {errors}");
+    let left = names_in(&run).into_iter().chain(names_in(&run.join("tensorboard")));
+    let left: Vec<String> = left.filter(|name| name.starts_with('.')).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn overwriting_replaces_what_a_run_wrote_and_nothing_else() {
     let workspace = Workspace::new();
     succeeds(workspace.train("run", &[]));

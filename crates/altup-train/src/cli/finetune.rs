@@ -5,6 +5,7 @@ use altup_train::fine_tuning::{
 };
 use altup_train::memory;
 use altup_train::metrics::{MetricsLog, StartRow, TaskScore};
+use altup_train::recorder::{RecordError, ViewError, warning};
 use altup_train::progress::{ProgressMode, format_count, format_duration};
 use altup_train::report::{Fact, Report, RunCurves, Tile};
 use altup_train::task_evaluation::AnswerBy;
@@ -233,7 +234,10 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
         samples: Vec::new(),
         configuration: config.to_toml(),
     };
-    report.write(folder.path())?;
+    if let Err(error) = report.write(folder.path()) {
+        let error = RecordError::from(ViewError::from(error));
+        trainer.progress.warn(&warning(&error));
+    }
     if args.json {
         return Ok(output::json(&summary)?);
     }
