@@ -127,6 +127,9 @@ impl Trainer {
     ///
     /// If a step, a checkpoint or a line of metrics fails. What was saved before stays whole.
     pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        if self.state.step == self.config.training.steps {
+            self.make_up_for_the_last_step()?;
+        }
         loop {
             match self.train_until_divergence(stop) {
                 Err(TrainError::Diverged {
@@ -137,6 +140,15 @@ impl Trainer {
                 ended => return ended,
             }
         }
+    }
+
+    /// A run whose end was brought forward to the step that it has done lacks what belongs to a last step.
+    fn make_up_for_the_last_step(&mut self) -> Result<(), TrainError> {
+        self.state.validation_is_due |= self.state.valid_loss.is_none();
+        if self.state.window.steps > 0 {
+            self.log_window()?;
+        }
+        Ok(())
     }
 
     fn train_until_divergence(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
@@ -211,7 +223,15 @@ impl Trainer {
             _ => self.checkpoints.save(&self.state, &self.learner, &self.optimizer)?,
         }
         self.saved = Some(self.state.clone());
+        self.warn_of_left_overs();
         Ok(())
+    }
+
+    /// Says what of old checkpoints couldn't be removed.
+    fn warn_of_left_overs(&mut self) {
+        for note in self.checkpoints.take_notes() {
+            self.progress.warn(&format!("warning: {note}"));
+        }
     }
 
     fn stop(&mut self) -> Result<Outcome, TrainError> {
@@ -245,6 +265,7 @@ impl Trainer {
             ..state
         };
         self.checkpoints.remove_later(to)?;
+        self.warn_of_left_overs();
         // A validation that is still due comes again.
         self.valid_data.rewind(to.saturating_sub(u64::from(state.validation_is_due)));
         let undone = RunState { rollbacks: self.state.rollbacks, ..state.clone() };
