@@ -12,6 +12,7 @@ use altup_train::device::DeviceName;
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::learner::Learner;
 use altup_train::metrics::MetricsLog;
+use altup_train::process::quoted;
 use altup_train::progress::{Progress, ProgressMode};
 use altup_train::recorder::Recorder;
 use altup_train::run_data::{RunData, identify_texts};
@@ -91,6 +92,7 @@ impl Start<'_> {
         let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
             Ok(data.tokenizer.save(&folder.tokenizer())?)
         })?;
+        stop.say(stopped_early(TRAIN, folder.path()));
         let learner = Learner { model };
         let parts = Parts {
             optimizer: optimizer(&learner, &config.optimizer)?,
@@ -462,13 +464,4 @@ pub(super) fn stopped_early(command: &str, run: &Path) -> String {
 fn stopped_at(step: u64, command: &str, run: &Path) -> String {
     let run = quoted(&run.to_string_lossy());
     format!("stopped at step {step}, saved; go on with: {command} --resume {run}")
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=@%+".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }

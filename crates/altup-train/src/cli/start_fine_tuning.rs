@@ -59,6 +59,7 @@ impl Start<'_> {
         let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
             Ok(data.tokenizer.save(&folder.tokenizer())?)
         })?;
+        stop.say(stopped_early(FINETUNE, folder.path()));
         let learner = Learner { model };
         let parts = Parts {
             optimizer: optimizer(&learner, &config.optimizer)?,
