@@ -143,7 +143,7 @@ mod tests {
             "training.checkpoint_minutes=1.5",
             "training.on_divergence=rollback",
             "optimizer.learning_rate=0.5",
-            "schedule.kind=cosine",
+            "schedule.kind=linear",
             "data.workers=2",
             "data.train=[\"elsewhere\"]",
             "data.tokenizer=elsewhere.json",

@@ -367,7 +367,7 @@ fn what_does_not_fit_is_one_error() {
         (&["--model", &model, "--task", "sst2"], &["tasks.data", "--data"]),
         (&on(REVIEWS, "sst3", &model), &["no task `sst3`", "sst2, "]),
         (&on(REVIEWS, "sst2,sst2", &model), &["tasks.names", "sst2 twice"]),
-        (&on(REVIEWS, "sst2", "nowhere"), &["nowhere", "neither a model directory"]),
+        (&on(REVIEWS, "sst2", "nowhere"), &["no directory \"nowhere\"", "no model of this name"]),
         (&on(REVIEWS, "sst2", &narrow), &["tokenizer.json", "ids", "knows 100"]),
         (&on("nowhere", "sst2", &model), &["nowhere"]),
         (&on(data, "rte", &model), &["no file of the train split of rte", "holds CoLA, SST-2"]),
