@@ -12,6 +12,7 @@ Ends with exit code 1 at the first difference above LIMITS, relative to the larg
 """
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -38,8 +39,8 @@ d_model = 16
 d_kv = 8
 num_heads = 2
 d_ff = 32
-num_layers = 4
-num_decoder_layers = 2
+num_layers = {layers[0]}
+num_decoder_layers = {layers[1]}
 {model}
 [data]
 vocab_size = 200
@@ -59,6 +60,7 @@ TIED_RELU = "tie_word_embeddings = true\nfeed_forward_proj = 'relu'\n"
 VARIANTS = {
     "dense": "",
     "dense-tied-relu": TIED_RELU,
+    "deep-decoder": ALTUP.format(2, "alternating", "embedding"),
     "altup": ALTUP.format(2, "alternating", "embedding"),
     "altup-k3-tied-relu": TIED_RELU + ALTUP.format(3, "alternating", "embedding"),
     "sameup": ALTUP.format(2, "same", "embedding"),
@@ -74,6 +76,9 @@ VARIANTS = {
     "altup-sequence-moe": ALTUP.format(2, "alternating", "recycled")
     + SEQUENCE.format("altup", 4) + MOE.format("switch"),
 }  # fmt: skip
+
+# Layers of the encoder and of the decoder, where they are not 4 and 2.
+LAYERS = {"deep-decoder": (2, 4)}
 
 
 def altup(*arguments):
@@ -170,7 +175,7 @@ def corpus():
 def check_variant(name, text):
     run, directory, saved = (Path(WORK.name) / f"{kind}-{name}" for kind in ("run", "model", "saved"))
     config = Path(WORK.name) / f"{name}.toml"
-    config.write_text(RUN.format(model=VARIANTS[name]))
+    config.write_text(RUN.format(model=VARIANTS[name], layers=LAYERS.get(name, (4, 2))))
     altup("train", "--config", config, "--train", text, "--output", run, "--quiet")
     altup("convert", "--model", run, "--with-python", "--output", directory)
     model = load(directory)
@@ -185,6 +190,7 @@ def check_variant(name, text):
     compare(name, "outputs", ours, theirs)
     compare(name, "gradients", gradients(model, output.loss), their_gradients)
 
+    check_calls(name, model, batch)
     torch.manual_seed(0)
     model.train()
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
@@ -208,12 +214,113 @@ def check_variant(name, text):
     print(f"{name}: loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps", flush=True)
 
 
+def check_calls(name, model, batch):
+    """What `altup` has no counterpart of: other ways to call the model, other precisions."""
+    expected = model(**batch)
+    losses = {"loss": expected.loss, "auxiliary_loss": expected.auxiliary_loss}
+    losses = {key: loss.detach()[None] for key, loss in losses.items() if loss is not None}
+
+    # As DataCollatorForSeq2Seq prepares a batch.
+    decoder_input_ids = model.prepare_decoder_input_ids_from_labels(batch["labels"])
+    prepared = model(**batch, decoder_input_ids=decoder_input_ids)
+    compare(name, "outputs", {key: prepared[key].detach()[None] for key in losses}, losses)
+
+    cached, uncached = (
+        model.generate(batch["input_ids"], use_cache=cache, max_new_tokens=5, do_sample=False) for cache in (True, False)
+    )
+    if not torch.equal(cached, uncached):
+        sys.exit(f"{name}: with cache it generates {cached.tolist()}, without {uncached.tolist()}")
+
+    # An encoder's output without a mask is read by the attention mask.
+    mask = batch["input_ids"] != 0
+    encoded = model.encoder(batch["input_ids"], mask)
+    if encoded.memory_mask.shape == mask.shape:
+        call = {"encoder_outputs": (encoded.last_hidden_state,), "decoder_input_ids": decoder_input_ids}
+        logits = model(**call, attention_mask=mask.long()).logits
+        whole = model(batch["input_ids"], decoder_input_ids=decoder_input_ids).logits
+        compare(name, "outputs", {"logits": logits.detach()}, {"logits": whole.detach()})
+    for words, call in [
+        ("output_attentions", lambda: model(**batch, output_attentions=True)),
+        ("static cache", lambda: model.generate(batch["input_ids"], cache_implementation="static", max_new_tokens=2)),
+    ]:
+        try:
+            call()
+            sys.exit(f"{name}: no error names {words}")
+        except ValueError as error:
+            if words not in str(error):
+                raise
+
+    unlabelled = model(input_ids=batch["input_ids"], labels=torch.full_like(batch["labels"], -100)).loss
+    if unlabelled.item() != 0:
+        sys.exit(f"{name}: without a label the loss is {unlabelled}")
+    check_precision(name, model, batch)
+    check_replica(name, model, batch)
+
+
+def check_precision(name, model, batch):
+    """Under autocast, AltUp's state and the router stay in f32; in f16, a bias that f16 can't hold hides nothing."""
+    states, routers = [], []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, state: states.append(state.dtype))
+        for module in model.modules()
+        if type(module).__name__ == "AltUp"
+    ]
+    for module in model.modules():
+        if type(module).__name__ == "MixtureOfExperts":
+            module.losses = lambda logits, *rest, of=type(module).losses, module=module: (
+                routers.append(logits.dtype) or of(module, logits, *rest)
+            )
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        loss = model(**batch).loss
+    for hook in hooks:
+        hook.remove()
+    for module in model.modules():
+        module.__dict__.pop("losses", None)
+    if len(states) < len(hooks) or {*states, *routers} - {torch.float32}:
+        sys.exit(f"{name}: under autocast, states are {states} and router logits {routers}")
+    with torch.no_grad():
+        expected = model(**batch).loss
+    if not (loss - expected).abs() < 0.02 * expected:
+        sys.exit(f"{name}: the loss is {expected}, under autocast {loss}")
+
+    # A row of scores and the bias together go beyond the range of f16, and are the same as in f32.
+    half = copy.deepcopy(model).half()
+    for stack in (half.encoder, half.decoder):
+        stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data.fill_(60000.0)
+    with torch.no_grad():
+        loss = half(**batch).loss
+        whole = half.float()(**batch).loss
+    if not (loss - whole).abs() < 0.02 * whole:
+        sys.exit(f"{name}: the loss is {whole}, in f16 {loss}")
+
+
+def check_replica(name, model, batch):
+    """DataParallel calls copies with weights of their own: the stacks of a copy must look tokens up in its table."""
+
+    def replica(module):
+        copied = module._replicate_for_data_parallel()
+        for key, child in module._modules.items():
+            setattr(copied, key, child if child is None else replica(child))
+        for key, weight in module._parameters.items():
+            setattr(copied, key, None if weight is None else weight.detach() + 0.01)
+        return copied
+
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in moved.parameters():
+            weight += 0.01
+        logits, expected = replica(model)(**batch).logits, moved(**batch).logits
+    compare(name, "outputs", {"logits": logits}, {"logits": expected})
+    if model.encoder.shared is not model.shared or model.decoder.shared is not model.shared:
+        sys.exit(f"{name}: a replica changes the original")
+
+
 def forward(name, directory, inputs, with_gradients=False):
     """What `altup forward` computes: outputs, and gradients if they are asked for."""
     paths = {key: Path(WORK.name) / f"{name}-{key}" for key in ("inputs", "outputs", "gradients")}
     paths["inputs"].write_text(json.dumps(inputs))
     flags = ["--gradients", paths["gradients"]] if with_gradients else []
-    altup("forward", "--model", directory, "--inputs", paths["inputs"], "--output", paths["outputs"], *flags)
+    altup("forward", "--model", directory, "--inputs", paths["inputs"], "--output", paths["outputs"], "--overwrite", *flags)
     return load_file(paths["outputs"]), load_file(paths["gradients"]) if with_gradients else None
 
 

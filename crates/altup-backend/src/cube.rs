@@ -64,6 +64,10 @@ pub struct Launch {
 
 impl Launch {
     /// For one launch over a tensor with at least one value.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the tensor has more than [`u32::MAX`] vectors.
     pub fn new(tensor: &CubeTensor) -> Self {
         count_launch();
         let vector_size = tensor_vector_size_parallel(
@@ -76,13 +80,21 @@ impl Launch {
     }
 
     /// For one launch over a tensor with at least one value, with a thread for each value.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the tensor has more than [`u32::MAX`] values.
     pub fn of_values(tensor: &CubeTensor) -> Self {
         count_launch();
         Self::with_vectors(tensor, 1)
     }
 
+    /// # Panics
+    ///
+    /// Panics if there are more vectors than a kernel can count.
     fn with_vectors(tensor: &CubeTensor, vector_size: usize) -> Self {
         let vectors = tensor.meta.num_elements() / vector_size;
+        assert_countable("vectors", vectors);
         let threads = CubeDim::new(&tensor.client, vectors);
         let cubes = calculate_cube_count_elemwise(&tensor.client, vectors, threads);
         Self { cubes, threads, vector_size }
@@ -119,10 +131,15 @@ pub struct RowLaunch {
 
 impl RowLaunch {
     /// For one launch over `rows` rows of `width` values of a tensor's type.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the rows have more than [`u32::MAX`] vectors.
     pub fn new(tensor: &CubeTensor, rows: usize, width: usize) -> Self {
         count_launch();
         let client = &tensor.client;
         let vector_size = row_vector_size(tensor, width);
+        assert_countable("vectors", rows * (width / vector_size));
         let limit = threads(client);
         let units = (width / vector_size).div_ceil(VECTORS).next_power_of_two().min(limit);
         let of_group = (limit / units).min(rows.next_power_of_two());
@@ -143,6 +160,15 @@ fn row_vector_size(tensor: &CubeTensor, width: usize) -> usize {
     sizes.filter(|&size| size <= 4 && width.is_multiple_of(size)).max().unwrap_or(1)
 }
 
+/// Kernels count positions in u32, which would begin again at 0.
+fn assert_countable(what: &str, count: usize) {
+    assert!(
+        u32::try_from(count).is_ok(),
+        "a kernel counts at most {} {what} of a tensor, got {count}: make the batch smaller",
+        u32::MAX
+    );
+}
+
 /// Threads of a group, a power of two.
 fn threads(client: &Client) -> usize {
     let limit = THREADS.min(client.properties().hardware.max_units_per_cube as usize).max(1);
@@ -152,4 +178,21 @@ fn threads(client: &Client) -> usize {
 /// As many groups of threads or a few more, which find nothing to do.
 fn cubes(client: &Client, count: usize) -> CubeCount {
     calculate_cube_count_elemwise(client, count, CubeDim::new_single())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::assert_countable;
+
+    #[test]
+    fn the_largest_tensor_is_countable() {
+        assert_countable("values", 0);
+        assert_countable("values", u32::MAX as usize);
+    }
+
+    #[test]
+    #[should_panic = "at most 4294967295 vectors of a tensor, got 4294967296"]
+    fn a_larger_tensor_is_refused() {
+        assert_countable("vectors", u32::MAX as usize + 1);
+    }
 }

@@ -91,10 +91,13 @@ impl Mixture {
 /// Weights of sources by how many examples they have, as T5 mixes its tasks (Raffel et al. 2020,
 /// <https://arxiv.org/abs/1910.10683>, section 3.5.2): in proportion to the number, which counts up
 /// to `limit` at most (the paper's K), raised to the power of 1 / `temperature` (T). A temperature of
-/// 1 mixes in proportion, a high one evenly.
+/// 1 mixes in proportion, a high one evenly. The largest weighs 1, and none so little that it counts as nothing.
 pub fn weights_by_size(sizes: &[u64], limit: Option<u64>, temperature: f64) -> Vec<f64> {
-    let limited = sizes.iter().map(|size| limit.map_or(*size, |limit| limit.min(*size)));
-    limited.map(|size| (size as f64).powf(1.0 / temperature)).collect()
+    let limited = sizes.iter().map(|size| limit.map_or(*size, |limit| limit.min(*size)) as f64);
+    let largest = limited.clone().fold(1.0, f64::max);
+    // As parts of the largest: a low temperature makes powers of the sizes themselves infinite.
+    let weight = |size: f64| (size / largest).powf(1.0 / temperature).max(f64::MIN_POSITIVE);
+    limited.map(weight).collect()
 }
 
 #[cfg(test)]
@@ -200,9 +203,15 @@ mod tests {
     fn weights_by_size_are_those_of_t5() {
         // Sizes 100, 10,000 and 1,000,000: by T = 2, their square roots.
         let sizes = [100, 10_000, 1_000_000];
-        assert_eq!(weights_by_size(&sizes, None, 1.0), [100.0, 10_000.0, 1_000_000.0]);
-        assert_eq!(weights_by_size(&sizes, Some(10_000), 1.0), [100.0, 10_000.0, 10_000.0]);
-        assert_eq!(weights_by_size(&sizes, None, 2.0), [10.0, 100.0, 1000.0]);
+        assert_eq!(weights_by_size(&sizes, None, 1.0), [0.0001, 0.01, 1.0]);
+        assert_eq!(weights_by_size(&sizes, Some(10_000), 1.0), [0.01, 1.0, 1.0]);
+        assert_eq!(weights_by_size(&sizes, None, 2.0), [0.01, 0.1, 1.0]);
+        // To the power of 100, then 10,000, they are beyond what a number holds.
+        for temperature in [0.01, 0.0001] {
+            let weights = weights_by_size(&sizes, None, temperature);
+            assert!(weights.iter().all(|weight| *weight > 0.0 && *weight <= 1.0), "{weights:?}");
+            assert_eq!(Interleaving::new(&weights, 0).rate(0), 1.0 / Mixture::BLOCK as f64);
+        }
         let [least, .., most] = weights_by_size(&sizes, None, 1e9)[..] else { unreachable!() };
         assert!((most / least - 1.0).abs() < 1e-6);
     }

@@ -4,8 +4,11 @@
 //! model and a table of characters for the normalization of text
 //! ([sentencepiece_model.proto](https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto)).
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message;
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::Read;
@@ -261,6 +264,24 @@ fn normalization(
         steps.push(Prepend::new(space.to_string()).into());
     }
     Ok(steps)
+}
+
+/// Checks the tables of characters of a `tokenizer.json`, wherever its normalizers have them, in base64.
+pub(crate) fn check_charsmaps(json: &Value) -> Result<(), String> {
+    let check = |text: &str| {
+        let bytes = BASE64.decode(text).map_err(|error| format!("is no base64: {error}"))?;
+        check_charsmap(&bytes)
+    };
+    match json {
+        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| match value {
+            Value::String(text) if key == "precompiled_charsmap" => {
+                check(text).map_err(|problem| format!("its precompiled_charsmap {problem}"))
+            }
+            value => check_charsmaps(value),
+        }),
+        Value::Array(values) => values.iter().try_for_each(check_charsmaps),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that a table of characters can be searched: whoever searches it does so without looking.

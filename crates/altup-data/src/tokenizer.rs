@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use rayon::prelude::*;
+use serde::Deserialize;
 use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 use tokenizers::normalizers::NFKC;
 use tokenizers::pre_tokenizers::metaspace::Metaspace;
@@ -66,11 +67,32 @@ pub struct TextTokenizer {
     fingerprint: blake3::Hash,
 }
 
+/// Reads a `tokenizer.json`, of which all tables of characters can be searched.
+fn read_json(path: &Path) -> tokenizers::Result<Tokenizer> {
+    // The file's normalizer alone: the vocabulary is large.
+    #[derive(Deserialize)]
+    struct Normalizing {
+        #[serde(default)]
+        normalizer: serde_json::Value,
+    }
+    let bytes = fs::read(path)?;
+    let found = serde_json::from_slice::<Normalizing>(&bytes);
+    if let Ok(Normalizing { normalizer }) = &found {
+        sentencepiece::check_charsmaps(normalizer)?;
+    }
+    // Says better than the above what is wrong with the whole.
+    let tokenizer = Tokenizer::from_bytes(&bytes)?;
+    found?;
+    Ok(tokenizer)
+}
+
 impl TextTokenizer {
     /// Loads a `tokenizer.json`, or SentencePiece's `spiece.model` (any file with the ending `.model`).
     ///
-    /// A `spiece.model` gives the ids that SentencePiece does, and behind its pieces 100 sentinels where it has none
-    /// of its own (or as many as `extra_ids` in the `tokenizer_config.json` beside it says).
+    /// A `spiece.model` gives the ids that Hugging Face's fast tokenizer does, and behind its pieces 100 sentinels where
+    /// it has none of its own (or as many as `extra_ids` in the `tokenizer_config.json` beside it says). These are
+    /// SentencePiece's ids, but for splits of equal scores, and for text that is not composed: the fast tokenizer
+    /// replaces whole graphemes, by the shortest match in the table of characters, SentencePiece by the longest.
     ///
     /// It must have `<pad>` at 0, `</s>`, `<unk>`, and the sentinels `<extra_id_0>`,
     /// `<extra_id_1>`, … without a gap. Padding and truncation that it asks for are switched off:
@@ -79,7 +101,7 @@ impl TextTokenizer {
         let is_sentencepiece = path.extension().is_some_and(|ending| ending == "model");
         let inner = match is_sentencepiece {
             true => sentencepiece::read(path),
-            false => Tokenizer::from_file(path),
+            false => read_json(path),
         };
         let inner =
             inner.map_err(|source| DataError::TokenizerFile { file: path.to_owned(), source })?;

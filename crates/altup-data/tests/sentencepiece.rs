@@ -126,6 +126,29 @@ fn damaged_files_are_named_with_the_reason() {
     assert!(message.contains("none.model"), "{message}");
 }
 
+/// The library looks its table up without a check.
+#[test]
+fn a_damaged_table_of_a_tokenizer_json_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    TextTokenizer::load(&fixture("t5.model")).unwrap().save(&path).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for (text, problem) in [
+        // A trie of one unit, which leads out of itself.
+        ("BAAAAAAAAQA=", "points out of itself"),
+        ("BAAAAA==", "is cut off"),
+    ] {
+        let step = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": text});
+        json["normalizer"] =
+            serde_json::json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, step]});
+        fs::write(&path, json.to_string()).unwrap();
+        let error = TextTokenizer::load(&path).unwrap_err();
+        let message = chain(&error);
+        assert!(message.contains(path.to_str().unwrap()), "{message}");
+        assert!(message.contains(&format!("its precompiled_charsmap {problem}")), "{message}");
+    }
+}
+
 /// A file may be damaged in any byte: it is refused, or it is a tokenizer that gives ids without a panic.
 #[test]
 fn no_damage_makes_it_panic() {

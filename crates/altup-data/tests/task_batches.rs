@@ -102,6 +102,7 @@ fn padding(tasks: &[TokenizedTask], batch_size: usize) -> f64 {
 }
 
 #[test]
+#[allow(clippy::print_stdout)] // The shares are to be read, not only to pass.
 fn padding_is_below_a_tenth_of_the_tokens_of_real_tasks() {
     if !Path::new(REAL).exists() {
         // Not `eprintln!`, which the test runner keeps to itself.

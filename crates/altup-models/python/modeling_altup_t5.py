@@ -21,6 +21,7 @@ In shapes: B sequences, T tokens (S of the input), K blocks, d = d_model, H head
 a stack is one tensor [K, B, T, d].
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -106,6 +107,14 @@ class AltUpT5Config(PreTrainedConfig):
             **kwargs,
         )
 
+    def get_text_config(self, decoder=None, encoder=None):
+        """As `generate` asks for it, to make a cache for each layer of the decoder."""
+        config = super().get_text_config(decoder=decoder, encoder=encoder)
+        if decoder and not encoder:
+            config = copy.deepcopy(config)
+            config.num_layers = config.num_decoder_layers
+        return config
+
     def layer_moe(self, layer, is_decoder):
         """The `moe` object if this layer has experts, else None."""
         layers = (self.moe or {}).get("decoder_layers" if is_decoder else "encoder_layers")
@@ -131,7 +140,8 @@ class AltUp(nn.Module):
 
     def predict(self, blocks):
         """x^i_hat = sum_j p_ij x^j"""
-        return torch.einsum("ij,jbtd->ibtd", self.prediction_coefs, blocks)
+        with torch.autocast(blocks.device.type, enabled=False):  # the state keeps its precision
+            return torch.einsum("ij,jbtd->ibtd", self.prediction_coefs.to(blocks.dtype), blocks)
 
     def correct(self, predicted, computed, j):
         """x^i_new = x^i_hat + g_i (x_tilde - x^j*_hat)"""
@@ -271,7 +281,8 @@ class MixtureOfExperts(nn.Module):
         read = n.float()  # the router is f32: rounded logits tie, and ties go to the first expert
         if self.training and self.jitter > 0:
             read = read * torch.empty_like(read).uniform_(1 - self.jitter, 1 + self.jitter)
-        logits = F.linear(read, self.router.weight.float())
+        with torch.autocast(read.device.type, enabled=False):
+            logits = F.linear(read, self.router.weight.float())
         probabilities = logits.softmax(-1)
         chosen = probabilities.sort(dim=-1, descending=True, stable=True).indices[:, : self.top_k]  # [B T, top_k]
         losses.append(self.losses(logits, probabilities, chosen, real))
@@ -381,8 +392,8 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def attend(self, x, keys, values, bias):
-        scores = self.heads(self.q(x)) @ keys.transpose(2, 3) + bias
-        weights = self.dropout(scores.float().softmax(-1).to(x.dtype))
+        scores = (self.heads(self.q(x)) @ keys.transpose(2, 3)).float() + bias
+        weights = self.dropout(scores.softmax(-1).to(values.dtype))
         return self.o((weights @ values).transpose(1, 2).flatten(2))
 
 
@@ -522,7 +533,7 @@ class Stack(nn.Module):
             max_distance=self.config.relative_attention_max_distance,
         )
         table = self.block[0].layer[0].SelfAttention.relative_attention_bias
-        return table(bucket).permute(2, 0, 1)[None]
+        return table(bucket).permute(2, 0, 1)[None].float()  # as scores are, which f16 has no room for
 
 
 @dataclass
@@ -671,20 +682,35 @@ class AltUpT5ForConditionalGeneration(AltUpT5PreTrainedModel, GenerationMixin):
         labels=None,
         use_cache=None,
         return_dict=None,
+        output_attentions=None,
     ):
         """Logits [B, T, V] of the tokens that follow `decoder_input_ids`; without these, of `labels` [B, T].
 
         The loss is the mean cross-entropy of the labels that are not padding; in training, plus the routers' losses.
+        `encoder_outputs` without a `memory_mask` are read where `attention_mask` says so, or everywhere.
         """
+        if output_attentions:
+            raise ValueError("output_attentions: attention weights are not given out")
+        if past_key_values is not None and getattr(past_key_values, "is_compileable", False):
+            raise ValueError("past_key_values: a static cache is not supported, use a DynamicCache")
+        for stack in (self.encoder, self.decoder):
+            if stack.shared is not self.shared:  # this is a replica of DataParallel, whose stacks hold the original's
+                stack.use_embeddings(self.shared)
         losses, real = [], None
         if labels is not None:
             labels = labels.masked_fill(labels == self.config.pad_token_id, -100)
             if decoder_input_ids is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-                real = labels != -100
+            real = labels != -100
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, losses)
-        memory, memory_mask = encoder_outputs.last_hidden_state, encoder_outputs.memory_mask
+        memory = encoder_outputs[0]
+        memory_mask = getattr(encoder_outputs, "memory_mask", None)
+        if memory_mask is None:
+            memory_mask = torch.ones(memory.shape[:2]) if attention_mask is None else attention_mask
+            memory_mask = memory_mask.to(memory.device).bool()
+            if memory_mask.shape != memory.shape[:2]:
+                raise ValueError("encoder_outputs: memory_mask is needed where the encoder shortens the sequence")
         if decoder_attention_mask is not None:
             real = decoder_attention_mask[:, -decoder_input_ids.shape[1] :].bool()
         use_cache = self.config.use_cache if use_cache is None else use_cache
@@ -697,7 +723,8 @@ class AltUpT5ForConditionalGeneration(AltUpT5PreTrainedModel, GenerationMixin):
 
         loss, auxiliary_loss = None, self.auxiliary_loss(losses)
         if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+            count = (labels != -100).sum().clamp(min=1)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum") / count
             if self.training and auxiliary_loss is not None:
                 loss = loss + auxiliary_loss
         output = AltUpT5Output(

@@ -184,6 +184,12 @@ impl ModelDirectory {
         }
     }
 
+    /// Where a `tokenizer.json` is written, whatever tokenizer is there. It then is the directory's
+    /// [`tokenizer`](Self::tokenizer).
+    pub fn tokenizer_json(&self) -> PathBuf {
+        self.path.join(TOKENIZER)
+    }
+
     /// Reads the model's description and checks that it can be built.
     ///
     /// # Errors

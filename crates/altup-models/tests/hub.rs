@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use tempfile::TempDir;
 
 const NAME: &str = "google/flan-t5-tiny";
@@ -203,6 +204,39 @@ fn what_an_interrupted_process_left_is_checked() {
 }
 
 #[test]
+fn what_cannot_be_checked_is_downloaded_from_the_start() {
+    let site = Site::new(&[(NAME, whole())]);
+    let folder = site.get(NAME).unwrap();
+    let link = folder.join("config.json");
+    let blob = fs::canonicalize(&link).unwrap();
+    for part in ["[]", "[", "[1, 2]"] {
+        fs::remove_file(&link).unwrap();
+        fs::rename(&blob, blob.with_extension("part")).unwrap();
+        fs::write(blob.with_extension("part"), part).unwrap();
+        assert_eq!(site.get(NAME).unwrap(), folder);
+        assert_eq!(fs::read_to_string(&link).unwrap(), "{}");
+    }
+}
+
+#[test]
+fn two_at_once_have_one_download() {
+    let site = Site::new(&[(NAME, whole())]);
+    let get = || {
+        let folder = site.get(NAME).unwrap();
+        assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights());
+        fs::read(folder.join("config.json")).unwrap()
+    };
+    thread::scope(|scope| {
+        let threads = [scope.spawn(get), scope.spawn(get)];
+        threads.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), b"{}"));
+    });
+    let asked = site.server.requests();
+    let downloads =
+        asked.iter().filter(|path| **path == format!("cdn/{NAME}/model.safetensors")).count();
+    assert_eq!(downloads, 1, "{asked:?}");
+}
+
+#[test]
 fn a_damaged_download_is_thrown_away() {
     let site = Site::new(&[(NAME, whole())]);
     site.server.fail_once("model.safetensors", Fault::Damage);
@@ -323,6 +357,37 @@ fn what_cannot_be_had_is_said_with_the_reason() {
     let settings = HubSettings { endpoint: nobody.clone(), ..site.settings() };
     says(site.get_with(NAME, settings).unwrap_err(), &[&nobody, "cannot get", "HF_HUB_OFFLINE=1"]);
     assert!(!site.path("snapshots").exists());
+}
+
+#[test]
+fn the_token_is_not_sent_to_another_host() {
+    let token = Some("hf_mine".to_owned());
+    let site = Site::new(&[(NAME, HubModel { token: token.clone(), other_host: true, ..whole() })]);
+    let folder = site.get_with(NAME, HubSettings { token, ..site.settings() }).unwrap();
+    assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights());
+    // The other host is asked for the contents alone.
+    let asked = site.server.requests();
+    let of_other_host: Vec<&String> =
+        asked.iter().filter(|path| path.starts_with("cdn/")).collect();
+    assert_eq!(of_other_host, [&format!("cdn/{NAME}/model.safetensors")]);
+}
+
+#[test]
+fn answers_that_lead_nowhere_are_errors() {
+    for (fault, problem) in [
+        (Fault::RedirectToItself, "more than 5 redirects"),
+        (Fault::Status(304), "status 304"),
+        (Fault::Status(302), "a redirect to nowhere"),
+        (Fault::Status(500), "status 500"),
+    ] {
+        let site = Site::new(&[(NAME, whole())]);
+        site.server.fail_once("config.json", fault);
+        let error = site.get(NAME).unwrap_err();
+        assert!(matches!(error, HubError::Answer { .. }), "{error}");
+        let message = format!("answers for config.json of {NAME} with {problem}");
+        assert!(error.to_string().contains(&message), "{error}");
+        assert!(site.server.requests().len() <= 7);
+    }
 }
 
 #[test]

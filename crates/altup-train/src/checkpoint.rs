@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::learner::Learner;
-use crate::metrics::{RoutingRow, replace_file};
+use crate::metrics::{RoutingRow, replace_file, sync_folder};
 use crate::run_record::{VersionError, Versions};
 
 /// The version of a checkpoint's layout.
@@ -151,6 +151,14 @@ pub enum CheckpointError {
         /// Which version is another.
         problem: VersionError,
     },
+    /// A checkpoint that may well be whole can't be read at present.
+    #[error("the checkpoint {} can't be read; it is left as it is", path.display())]
+    Unreadable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The folder of the checkpoints can't be listed or cleaned.
     #[error("cannot use {}", path.display())]
     Folder {
@@ -175,6 +183,8 @@ pub struct Checkpoints {
     keep_last: usize,
     /// Those that were found damaged when the run was resumed.
     damaged: BTreeSet<u64>,
+    /// What couldn't be removed.
+    notes: Vec<String>,
 }
 
 /// A checkpoint read back.
@@ -218,7 +228,7 @@ impl Checkpoints {
     /// The checkpoints in `folder`, of which the newest `keep_last` and the one of the best
     /// validation loss are kept.
     pub fn new(folder: PathBuf, keep_last: usize) -> Self {
-        Self { folder, keep_last, damaged: BTreeSet::new() }
+        Self { folder, keep_last, damaged: BTreeSet::new(), notes: Vec::new() }
     }
 
     /// Writes a checkpoint, then removes those that are no longer kept.
@@ -226,6 +236,8 @@ impl Checkpoints {
     /// Kept are the newest that are whole, the one of the best validation loss, and the newest that is
     /// proven good. Whole is, for this, one whose files have their sizes: reading all of them at
     /// each save would take too long.
+    ///
+    /// What can't be removed is tried again at the next save; [`take_notes`](Self::take_notes) tells.
     ///
     /// # Errors
     ///
@@ -240,7 +252,20 @@ impl Checkpoints {
         self.write(&path, state, learner, optimizer)
             .map_err(|source| CheckpointError::Write { path, source })?;
         self.damaged.remove(&state.step);
-        self.remove_old(state).map_err(|source| self.folder_error(source))
+        if let Err(error) = self.remove_old(state) {
+            self.note(&self.folder.clone(), &error);
+        }
+        self.remove_partial();
+        Ok(())
+    }
+
+    /// What couldn't be removed since this was asked last.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn note(&mut self, path: &Path, error: &io::Error) {
+        self.notes.push(format!("cannot clean {}: {error}", path.display()));
     }
 
     fn write(
@@ -314,7 +339,7 @@ impl Checkpoints {
         learner: &Learner,
         optimizer: &ModuleOptimizer,
     ) -> Result<Restored, CheckpointError> {
-        self.remove_partial().map_err(|source| self.folder_error(source))?;
+        self.remove_partial();
         let mut damaged_steps = BTreeSet::new();
         let read = |number, path: &Path| {
             let read = read(path, learner.clone(), optimizer.clone());
@@ -361,6 +386,10 @@ impl Checkpoints {
                 Err(Damage::Version(problem)) => {
                     return Err(CheckpointError::Version { path: path.clone(), problem });
                 }
+                // Neither is one that another try might read.
+                Err(Damage::Unreadable(source)) => {
+                    return Err(CheckpointError::Unreadable { path: path.clone(), source });
+                }
                 Err(problem) => damaged.push(format!("{} {problem}", path.display())),
             }
         }
@@ -393,10 +422,12 @@ impl Checkpoints {
     /// # Errors
     ///
     /// If one can't be removed.
-    pub fn remove_later(&self, step: u64) -> Result<(), CheckpointError> {
+    pub fn remove_later(&mut self, step: u64) -> Result<(), CheckpointError> {
         let remove =
             || self.list()?.range(step + 1..).rev().try_for_each(|(_, path)| self.discard(path));
-        remove().map_err(|source| self.folder_error(source))
+        remove().map_err(|source| self.folder_error(source))?;
+        self.remove_partial();
+        Ok(())
     }
 
     fn path(&self, step: u64) -> PathBuf {
@@ -409,11 +440,10 @@ impl Checkpoints {
 
     /// Makes renames last.
     fn sync(&self) -> io::Result<()> {
-        #[cfg(unix)] // Windows opens no folder.
-        if self.folder.exists() {
-            File::open(&self.folder)?.sync_all()?;
+        match self.folder.exists() {
+            true => sync_folder(&self.folder),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// The checkpoints by step, oldest first.
@@ -433,15 +463,16 @@ impl Checkpoints {
     }
 
     /// Removes what is no longer kept once `state` is saved. Later checkpoints than that are damaged
-    /// ones, which are written again in time.
-    fn remove_old(&self, state: &RunState) -> io::Result<()> {
+    /// ones, which are written again in time. What can't be read at present may be whole, and is kept.
+    fn remove_old(&mut self, state: &RunState) -> io::Result<()> {
         let (mut whole, mut discarded) = (Vec::new(), Vec::new());
         for (step, path) in self.list()?.into_iter().filter(|(step, _)| *step <= state.step) {
-            match manifest(&path) {
-                Ok(manifest) if !self.damaged.contains(&step) && has_sizes(&path, &manifest) => {
+            let sized = manifest(&path).and_then(|found| Ok((has_sizes(&path, &found)?, found)));
+            match sized {
+                Ok((true, manifest)) if !self.damaged.contains(&step) => {
                     whole.push((step, manifest.state.valid_loss, path));
                 }
-                Err(Damage::Version(_)) => {}
+                Err(Damage::Version(_) | Damage::Unreadable(_)) => {}
                 _ => discarded.push(path),
             }
         }
@@ -451,28 +482,39 @@ impl Checkpoints {
         let is_kept = |step: u64| Some(step) == best || Some(step) == state.proven;
         let old = whole.into_iter().take(old).filter(|(step, ..)| !is_kept(*step));
         discarded.extend(old.map(|(_, _, path)| path));
-        discarded.iter().try_for_each(|path| self.discard(path))
-    }
-
-    /// Removes a checkpoint, at once for those who list them.
-    fn discard(&self, path: &Path) -> io::Result<()> {
-        let folder = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&self.folder)?;
-        fs::rename(path, folder.path().join("removed"))?;
-        folder.close()
-    }
-
-    /// Removes what a killed run left half written.
-    fn remove_partial(&self) -> io::Result<()> {
-        if !self.folder.exists() {
-            return Ok(());
-        }
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
-                fs::remove_dir_all(entry.path())?;
+        for path in discarded {
+            if let Err(error) = self.discard(&path) {
+                self.note(&path, &error);
             }
         }
         Ok(())
+    }
+
+    /// Puts a checkpoint out of the sight of those who list them; [`remove_partial`](Self::remove_partial) removes it.
+    fn discard(&self, path: &Path) -> io::Result<()> {
+        let folder = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&self.folder)?;
+        fs::rename(path, folder.path().join("removed"))?;
+        let _ = folder.keep();
+        Ok(())
+    }
+
+    /// Removes what a killed run left half written, and what was discarded. What stays is in nobody's way.
+    fn remove_partial(&mut self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for entry in entries.flatten() {
+            if !entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+                continue;
+            }
+            let path = entry.path();
+            let removed = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+                Ok(_) => fs::remove_file(&path),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = removed {
+                self.note(&path, &error);
+            }
+        }
     }
 }
 
@@ -484,15 +526,37 @@ fn checkpoint_name(step: u64) -> String {
 #[derive(Debug, thiserror::Error)]
 enum Damage {
     #[error("lacks a readable {STATE} ({0})")]
-    Manifest(#[from] io::Error),
+    Manifest(io::Error),
     #[error(transparent)]
     Version(#[from] VersionError),
     #[error("has a damaged {0}")]
     Checksum(String),
-    #[error("can't be read ({0})")]
-    Record(#[from] RecordError),
     #[error("doesn't fit the model ({0})")]
     Model(String),
+    /// Reading failed for a reason that may pass.
+    #[error("can't be read at present ({0})")]
+    Unreadable(io::Error),
+}
+
+impl Damage {
+    /// What a failure to read says: that something is damaged, or nothing of what is there.
+    fn of(error: io::Error, damage: impl FnOnce(io::Error) -> Self) -> Self {
+        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+        match error.kind() {
+            NotFound | UnexpectedEof | InvalidData => damage(error),
+            _ => Self::Unreadable(error),
+        }
+    }
+}
+
+impl From<RecordError> for Damage {
+    /// Of a file whose hash is right, so that it isn't damaged.
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Io(problem) => Self::Unreadable(io::Error::other(problem)),
+            error => Self::Model(error.to_string()),
+        }
+    }
 }
 
 fn read(
@@ -508,9 +572,11 @@ fn read(
 
 fn read_learner(path: &Path, manifest: &Manifest, learner: Learner) -> Result<Learner, Damage> {
     for name in [MODEL, OPTIMIZER] {
-        let found = StoredFile::of(&path.join(name)).ok();
-        if found.is_none() || found.as_ref() != manifest.files.get(name) {
-            return Err(Damage::Checksum(name.to_owned()));
+        let damaged = || Damage::Checksum(name.to_owned());
+        let found = StoredFile::of(&path.join(name));
+        let found = found.map_err(|error| Damage::of(error, |_| damaged()))?;
+        if Some(&found) != manifest.files.get(name) {
+            return Err(damaged());
         }
     }
     let record = ModuleRecord::load(path.join(MODEL))?;
@@ -518,16 +584,98 @@ fn read_learner(path: &Path, manifest: &Manifest, learner: Learner) -> Result<Le
 }
 
 fn manifest(path: &Path) -> Result<Manifest, Damage> {
-    let json = fs::read(path.join(STATE))?;
-    let versions: Versions = serde_json::from_slice(&json).map_err(io::Error::from)?;
+    let json = fs::read(path.join(STATE)).map_err(|error| Damage::of(error, Damage::Manifest))?;
+    let damaged = |error: serde_json::Error| Damage::Manifest(error.into());
+    let versions: Versions = serde_json::from_slice(&json).map_err(damaged)?;
     versions.check_format(FORMAT)?;
-    Ok(serde_json::from_slice(&json).map_err(io::Error::from)?)
+    serde_json::from_slice(&json).map_err(damaged)
 }
 
 /// Whether the files have the sizes that they were written with.
-fn has_sizes(path: &Path, manifest: &Manifest) -> bool {
-    [MODEL, OPTIMIZER].iter().all(|name| {
-        let found = fs::metadata(path.join(name)).map(|file| file.len()).ok();
-        found.is_some() && found == manifest.files.get(*name).map(|file| file.bytes)
-    })
+fn has_sizes(path: &Path, manifest: &Manifest) -> Result<bool, Damage> {
+    for name in [MODEL, OPTIMIZER] {
+        let path = path.join(name);
+        match fs::metadata(&path) {
+            Ok(file) if !file.is_file() => {
+                return Err(Damage::Unreadable(io::ErrorKind::IsADirectory.into()));
+            }
+            Ok(file) => {
+                if Some(file.len()) != manifest.files.get(name).map(|file| file.bytes) {
+                    return Ok(false);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(Damage::Unreadable(error)),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+
+    fn learner() -> (Learner, ModuleOptimizer) {
+        let config = RunConfig::tiny_altup();
+        let device = crate::device::cpu().autodiff();
+        let model = config.model_config(64).unwrap().init(0, &device);
+        let learner = Learner { model };
+        let optimizer = learner.optimizer(&config.optimizer).unwrap();
+        (learner, optimizer)
+    }
+
+    fn state(step: u64) -> RunState {
+        RunState { step, ..RunState::default() }
+    }
+
+    fn steps(checkpoints: &Checkpoints) -> Vec<u64> {
+        checkpoints.list().unwrap().into_keys().collect()
+    }
+
+    /// `model.bpk` is a folder: it can't be read, and that doesn't say that the checkpoint is damaged.
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_read_at_present_ends_a_resume_and_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (learner, optimizer) = learner();
+        let mut checkpoints = Checkpoints::new(folder.path().join("checkpoints"), 1);
+        checkpoints.save(&state(1), &learner, &optimizer).unwrap();
+        checkpoints.save(&state(2), &learner, &optimizer).unwrap();
+        assert_eq!(steps(&checkpoints), [2]);
+        let model = checkpoints.path(2).join(MODEL);
+        fs::remove_file(&model).unwrap();
+        fs::create_dir(&model).unwrap();
+        let error = checkpoints.restore(None, &learner, &optimizer).err().unwrap();
+        assert!(matches!(error, CheckpointError::Unreadable { .. }), "{error}");
+        checkpoints.save(&state(3), &learner, &optimizer).unwrap();
+        checkpoints.save(&state(4), &learner, &optimizer).unwrap();
+        assert_eq!(steps(&checkpoints), [2, 4]);
+
+        // One that isn't there is lost, whoever reads.
+        fs::remove_file(checkpoints.path(4).join(MODEL)).unwrap();
+        let mut later = Checkpoints::new(folder.path().join("checkpoints"), 1);
+        fs::remove_dir_all(later.path(2)).unwrap();
+        let error = later.restore(None, &learner, &optimizer).err().unwrap();
+        assert!(error.to_string().contains("has a damaged model.bpk"), "{error}");
+    }
+
+    #[test]
+    fn what_stays_of_a_removed_checkpoint_ends_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (learner, optimizer) = learner();
+        let mut checkpoints = Checkpoints::new(folder.path().to_owned(), 1);
+        fs::write(folder.path().join(".partial-file"), "left").unwrap();
+        fs::create_dir(folder.path().join(".partial-folder")).unwrap();
+        checkpoints.save(&state(1), &learner, &optimizer).unwrap();
+        checkpoints.save(&state(2), &learner, &optimizer).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(checkpoints.take_notes(), [""; 0]);
+
+        // As a folder that can't be removed.
+        checkpoints.note(folder.path(), &io::ErrorKind::PermissionDenied.into());
+        let notes = checkpoints.take_notes();
+        assert!(notes.len() == 1 && notes[0].contains("cannot clean"), "{notes:?}");
+        assert!(checkpoints.take_notes().is_empty());
+    }
 }

@@ -49,11 +49,11 @@ const CHANGEABLE: [&str; 18] = [
 impl Difference {
     /// Whether a run may be resumed with the other value.
     pub fn may_change(&self) -> bool {
-        let within = |key: &&str| {
-            let rest = self.key.strip_prefix(*key);
+        let within = |key: &str| {
+            let rest = self.key.strip_prefix(key);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        CHANGEABLE.iter().any(|key| within(&key)) || self.is_place()
+        CHANGEABLE.iter().any(|key| within(key)) || self.is_place()
     }
 
     /// Whether it only says where something lies. What lies there is compared by its content.
@@ -143,7 +143,7 @@ mod tests {
             "training.checkpoint_minutes=1.5",
             "training.on_divergence=rollback",
             "optimizer.learning_rate=0.5",
-            "schedule.kind=cosine",
+            "schedule.kind=linear",
             "data.workers=2",
             "data.train=[\"elsewhere\"]",
             "data.tokenizer=elsewhere.json",

@@ -13,6 +13,7 @@ use altup_data::Mixture;
 use altup_data::tasks::Scores;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::RunState;
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
 
 /// One line of `metrics.jsonl`.
@@ -144,6 +145,12 @@ impl RoutingRow {
     }
 
     /// Every number.
+    fn values(&self) -> impl Iterator<Item = f64> {
+        let losses = [self.load_balancing_loss, self.router_z_loss, self.entropy, self.dropped];
+        losses.into_iter().chain(self.loads.iter().copied())
+    }
+
+    /// Every number, to change it.
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut f64> {
         [
             &mut self.load_balancing_loss,
@@ -246,10 +253,16 @@ impl MetricsRow {
         }
     }
 
-    /// Whether it belongs to a run that has done `step` steps and gone back `rollbacks` times.
-    fn is_within(&self, step: u64, rollbacks: u64) -> bool {
-        let undone = matches!(self, Self::Rollback(row) if row.number > rollbacks);
-        self.step() <= step && !undone
+    /// Whether it belongs to a run that is where `state` says, and won't be written again.
+    fn is_within(&self, state: &RunState) -> bool {
+        let is_newest = self.step() == state.step;
+        let comes_again = match self {
+            Self::Rollback(row) => row.number > state.rollbacks,
+            Self::Valid(_) | Self::Coefficients(_) => is_newest && state.validation_is_due,
+            Self::Train(_) => is_newest && state.window.steps > 0,
+            Self::Start(_) => false,
+        };
+        self.step() <= state.step && !comes_again
     }
 
     fn is_finite(&self) -> bool {
@@ -265,6 +278,8 @@ impl MetricsRow {
             .chain(
                 [row.data_wait_seconds, row.flops_per_second, row.peak_share].into_iter().flatten(),
             )
+            .chain(row.routing.iter().flat_map(RoutingRow::values))
+            .chain(row.epochs.iter().map(|source| source.epochs))
             .all(f64::is_finite),
             Self::Valid(row) => {
                 let sources = row.sources.iter().flat_map(|source| [source.loss, source.accuracy]);
@@ -330,18 +345,18 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Goes on with the log at `path` of a run that resumes after `last_step`, and has gone back to a
-    /// checkpoint `rollbacks` times.
+    /// Goes on with the log at `path` of a run that resumes where `state` says.
     ///
-    /// Rows of later steps and rollbacks are dropped: the run was killed after its last checkpoint
-    /// and is about to do those steps, and write those rows, a second time.
+    /// Rows of later steps and rollbacks are dropped, and those of this step's validation if that is still
+    /// due: the run was killed after its last checkpoint and is about to do those steps, and write those
+    /// rows, a second time.
     ///
     /// # Errors
     /// The errors of [`MetricsLog::read`], and [`MetricsError::File`] when the kept rows cannot be
     /// written back.
-    pub fn resume(path: &Path, last_step: u64, rollbacks: u64) -> Result<Self, MetricsError> {
+    pub fn resume(path: &Path, state: &RunState) -> Result<Self, MetricsError> {
         let mut kept = String::new();
-        for row in Self::read(path)?.iter().filter(|row| row.is_within(last_step, rollbacks)) {
+        for row in Self::read(path)?.iter().filter(|row| row.is_within(state)) {
             kept.push_str(&line(row).map_err(at(path))?);
         }
         replace_file(path, kept.as_bytes()).map_err(at(path))?;
@@ -349,13 +364,12 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Starts the log over from the rows of a run that has done `last_step` steps and has gone back to a
-    /// checkpoint `rollbacks` times; see [`resume`](Self::resume).
+    /// Starts the log over from the rows of a run that is where `state` says; see [`resume`](Self::resume).
     ///
     /// # Errors
     /// Those of [`MetricsLog::resume`].
-    pub(crate) fn reopen(&self, last_step: u64, rollbacks: u64) -> Result<Self, MetricsError> {
-        Self::resume(&self.path, last_step, rollbacks)
+    pub(crate) fn reopen(&self, state: &RunState) -> Result<Self, MetricsError> {
+        Self::resume(&self.path, state)
     }
 
     /// Where the log lies.
@@ -377,6 +391,14 @@ impl MetricsLog {
             .and_then(|line| self.file.write_all(line.as_bytes()))
             .and_then(|()| self.file.flush())
             .map_err(at(&self.path))
+    }
+
+    /// Makes the rows so far outlast a power cut.
+    ///
+    /// # Errors
+    /// [`MetricsError::File`].
+    pub(crate) fn sync(&self) -> Result<(), MetricsError> {
+        self.file.sync_data().map_err(at(&self.path))
     }
 
     /// Reads all rows of the log at `path`.
@@ -416,7 +438,8 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> MetricsError {
     move |source| MetricsError::File { path: path.to_owned(), source }
 }
 
-/// Writes `contents` to `path` so that a reader finds the old file or the new one, never a part.
+/// Writes `contents` to `path` so that a reader finds the old file or the new one, never a part, and so that the new
+/// one outlasts a power cut. Nobody else must write the file meanwhile.
 pub(crate) fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
     // A neighbour, because a rename is atomic only within a file system.
     let mut partial = OsString::from(path);
@@ -425,12 +448,46 @@ pub(crate) fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
     file.write_all(contents)?;
     file.sync_all()?;
     drop(file);
-    fs::rename(&partial, path)
+    fs::rename(&partial, path)?;
+    sync_folder(folder_of(path))
+}
+
+/// What the names of unfinished views start with.
+pub(crate) const UNFINISHED_VIEW: &str = ".view-";
+
+/// As [`replace_file`], of a file that is made of others: several processes may write it at once, and a power cut
+/// may cost it.
+pub(crate) fn replace_view(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(UNFINISHED_VIEW);
+    #[cfg(unix)] // Else nobody but its owner could read it.
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder_of(path))?;
+    file.write_all(contents)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes renames in a folder last.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)] // Windows opens no folder.
+    File::open(folder)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Window;
 
     fn train(step: u64) -> MetricsRow {
         MetricsRow::Train(TrainRow {
@@ -481,6 +538,10 @@ mod tests {
         })
     }
 
+    fn at_step(step: u64, rollbacks: u64) -> RunState {
+        RunState { step, rollbacks, ..RunState::default() }
+    }
+
     fn written(rows: &[MetricsRow]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
@@ -519,7 +580,7 @@ mod tests {
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(br#"{"kind":"train","step":4,"lo"#).unwrap();
 
-        let mut log = MetricsLog::resume(&path, 2, 0).unwrap();
+        let mut log = MetricsLog::resume(&path, &at_step(2, 0)).unwrap();
         log.append(&train(3)).unwrap();
         assert_eq!(
             MetricsLog::read(&path).unwrap(),
@@ -541,8 +602,24 @@ mod tests {
             })
         };
         let (_folder, path) = written(&[train(2), rollback(1), rollback(2), train(4)]);
-        MetricsLog::resume(&path, 3, 1).unwrap();
+        MetricsLog::resume(&path, &at_step(3, 1)).unwrap();
         assert_eq!(MetricsLog::read(&path).unwrap(), [train(2), rollback(1)]);
+    }
+
+    #[test]
+    fn resuming_drops_what_is_about_to_come_again_at_the_same_step() {
+        let coefficients =
+            MetricsRow::Coefficients(CoefficientsRow { step: 2, layers: Vec::new() });
+        let rows = [train(1), valid(1), train(2), valid(2), coefficients];
+        let (_folder, path) = written(&rows);
+        MetricsLog::resume(&path, &at_step(2, 0)).unwrap();
+        assert_eq!(MetricsLog::read(&path).unwrap(), rows, "the validation is done");
+        let due = RunState { validation_is_due: true, ..at_step(2, 0) };
+        MetricsLog::resume(&path, &due).unwrap();
+        assert_eq!(MetricsLog::read(&path).unwrap(), rows[..3]);
+        let unlogged = RunState { window: Window { steps: 1, ..Window::default() }, ..due };
+        MetricsLog::resume(&path, &unlogged).unwrap();
+        assert_eq!(MetricsLog::read(&path).unwrap(), rows[..2]);
     }
 
     #[test]
@@ -551,7 +628,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.trim_end()).unwrap();
 
-        let mut log = MetricsLog::resume(&path, 2, 0).unwrap();
+        let mut log = MetricsLog::resume(&path, &at_step(2, 0)).unwrap();
         log.append(&train(3)).unwrap();
         assert_eq!(MetricsLog::read(&path).unwrap(), [train(1), train(2), train(3)]);
     }
@@ -569,10 +646,19 @@ mod tests {
     #[test]
     fn a_row_that_is_not_finite_is_refused() {
         let (_folder, path) = written(&[]);
-        let mut log = MetricsLog::resume(&path, 0, 0).unwrap();
+        let mut log = MetricsLog::resume(&path, &at_step(0, 0)).unwrap();
         let MetricsRow::Train(row) = train(7) else { unreachable!() };
-        let refused = log.append(&MetricsRow::Train(TrainRow { loss: f64::NAN, ..row }));
-        assert!(matches!(refused, Err(MetricsError::NotFinite { step: 7, .. })));
+        let mut routing = row.routing.clone();
+        routing[0].loads[1] = f64::INFINITY;
+        let epochs = vec![SourceEpochs { name: "books".into(), epochs: f64::NAN }];
+        for row in [
+            TrainRow { loss: f64::NAN, ..row.clone() },
+            TrainRow { routing, ..row.clone() },
+            TrainRow { epochs, ..row },
+        ] {
+            let refused = log.append(&MetricsRow::Train(row));
+            assert!(matches!(refused, Err(MetricsError::NotFinite { step: 7, .. })));
+        }
         assert!(MetricsLog::read(&path).unwrap().is_empty());
     }
 }

@@ -18,7 +18,7 @@ use crate::metrics::{TrainRow, ValidRow};
 pub enum ProgressMode {
     /// A live line on a terminal, plain lines elsewhere.
     Auto,
-    /// Nothing.
+    /// Nothing but warnings.
     Quiet,
 }
 
@@ -109,6 +109,14 @@ impl Progress {
             Form::Terminal(bar) => bar.println(text),
             Form::Plain => write_line(text),
             Form::Quiet => {}
+        }
+    }
+
+    /// Shows a line that stays, of something that people should know: also where nothing else is shown.
+    pub fn warn(&self, text: &str) {
+        match &self.form {
+            Form::Terminal(bar) => bar.suspend(|| write_line(text)),
+            Form::Plain | Form::Quiet => write_line(text),
         }
     }
 

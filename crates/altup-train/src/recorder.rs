@@ -1,6 +1,8 @@
 //! What a run shows of itself beside its losses: how fast it computes, what it writes, and the files that people
 //! look at while it goes on.
 
+use std::error::Error;
+use std::fs::{OpenOptions, TryLockError};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,18 +21,25 @@ use crate::tensorboard;
 /// Why what a run shows can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The metrics can't be read or written.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// The samples can't be read or written.
-    #[error(transparent)]
-    Samples(#[from] SamplesError),
     /// The samples can't be made.
-    #[error("cannot fill the blanks of the samples")]
-    Fill(#[from] FillError),
-    /// The tokenizer can't be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
+    #[error("no samples of step {step}")]
+    Fill {
+        /// The step.
+        step: u64,
+        /// The cause.
+        source: FillError,
+    },
+    /// The samples can't be read or written.
+    #[error("no samples of step {step}")]
+    Samples {
+        /// The step.
+        step: u64,
+        /// The cause.
+        source: SamplesError,
+    },
+    /// The files that people look at can't be made.
+    #[error("the report is not up to date")]
+    Views(#[from] ViewError),
 }
 
 /// What writes down how a run goes.
@@ -117,28 +126,30 @@ impl Recorder {
     }
 
     /// Writes down what a model has learned by `step`: its samples, then the files that are made of what is written
-    /// down. Those can be made again at any time, so that a failure of theirs ends no run: it is returned as text.
-    ///
-    /// # Errors
-    ///
-    /// If the samples can't be made or written.
-    pub fn validated<D: Decode>(
-        &self,
-        model: &D,
-        step: u64,
-    ) -> Result<Option<String>, RecordError> {
-        let Some(Shown { folder, tokenizer, prompts }) = &self.shown else { return Ok(None) };
-        samples::record(&folder.samples(), step, &prompts.fill(model, tokenizer, step)?)?;
-        Ok(write_views(folder).err().map(|error| {
-            let mut text = format!("warning: the report is not up to date: {error}");
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                text.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            text
-        }))
+    /// down. Nothing of this is worth a run, so that a failure ends none: it is returned as a warning.
+    pub fn validated<D: Decode>(&self, model: &D, step: u64) -> Option<String> {
+        let Shown { folder, tokenizer, prompts } = self.shown.as_ref()?;
+        let record_samples = || {
+            let rows = prompts.fill(model, tokenizer, step);
+            let rows = rows.map_err(|source| RecordError::Fill { step, source })?;
+            samples::record(&folder.samples(), step, &rows)
+                .map_err(|source| RecordError::Samples { step, source })
+        };
+        let sampled = record_samples();
+        let shown = write_views(folder).map_err(RecordError::from);
+        Some(warning(&sampled.and(shown).err()?))
     }
+}
+
+/// An error that ends nothing, with its causes, in a line.
+pub fn warning(error: &dyn Error) -> String {
+    let mut text = format!("warning: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 /// Why the files that people look at can't be written.
@@ -150,6 +161,14 @@ pub enum ViewError {
     /// The report can't be made.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// The lock of these files can't be had.
+    #[error("cannot use {}", path.display())]
+    Lock {
+        /// The lock.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// TensorBoard's files can't be written.
     #[error("cannot write {}", path.display())]
     TensorBoard {
@@ -160,12 +179,28 @@ pub enum ViewError {
     },
 }
 
-/// Makes TensorBoard's files and the report of a run, from what lies in its folder.
+/// Makes TensorBoard's files and the report of a run, from what lies in its folder. While another process makes them, it
+/// does nothing.
 ///
 /// # Errors
 ///
 /// If a file of the run can't be read, or one can't be written.
 pub fn write_views(folder: &RunFolder) -> Result<(), ViewError> {
+    let path = folder.views_lock();
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let lock = match lock.map(|lock| (lock.try_lock(), lock)) {
+        Ok((Ok(()), lock)) => lock,
+        Ok((Err(TryLockError::WouldBlock), _)) => return Ok(()),
+        Ok((Err(TryLockError::Error(source)), _)) | Err(source) => {
+            return Err(ViewError::Lock { path, source });
+        }
+    };
+    let written = write_locked_views(folder);
+    drop(lock);
+    written
+}
+
+fn write_locked_views(folder: &RunFolder) -> Result<(), ViewError> {
     // A run that was killed before its first step may have no metrics.
     if folder.metrics().exists() {
         let rows = MetricsLog::read(&folder.metrics())?;

@@ -115,7 +115,7 @@ impl PreparedText {
             let row = store
                 .prepare(corpus, &tokenizer, options, &mut |so_far| preparation.show(so_far))?;
             for file in row.skipped() {
-                note_skipped(file, progress);
+                warn_of_skipped(file, progress);
             }
             Ok::<_, DataError>(Arc::new(row))
         };
@@ -264,7 +264,7 @@ fn warn_of_shared_files(text: &TextSource, progress: &Progress) {
     let train: HashSet<&Path> = text.train.files().collect();
     let mut shared = text.valid.files().filter(|file| train.contains(file));
     if let Some(first) = shared.next() {
-        progress.note(&format!(
+        progress.warn(&format!(
             "warning: {} of the validation files are trained on too, {} among them",
             1 + shared.count(),
             first.display()
@@ -272,11 +272,15 @@ fn warn_of_shared_files(text: &TextSource, progress: &Progress) {
     }
 }
 
-fn note_skipped(file: &SkippedInFile, progress: &Progress) {
+fn warn_of_skipped(file: &SkippedInFile, progress: &Progress) {
     let places = if file.count == 1 { "place" } else { "places" };
-    progress.note(&format!("skipped {} {places} of {}:", file.count, file.file.display()));
+    progress.warn(&format!(
+        "warning: skipped {} {places} of {}:",
+        file.count,
+        file.file.display()
+    ));
     for defect in &file.first {
-        progress.note(&format!("  {defect}"));
+        progress.warn(&format!("  {defect}"));
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::checkpoint::Checkpoints;
 use crate::config::{RunConfig, RunConfigError, RunConfiguration};
 use crate::machine::host_name;
-use crate::metrics::replace_file;
+use crate::metrics::{UNFINISHED_VIEW, replace_file};
 use crate::progress::format_duration;
 use crate::run_record::{
     HistoryRow, RUN_FORMAT, RunRecord, VersionError, Versions, seconds_since_1970,
@@ -37,6 +37,7 @@ use crate::run_record::{
 /// tasks/                in fine-tuning: scores.json, and the predictions for each task
 /// summary.json          the figures of the finished run
 /// report.html           the curves, and charts/*.svg
+/// views.lock            locked while a process writes the report and the event files
 /// tensorboard/          event files, made of the metrics
 /// ```
 #[derive(Clone, Debug)]
@@ -51,7 +52,7 @@ const LOCK: &str = "run.lock";
 const CONFIG: &str = "config.toml";
 
 /// What a run writes into its folder, beside its record, lock and configuration.
-const CONTENTS: [&str; 11] = [
+const CONTENTS: [&str; 12] = [
     "config-history.jsonl",
     "tokenizer.json",
     "metrics.jsonl",
@@ -63,6 +64,7 @@ const CONTENTS: [&str; 11] = [
     "summary.json",
     "report.html",
     "charts",
+    "views.lock",
 ];
 
 /// Why a run can't have its folder.
@@ -350,6 +352,11 @@ impl RunFolder {
         self.path.join("summary.json")
     }
 
+    /// Locked while a process makes what people look at.
+    pub(crate) fn views_lock(&self) -> PathBuf {
+        self.path.join("views.lock")
+    }
+
     /// What lies in the folder that no run writes.
     fn foreign(&self) -> io::Result<Vec<PathBuf>> {
         let mut foreign = Vec::new();
@@ -359,7 +366,8 @@ impl RunFolder {
             let whole = name.strip_suffix(".partial").unwrap_or(&name);
             // TensorBoard's folder stays: what is ours in it is replaced, and others may write there.
             let kept = [RECORD, LOCK, CONFIG, "tensorboard"];
-            if !kept.contains(&whole) && !CONTENTS.contains(&whole) {
+            let is_ours = kept.contains(&whole) || CONTENTS.contains(&whole);
+            if !is_ours && !whole.starts_with(UNFINISHED_VIEW) {
                 foreign.push(path);
             }
         }
@@ -373,6 +381,12 @@ impl RunFolder {
         for name in [CONFIG].iter().chain(&CONTENTS) {
             for path in [self.path.join(name), self.path.join(format!("{name}.partial"))] {
                 remove(&path)?;
+            }
+        }
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED_VIEW) {
+                remove(&entry.path())?;
             }
         }
         Ok(())

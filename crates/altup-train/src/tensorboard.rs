@@ -45,7 +45,7 @@ pub fn write(folder: &Path, rows: &[MetricsRow]) -> io::Result<()> {
     }
     // TensorBoard goes on in a file where it stopped reading: other contents need another name.
     let number = files.last().map_or(1, |(number, _)| number + 1);
-    crate::metrics::replace_file(&folder.join(format!("{NAME}{number:010}.altup")), &bytes)?;
+    crate::metrics::replace_view(&folder.join(format!("{NAME}{number:010}.altup")), &bytes)?;
     remove(files)
 }
 

@@ -23,7 +23,7 @@ use crate::metrics::{
     MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
 };
 use crate::progress::Progress;
-use crate::recorder::{RecordError, Recorder};
+use crate::recorder::Recorder;
 use crate::task_evaluation::TaskEvaluationError;
 use crate::training_batches::TrainingBatches;
 use crate::validation::{Validated, Validation};
@@ -110,9 +110,6 @@ pub enum TrainError {
     /// The metrics can't be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// What the model writes can't be made or written.
-    #[error(transparent)]
-    Record(#[from] RecordError),
 }
 
 fn describe(last_good: &Option<u64>) -> String {
@@ -130,6 +127,9 @@ impl Trainer {
     ///
     /// If a step, a checkpoint or a line of metrics fails. What was saved before stays whole.
     pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        if self.state.step == self.config.training.steps {
+            self.make_up_for_the_last_step()?;
+        }
         loop {
             match self.train_until_divergence(stop) {
                 Err(TrainError::Diverged {
@@ -140,6 +140,15 @@ impl Trainer {
                 ended => return ended,
             }
         }
+    }
+
+    /// A run whose end was brought forward to the step that it has done lacks what belongs to a last step.
+    fn make_up_for_the_last_step(&mut self) -> Result<(), TrainError> {
+        self.state.validation_is_due |= self.state.valid_loss.is_none();
+        if self.state.window.steps > 0 {
+            self.log_window()?;
+        }
+        Ok(())
     }
 
     fn train_until_divergence(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
@@ -202,7 +211,9 @@ impl Trainer {
     /// # Errors
     ///
     /// If it can't be written. Earlier checkpoints stay as they are.
-    pub fn save(&mut self) -> Result<(), CheckpointError> {
+    pub fn save(&mut self) -> Result<(), TrainError> {
+        // A checkpoint says that the rows before it are written.
+        self.metrics.sync()?;
         match &self.saved {
             Some(saved) if *saved == self.state => return Ok(()),
             // Neither model nor optimizer has changed.
@@ -212,7 +223,15 @@ impl Trainer {
             _ => self.checkpoints.save(&self.state, &self.learner, &self.optimizer)?,
         }
         self.saved = Some(self.state.clone());
+        self.warn_of_left_overs();
         Ok(())
+    }
+
+    /// Says what of old checkpoints couldn't be removed.
+    fn warn_of_left_overs(&mut self) {
+        for note in self.checkpoints.take_notes() {
+            self.progress.warn(&format!("warning: {note}"));
+        }
     }
 
     fn stop(&mut self) -> Result<Outcome, TrainError> {
@@ -246,8 +265,11 @@ impl Trainer {
             ..state
         };
         self.checkpoints.remove_later(to)?;
-        self.valid_data.rewind(to);
-        self.metrics = self.metrics.reopen(to, self.state.rollbacks)?;
+        self.warn_of_left_overs();
+        // A validation that is still due comes again.
+        self.valid_data.rewind(to.saturating_sub(u64::from(state.validation_is_due)));
+        let undone = RunState { rollbacks: self.state.rollbacks, ..state.clone() };
+        self.metrics = self.metrics.reopen(&undone)?;
         self.record(MetricsRow::Rollback(RollbackRow {
             step: to,
             number: state.rollbacks,
@@ -256,8 +278,8 @@ impl Trainer {
             skipped_steps: state.skipped_steps,
         }))?;
         self.checkpoints.restate(&state)?;
-        self.progress.note(&format!(
-            "the {quantity} is not finite at step {from}: back to step {to}, without the batches in between"
+        self.progress.warn(&format!(
+            "warning: the {quantity} is not finite at step {from}: back to step {to}, without the batches in between"
         ));
         self.saved = Some(state.clone());
         (self.state, self.learner, self.optimizer) = (state, learner, optimizer);
@@ -394,8 +416,8 @@ impl Trainer {
             self.record(MetricsRow::Coefficients(row))?;
         }
         let model = self.config.training.precision.to_compute(&self.learner.model.valid());
-        if let Some(warning) = self.recorder.validated(&model, step)? {
-            self.progress.note(&warning);
+        if let Some(warning) = self.recorder.validated(&model, step) {
+            self.progress.warn(&warning);
         }
         Ok(Ok(()))
     }

@@ -1,6 +1,7 @@
 //! The configurations in `configs/`, which the documentation's commands name.
 
 use altup_data::Batch;
+use altup_models::ModelDirectory;
 use altup_train::config::RunConfig;
 use altup_train::learner::{Learner, ToDevice};
 use burn::tensor::Device;
@@ -35,18 +36,37 @@ fn every_configuration_loads_and_describes_a_model() {
             "altup-s-dense-c4",
             "altup-s-moe-c4",
             "altup-s-sequence-c4",
+            "continue-c4",
             "tiny-altup",
             "tiny-dense",
             "tiny-moe",
             "tiny-sequence",
         ]
     );
-    for name in &names {
+    for name in names.iter().filter(|name| *name != "continue-c4") {
         let config = load(name);
         config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
         let model = config.model_config(32100).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(model.vocab_size, 32128, "{name}");
     }
+}
+
+/// It has no model: that of a directory is trained further.
+#[test]
+fn the_configuration_that_continues_is_one_for_init() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let model_config = load("tiny-altup").model_config(64).unwrap();
+    let model = model_config.init(0, &device);
+    let directory = ModelDirectory::new(folder.path());
+    directory.save(&model_config, &model).unwrap();
+
+    let mut config = load("continue-c4");
+    config.model.init = Some(folder.path().to_owned());
+    config.data.tokenizer = Some(directory.tokenizer());
+    config.validate().unwrap();
+    let found = config.model_config(64).unwrap();
+    assert_eq!((found.d_model, found.altup), (model_config.d_model, model_config.altup));
 }
 
 #[test]

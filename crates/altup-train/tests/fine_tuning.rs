@@ -2,7 +2,9 @@
 
 mod support;
 
+use altup_data::TextTokenizer;
 use altup_data::tasks::Registry;
+use altup_models::ModelDirectory;
 use altup_train::fine_tuning::FineTuningConfig;
 use serde_json::{Value, json};
 use std::fs;
@@ -18,6 +20,9 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/fine_
 const REVIEWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/reviews");
 /// A few made rows of every task.
 const MADE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../altup-data/tests/fixtures/benchmarks");
+/// A model of SentencePiece, in the layout of T5's.
+const SENTENCEPIECE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../altup-data/tests/fixtures/sentencepiece/t5.model");
 
 fn model() -> String {
     format!("{FIXTURE}/model")
@@ -308,6 +313,30 @@ fn glue_has_an_average_where_all_of_it_is_scored() {
     assert_eq!(evaluate("cola,mnli", &model(), &["--max-new-tokens", "4"]).len(), 2);
 }
 
+#[test]
+fn a_sentencepiece_model_is_passed_on_as_it_was() {
+    let workspace = Workspace::new();
+    let folder = workspace.path("model");
+    copy_folder(Path::new(&model()), &folder);
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    fs::copy(SENTENCEPIECE, folder.join("spiece.model")).unwrap();
+    let steps = ["--steps", "1", "--eval-every", "1", "--output", "run", "--quiet"];
+    let source = ["finetune", "--model", "model", "--task", "sst2", "--data", REVIEWS];
+    let checkpoints = set(&["training.batch_size=8"]);
+    let arguments = [&source[..], &steps, &checkpoints].concat();
+    succeeds(workspace.altup(&arguments).output().unwrap());
+
+    let trained = workspace.path("run/model");
+    let spiece = trained.join("spiece.model");
+    assert!(fs::read(&spiece).unwrap() == fs::read(SENTENCEPIECE).unwrap());
+    let directory = ModelDirectory::new(&trained);
+    assert_eq!(directory.tokenizer(), directory.tokenizer_json());
+    let tokenizers =
+        [spiece, directory.tokenizer()].map(|path| TextTokenizer::load(&path).unwrap());
+    let [spiece, json] = tokenizers.map(|tokenizer| tokenizer.encode("a fine film").unwrap());
+    assert_eq!(spiece, json);
+}
+
 /// A copy of the model whose vocabulary is too small for its tokenizer.
 fn narrow_model(workspace: &Workspace) -> String {
     let folder = workspace.path("narrow");
@@ -338,7 +367,7 @@ fn what_does_not_fit_is_one_error() {
         (&["--model", &model, "--task", "sst2"], &["tasks.data", "--data"]),
         (&on(REVIEWS, "sst3", &model), &["no task `sst3`", "sst2, "]),
         (&on(REVIEWS, "sst2,sst2", &model), &["tasks.names", "sst2 twice"]),
-        (&on(REVIEWS, "sst2", "nowhere"), &["nowhere", "neither a model directory"]),
+        (&on(REVIEWS, "sst2", "nowhere"), &["no directory \"nowhere\"", "no model of this name"]),
         (&on(REVIEWS, "sst2", &narrow), &["tokenizer.json", "ids", "knows 100"]),
         (&on("nowhere", "sst2", &model), &["nowhere"]),
         (&on(data, "rte", &model), &["no file of the train split of rte", "holds CoLA, SST-2"]),

@@ -491,6 +491,54 @@ fn a_run_may_go_further_and_faster_and_keeps_its_history() {
     );
 }
 
+/// Step 9 has a checkpoint, and neither a validation nor a row of its own.
+#[test]
+fn a_run_may_end_at_the_step_that_is_done() {
+    let workspace = Workspace::new();
+    let resume = ["train", "--resume", "run", "--quiet", "--steps", "9"];
+    for (eval_every, log_every) in [("4", "2"), ("100", "100")] {
+        let [eval, log] = [("eval", eval_every), ("log", log_every)]
+            .map(|(what, every)| format!("training.{what}_every={every}"));
+        let often = set(&[&eval, &log]);
+        let whole = [&["--steps", "9", "--overwrite"][..], &often].concat();
+        succeeds(workspace.train("whole", &whole));
+        succeeds(workspace.train("run", &[&["--overwrite"][..], &often].concat()));
+        let run = workspace.path("run");
+        fs::remove_dir_all(run.join("checkpoints/step-00000012")).unwrap();
+        succeeds(workspace.altup(&resume).output().unwrap());
+        assert_same(&workspace, "run", "whole", "brought forward");
+        let summary = fs::read_to_string(run.join("summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        let rows = support::rows(&run);
+        let valid = rows.iter().rfind(|row| row["kind"] == "valid").unwrap();
+        assert_eq!((&summary["steps"], &valid["step"]), (&9.into(), &9.into()));
+        assert_eq!(summary["valid_loss"], valid["loss"]);
+        // Once more changes nothing.
+        succeeds(workspace.altup(&resume).output().unwrap());
+        assert_same(&workspace, "run", "whole", "again");
+    }
+}
+
+/// A checkpoint whose validation is still due: its rows are written again, and stand there once.
+#[test]
+fn a_validation_that_is_done_again_is_written_once() {
+    let workspace = Workspace::new();
+    let flags = set(&["training.checkpoint_every=4"]);
+    succeeds(workspace.train("whole", &flags));
+    succeeds(workspace.train("run", &flags));
+    let run = workspace.path("run");
+    // As one that was stopped within the validation of step 8, resumed, and killed behind it.
+    fs::remove_dir_all(run.join("checkpoints/step-00000012")).unwrap();
+    let path = run.join("checkpoints/step-00000008/state.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    state["state"]["validation_is_due"] = true.into();
+    state["state"]["valid_loss"] = serde_json::Value::Null;
+    fs::write(&path, state.to_string()).unwrap();
+    resume_to_the_end(&workspace, "run", "flex");
+    assert_same(&workspace, "run", "whole", "validated again");
+}
+
 #[test]
 fn a_run_goes_back_to_a_step_and_keeps_what_lay_behind() {
     let workspace = Workspace::new();

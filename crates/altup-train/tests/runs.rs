@@ -112,6 +112,28 @@ fn runs_that_start_together_have_folders_of_their_own() {
 }
 
 #[test]
+fn a_report_may_be_made_beside_a_run() {
+    let workspace = Workspace::new();
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt", "--output", "run"];
+    let often = set(&["training.steps=40", "training.eval_every=1"]);
+    let command = [&source[..], &["--quiet"], &often].concat();
+    let mut child = spawn(workspace.altup(&command));
+    let run = workspace.path("run");
+    wait_for(&mut child, "its metrics", || run.join("metrics.jsonl").exists());
+    let mut reports = 0;
+    while child.try_wait().unwrap().is_none() {
+        succeeds(workspace.altup(&["report", "run"]).output().unwrap());
+        reports += 1;
+    }
+    let output = succeeds(child.wait_with_output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.is_empty() && reports > 0, "{reports} reports, and {errors}");
+    let left = names_in(&run).into_iter().chain(names_in(&run.join("tensorboard")));
+    let left: Vec<String> = left.filter(|name| name.starts_with('.')).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn overwriting_replaces_what_a_run_wrote_and_nothing_else() {
     let workspace = Workspace::new();
     succeeds(workspace.train("run", &[]));
@@ -217,6 +239,7 @@ fn a_run_starts_from_a_model_and_needs_its_directory_no_more() {
     let source = ["train", "--train", "corpus.txt", "--init", "recycled", "--quiet"];
     let short = set(&[
         "data.input_length=32",
+        "data.noise_density=0.15", // as config.toml has it: a run without one has another
         "training.batch_size=4",
         "training.steps=12",
         "training.eval_every=4",
@@ -422,11 +445,53 @@ fn a_run_that_diverges_goes_back_passes_over_the_batches_and_ends() {
     }
 }
 
+/// What a run ended with, behind its warnings.
+#[track_caller]
+fn ends_with(output: Output) -> String {
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let others: Vec<&str> = errors.lines().filter(|line| !line.starts_with("warning: ")).collect();
+    assert!(others.len() == 1 && others[0].starts_with("error: "), "{errors}");
+    others[0].to_owned()
+}
+
+/// The token of the prompts' unknown characters is no number: there are no samples, and the run goes on.
+#[test]
+fn what_a_run_shows_ends_no_run() {
+    let workspace = Workspace::new();
+    with_a_token_that_is_no_number(&workspace);
+    let source = ["train", "--train", "corpus.txt", "--valid", "valid.txt", "--init", "model"];
+    let settings = set(&[
+        "data.input_length=32",
+        "optimizer.kind=adamw",
+        "training.steps=4",
+        "training.batch_size=4",
+        "training.eval_every=2",
+        "training.eval_examples=8",
+        "training.prompts=[\"The ☃ <extra_id_0>\"]",
+    ]);
+    let command = [&source[..], &["--output", "run", "--quiet"], &settings].concat();
+    let output = succeeds(workspace.altup(&command).output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("warning: no samples of step 2: "), "{errors}");
+    assert_eq!(rows(&workspace.path("run")).last().unwrap()["step"], 4);
+    assert!(workspace.path("run/report.html").exists());
+
+    succeeds(workspace.train("damaged", &[]));
+    workspace.write("damaged/samples.jsonl", "{}\n");
+    let resume = ["train", "--resume", "damaged", "--quiet", "--steps", "14"];
+    let output = succeeds(workspace.altup(&resume).output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("samples.jsonl, line 1: not a sample"), "{errors}");
+    assert!(workspace.path("damaged/summary.json").exists());
+}
+
 #[test]
 fn a_run_goes_back_no_more_often_than_it_may() {
     let workspace = Workspace::new();
     with_a_token_that_is_no_number(&workspace);
-    let message = fails(snowy(&workspace, "run", &["training.max_rollbacks=1"]).output().unwrap());
+    let mut once = snowy(&workspace, "run", &["training.max_rollbacks=1"]);
+    let message = ends_with(once.output().unwrap());
     assert!(message.contains("the loss is NaN") && message.contains("diverged"), "{message}");
     assert_eq!(rollbacks(&workspace.path("run")).len(), 1);
     let mut more = workspace.altup(&["train", "--resume", "run", "--quiet"]);

@@ -7,7 +7,7 @@ use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{count_launch, cubes, empty, threads};
+use super::{assert_countable, count_launch, cubes, empty, threads};
 
 /// Shared memory for [`sum_over_row`] and [`max_over_row`].
 #[cube]
@@ -85,6 +85,10 @@ pub fn largest_of_vector<N: Size>(vector: Vector<f32, N>) -> f32 {
 
 /// Sums over the middle one of three dimensions, `[outer, rows, width]` to `[outer, width]`, in f32, into a tensor of
 /// the given shape and type.
+///
+/// # Panics
+///
+/// Panics if there are more than [`u32::MAX`] values.
 pub fn sum_rows(
     tensor: CubeTensor,
     [outer, rows, width]: [usize; 3],
@@ -94,6 +98,7 @@ pub fn sum_rows(
     if outer * rows * width == 0 {
         return zeros(tensor.device.clone(), shape, dtype);
     }
+    assert_countable("values", outer * rows * width);
     let output = empty(shape, dtype, &tensor);
     let client = output.client.clone();
     let tensor = into_contiguous(tensor);

@@ -291,12 +291,38 @@ impl TokenStore {
     }
 }
 
+/// The size of all files in a folder and below it. What was renamed or removed since it was listed counts nothing: others
+/// may prepare text meanwhile.
 fn size_of(folder: &Path) -> io::Result<u64> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
     let mut bytes = 0;
-    for entry in fs::read_dir(folder)? {
+    for entry in entries {
         let entry = entry?;
-        let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { size_of(&entry.path())? } else { metadata.len() };
+        bytes += match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size_of(&entry.path())?,
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_counts_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("below")).unwrap();
+        fs::write(folder.path().join("below/a"), [0; 5]).unwrap();
+        fs::write(folder.path().join("b"), [0; 3]).unwrap();
+        assert_eq!(size_of(folder.path()).unwrap(), 8);
+        assert_eq!(size_of(&folder.path().join("gone")).unwrap(), 0);
+        assert!(size_of(&folder.path().join("b")).is_err());
+    }
 }

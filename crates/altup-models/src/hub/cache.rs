@@ -71,13 +71,17 @@ impl CachedModel {
     }
 }
 
-/// Puts contents of the cache under a file's name into a snapshot.
+/// Puts contents of the cache under a file's name into a snapshot, in place of what has the name. The name is there all
+/// the while. Whoever calls this holds the lock of the contents.
 pub(super) fn link(blob: &Path, pointer: &Path) -> Result<(), HubError> {
     let error = |source| HubError::Cache { path: pointer.to_owned(), source };
     if let Some(folder) = pointer.parent() {
         fs::create_dir_all(folder).map_err(error)?;
     }
-    match fs::remove_file(pointer) {
+    let name = pointer.file_name().unwrap_or_default().to_string_lossy();
+    let partial = pointer.with_file_name(format!(".{name}.link"));
+    // One may be left of a program that ended here.
+    match fs::remove_file(&partial) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
         _ => {}
     }
@@ -85,14 +89,40 @@ pub(super) fn link(blob: &Path, pointer: &Path) -> Result<(), HubError> {
     #[cfg(unix)]
     let linked = {
         let name = blob.file_name().unwrap_or_default();
-        std::os::unix::fs::symlink(Path::new("../../blobs").join(name), pointer)
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(name), &partial)
     };
     #[cfg(not(unix))]
-    let linked = fs::hard_link(blob, pointer);
-    linked.map_err(error)
+    let linked = fs::hard_link(blob, &partial);
+    linked.and_then(|()| fs::rename(&partial, pointer)).map_err(error)
 }
 
 /// Whether this is the name of a commit, and so safe as that of a folder.
 pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_file_that_is_linked_again_is_there_all_the_while() {
+        let cache = tempfile::tempdir().unwrap();
+        let (blob, folder) = (cache.path().join("blobs/etag"), cache.path().join("snapshots/0"));
+        fs::create_dir_all(cache.path().join("blobs")).unwrap();
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(&blob, "contents").unwrap();
+        let pointer = folder.join("config.json");
+        // What a program left that ended in between.
+        fs::write(folder.join(".config.json.link"), "").unwrap();
+        link(&blob, &pointer).unwrap();
+        thread::scope(|scope| {
+            let links = scope.spawn(|| (0..2000).for_each(|_| link(&blob, &pointer).unwrap()));
+            while !links.is_finished() {
+                assert_eq!(fs::read_to_string(&pointer).unwrap(), "contents");
+            }
+        });
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
 }

@@ -1,10 +1,11 @@
 use hf_hub::api::RepoInfo;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Repo, RepoType};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 use ureq::config::RedirectAuthHeaders;
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LOCATION, RANGE};
+use ureq::http::{HeaderMap, StatusCode, Uri};
 
 use super::cache::{CachedModel, is_commit, link};
 use super::transfer::Transfer;
@@ -34,6 +35,9 @@ pub struct Hub {
 /// How long the hub may be silent.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Redirects within the hub that the way to a file may take.
+const MAX_REDIRECTS: usize = 5;
+
 impl Hub {
     /// A hub as the settings say. Nothing is asked of it yet.
     pub fn new(settings: HubSettings) -> Self {
@@ -59,7 +63,7 @@ impl Hub {
         let cached = CachedModel::new(&self.settings.cache, name);
         let folder = match self.settings.offline {
             true => self.offline(&cached, name)?,
-            false => Online::new(self, name)?.fetch(&cached, progress)?,
+            false => Online::new(self, name).fetch(&cached, progress)?,
         };
         Ok(ModelDirectory::new(folder))
     }
@@ -89,24 +93,11 @@ impl Hub {
 struct Online<'a> {
     settings: &'a HubSettings,
     name: &'a HubName,
-    api: Api,
     agent: ureq::Agent,
 }
 
 impl<'a> Online<'a> {
-    fn new(hub: &'a Hub, name: &'a HubName) -> Result<Self, HubError> {
-        let settings = &hub.settings;
-        let api = ApiBuilder::new()
-            .with_endpoint(settings.endpoint.clone())
-            .with_cache_dir(settings.cache.clone())
-            .with_token(settings.token.clone())
-            .with_progress(false)
-            .build();
-        let api = api.map_err(|source| HubError::Unreachable {
-            endpoint: settings.endpoint.clone(),
-            what: name.to_string(),
-            source: source.into(),
-        })?;
+    fn new(hub: &'a Hub, name: &'a HubName) -> Self {
         let agent = ureq::Agent::config_builder()
             .user_agent(concat!("altup/", env!("CARGO_PKG_VERSION")))
             // A download is redirected to other hosts, which must not see the token.
@@ -116,7 +107,7 @@ impl<'a> Online<'a> {
             .timeout_per_read(Some(PATIENCE))
             .build()
             .new_agent();
-        Ok(Self { settings, name, api, agent })
+        Self { settings: &hub.settings, name, agent }
     }
 
     fn fetch(
@@ -224,36 +215,68 @@ impl<'a> Online<'a> {
             return Ok(());
         }
         let what = format!("{} of {}", file, self.name);
-        let repository = self.name.repository().to_owned();
-        let repo = Repo::with_revision(repository, RepoType::Model, commit.to_owned());
-        let url = self.api.repo(repo).url(file);
-        let metadata = self.api.metadata(&url).map_err(|error| match &error {
-            ApiError::RequestError(request) => match **request {
-                ureq::Error::StatusCode(404) => self.missing(file),
-                ureq::Error::StatusCode(status @ (401 | 403)) => self.denied(status),
-                _ => self.unreachable(what.clone(), error.into()),
-            },
-            _ => self.unreachable(what.clone(), error.into()),
-        })?;
+        let (endpoint, repository) = (&self.settings.endpoint, self.name.repository());
+        let url = format!("{endpoint}/{repository}/resolve/{commit}/{file}");
+        let Metadata { etag, size } = self.metadata(file, &what, &url)?;
         // It becomes the name of a file.
-        let etag = metadata.etag().trim_start_matches("W/");
+        let etag = etag.trim_start_matches("W/").trim_matches('"');
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if etag.is_empty() || etag.len() > 128 || !etag.chars().all(is_plain) {
             return Err(self.answer(what, format!("the ETag {etag:?}")));
         }
-        let size = metadata.size() as u64;
         let blob = cached.blob(etag);
         let _lock = cached.lock(etag)?;
+        // Another program may have put it there by now, and uses it.
+        if pointer.exists() {
+            return Ok(());
+        }
         // Another program may have it by now, or another commit has the same.
         let is_whole = fs::metadata(&blob).is_ok_and(|blob| blob.len() == size);
         if !is_whole {
             let token = self.settings.token.as_deref();
-            let endpoint = &self.settings.endpoint;
             let transfer = Transfer { what, endpoint, url: &url, token, etag, size };
             let mut report = |received| progress(DownloadProgress { file, received, size });
             transfer.run(&self.agent, &blob, &mut report)?;
         }
         link(&blob, &pointer)
+    }
+
+    /// What the hub says about a file. It is asked for the first byte, and the way to it is followed as long as it
+    /// stays on the hub: where the contents lie on another host, the hub's own answer describes them.
+    fn metadata(&self, file: &str, what: &str, url: &str) -> Result<Metadata, HubError> {
+        let answer = |problem: String| self.answer(what.to_owned(), problem);
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = self.agent.get(&url).header(RANGE, "bytes=0-0");
+            if let Some(token) = &self.settings.token {
+                request = request.header("Authorization", format!("Bearer {token}"));
+            }
+            let request = request.config().max_redirects(0).http_status_as_error(false).build();
+            let response = request
+                .call()
+                .map_err(|source| self.unreachable(what.to_owned(), source.into()))?;
+            let headers = response.headers();
+            match response.status().as_u16() {
+                200 | 206 => {}
+                301 | 302 | 303 | 307 | 308 => {
+                    let location = text(headers, LOCATION.as_str())
+                        .ok_or_else(|| answer("a redirect to nowhere".into()))?;
+                    if is_on_same_host(location) {
+                        url = moved(&url, location)
+                            .ok_or_else(|| answer(format!("a redirect to {location:?}")))?;
+                        continue;
+                    }
+                }
+                404 => return Err(self.missing(file)),
+                status @ (401 | 403) => return Err(self.denied(status)),
+                status => return Err(answer(format!("status {status}"))),
+            }
+            let etag = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
+            let etag = etag.ok_or_else(|| answer("no ETag".into()))?.to_owned();
+            let size = size(response.status(), headers).ok_or_else(|| answer("no size".into()))?;
+            return Ok(Metadata { etag, size });
+        }
+        Err(answer(format!("more than {MAX_REDIRECTS} redirects")))
     }
 
     fn unreachable(
@@ -277,4 +300,38 @@ impl<'a> Online<'a> {
     fn answer(&self, what: String, problem: String) -> HubError {
         HubError::Answer { endpoint: self.settings.endpoint.clone(), what, problem }
     }
+}
+
+/// What the hub says about a file.
+struct Metadata {
+    /// Its name for the contents, as it stands in the answer.
+    etag: String,
+    /// Bytes.
+    size: u64,
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Whether a redirect names no host.
+fn is_on_same_host(location: &str) -> bool {
+    location.starts_with('/') && !location.starts_with("//")
+}
+
+/// The address of a path on the host of `url`.
+fn moved(url: &str, path: &str) -> Option<String> {
+    let url: Uri = url.parse().ok()?;
+    let moved = format!("{}://{}{path}", url.scheme_str()?, url.authority()?);
+    moved.parse::<Uri>().ok().map(|_| moved)
+}
+
+/// The size of a whole file, of which the answer may hold a part only, or none.
+fn size(status: StatusCode, headers: &HeaderMap) -> Option<u64> {
+    let of_range = || text(headers, CONTENT_RANGE.as_str())?.rsplit_once('/').map(|(_, size)| size);
+    let of_answer = || match status {
+        StatusCode::OK => text(headers, CONTENT_LENGTH.as_str()),
+        _ => None,
+    };
+    text(headers, "x-linked-size").or_else(of_range).or_else(of_answer)?.parse().ok()
 }

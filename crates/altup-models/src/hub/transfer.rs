@@ -22,7 +22,8 @@ pub(super) struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Downloads to `blob`. What an earlier call has received, in `blob` with the ending `.part`, is gone on from.
+    /// Downloads to `blob`. What an earlier call has received, in `blob` with the ending `.part`, is gone on from if
+    /// the whole can be checked.
     /// `report` is told how many bytes are there.
     pub(super) fn run(
         &self,
@@ -44,7 +45,7 @@ impl Transfer<'_> {
             .open(&part)
             .map_err(error)?;
         let mut received = file.metadata().map_err(error)?.len();
-        if received > self.size {
+        if received > self.size || !self.is_sha256() {
             received = 0;
         }
         if received < self.size {
@@ -132,14 +133,18 @@ impl Transfer<'_> {
         HubError::Interrupted { what: self.what.clone(), received, size: self.size, source }
     }
 
+    /// Whether the hub's name for the contents is their hash.
+    fn is_sha256(&self) -> bool {
+        self.etag.len() == 64 && self.etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
     /// Checks the SHA-256 of the contents, where the hub gives one.
     fn check(
         &self,
         file: &mut File,
         error: impl Fn(io::Error) -> HubError,
     ) -> Result<(), HubError> {
-        let is_sha256 = self.etag.len() == 64 && self.etag.bytes().all(|b| b.is_ascii_hexdigit());
-        if !is_sha256 {
+        if !self.is_sha256() {
             return Ok(());
         }
         file.seek(SeekFrom::Start(0)).map_err(&error)?;

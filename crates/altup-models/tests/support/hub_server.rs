@@ -24,6 +24,8 @@ pub(crate) struct HubModel {
     pub(crate) large: HashMap<String, String>,
     /// What opens its files; the list of them is open to all.
     pub(crate) token: Option<String>,
+    /// Whether large files lie on a host of another name, which is open to all and must not see the token.
+    pub(crate) other_host: bool,
 }
 
 /// What goes wrong with the next download of a file.
@@ -37,6 +39,10 @@ pub(crate) enum Fault {
     Damage,
     /// All comes, whatever was asked for.
     IgnoreRange,
+    /// Every question for the file is answered with a redirect to the same address.
+    RedirectToItself,
+    /// Every question for the file is answered with this status, and nothing else.
+    Status(u16),
 }
 
 #[derive(Default)]
@@ -177,19 +183,38 @@ fn answer(mut connection: TcpStream, state: &Mutex<State>) -> std::io::Result<()
     let Some(model) = models.get(&name) else {
         return refuse(&mut connection, 404, "RepoNotFound");
     };
+    match state.lock().unwrap().faults.get(&file) {
+        Some(Fault::RedirectToItself) => {
+            return write!(
+                connection,
+                "HTTP/1.1 302 Found\r\nLocation: /{path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+        }
+        Some(Fault::Status(status)) => return refuse(&mut connection, *status, "No"),
+        _ => {}
+    }
+    let on_other_host = from_cdn && model.other_host;
+    if on_other_host && request.headers.contains_key("authorization") {
+        return refuse(&mut connection, 400, "TokenSeen");
+    }
     let authorization = model.token.as_ref().map(|token| format!("Bearer {token}"));
-    if authorization.is_some() && request.headers.get("authorization") != authorization.as_ref() {
+    if !on_other_host
+        && authorization.is_some()
+        && request.headers.get("authorization") != authorization.as_ref()
+    {
         return refuse(&mut connection, 401, "GatedRepo");
     }
     let Some(contents) = model.files.get(&file) else {
         return refuse(&mut connection, 404, "EntryNotFound");
     };
     if let (Some(hash), false) = (model.large.get(&file), from_cdn) {
+        let host = if model.other_host { "localhost" } else { "127.0.0.1" };
+        let port = connection.local_addr()?.port();
         return write!(
             connection,
             "HTTP/1.1 302 Found\r\nLocation: {}\r\nX-Linked-Etag: \"{hash}\"\r\nX-Linked-Size: {}\r\n\
              X-Repo-Commit: {commit}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            format_args!("http://{}/cdn/{name}/{file}", connection.local_addr()?),
+            format_args!("http://{host}:{port}/cdn/{name}/{file}"),
             contents.len()
         );
     }

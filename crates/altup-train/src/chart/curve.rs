@@ -77,7 +77,7 @@ pub(super) fn fitted(points: &[Place]) -> Option<(f64, f64)> {
     let products = points.iter().map(|(x, y)| (x - x_mean) * (y - y_mean)).sum::<f64>();
     let squares = points.iter().map(|(x, _)| (x - x_mean).powi(2)).sum::<f64>();
     let slope = products / squares;
-    slope.is_finite().then(|| (y_mean - slope * x_mean, slope))
+    slope.is_finite().then_some((y_mean - slope * x_mean, slope))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use altup_train::fine_tuning::{
 };
 use altup_train::memory;
 use altup_train::metrics::{MetricsLog, StartRow, TaskScore};
+use altup_train::recorder::{RecordError, ViewError, warning};
 use altup_train::progress::{ProgressMode, format_count, format_duration};
 use altup_train::report::{Fact, Report, RunCurves, Tile};
 use altup_train::task_evaluation::AnswerBy;
@@ -77,7 +78,7 @@ pub(super) struct FinetuneArgs {
     /// Go back to the checkpoint of this step; what lay behind it is kept in abandoned/
     #[arg(long, requires = "resume", value_name = "STEP")]
     from: Option<u64>,
-    /// Show no progress
+    /// Show no progress; warnings are shown
     #[arg(long)]
     quiet: bool,
     /// Print the figures of the finished run as JSON
@@ -197,7 +198,7 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
     copy_companions(&config.model.path, &folder.model())?;
-    data.tokenizer.save(&directory.tokenizer())?;
+    data.tokenizer.save(&directory.tokenizer_json())?;
 
     trainer.progress.note(&format!("scoring the model of step {best} on all validation examples"));
     let splits = data.whole_validation(config)?;
@@ -233,7 +234,10 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
         samples: Vec::new(),
         configuration: config.to_toml(),
     };
-    report.write(folder.path())?;
+    if let Err(error) = report.write(folder.path()) {
+        let error = RecordError::from(ViewError::from(error));
+        trainer.progress.warn(&warning(&error));
+    }
     if args.json {
         return Ok(output::json(&summary)?);
     }

@@ -12,6 +12,7 @@ use altup_train::device::DeviceName;
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::learner::Learner;
 use altup_train::metrics::MetricsLog;
+use altup_train::process::quoted;
 use altup_train::progress::{Progress, ProgressMode};
 use altup_train::recorder::Recorder;
 use altup_train::run_data::{RunData, identify_texts};
@@ -91,6 +92,7 @@ impl Start<'_> {
         let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
             Ok(data.tokenizer.save(&folder.tokenizer())?)
         })?;
+        stop.say(stopped_early(TRAIN, folder.path()));
         let learner = Learner { model };
         let parts = Parts {
             optimizer: optimizer(&learner, &config.optimizer)?,
@@ -210,7 +212,7 @@ impl Start<'_> {
         folder.write_config(&HistoryRow::now(step, &config, &backend.to_string()))?;
         going_on.announce(&recorded, &backend, &changes);
         let metrics = match is_restored {
-            true => MetricsLog::resume(&folder.metrics(), step, state.rollbacks)?,
+            true => MetricsLog::resume(&folder.metrics(), &state)?,
             false => MetricsLog::create(&folder.metrics())?,
         };
         let saved = is_restored.then(|| state.clone());
@@ -324,7 +326,7 @@ impl GoingOn<'_> {
     /// Tells of checkpoints that were passed over, and checks that the run isn't beyond its `steps`.
     pub(super) fn check(&self, damaged: &[String], steps: u64) -> anyhow::Result<()> {
         for damage in damaged {
-            self.progress.note(&format!("passed over a checkpoint: {damage}"));
+            self.progress.warn(&format!("warning: passed over a checkpoint: {damage}"));
         }
         let (step, run) = (self.step, self.folder.path().display());
         anyhow::ensure!(
@@ -346,7 +348,7 @@ impl GoingOn<'_> {
     pub(super) fn announce(&self, was: &DeviceName, backend: &DeviceName, changes: &[Difference]) {
         let step = self.step;
         if was != backend {
-            self.progress.note(&format!(
+            self.progress.warn(&format!(
                 "warning: the run was on {was} and goes on on {backend}, which rounds otherwise"
             ));
         }
@@ -467,13 +469,4 @@ pub(super) fn stopped_early(command: &str, run: &Path) -> String {
 fn stopped_at(step: u64, command: &str, run: &Path) -> String {
     let run = quoted(&run.to_string_lossy());
     format!("stopped at step {step}, saved; go on with: {command} --resume {run}")
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=@%+".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }

@@ -59,6 +59,7 @@ impl Start<'_> {
         let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
             Ok(data.tokenizer.save(&folder.tokenizer())?)
         })?;
+        stop.say(stopped_early(FINETUNE, folder.path()));
         let learner = Learner { model };
         let parts = Parts {
             optimizer: optimizer(&learner, &config.optimizer)?,
@@ -124,7 +125,7 @@ impl Start<'_> {
         }
         folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
         going_on.announce(&recorded, &backend, &changes);
-        let metrics = MetricsLog::resume(&folder.metrics(), state.step, state.rollbacks)?;
+        let metrics = MetricsLog::resume(&folder.metrics(), &state)?;
         let tasks = tasks(&config, &data, &MetricsLog::read(&folder.metrics())?);
         let saved = Some(state.clone());
         let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };

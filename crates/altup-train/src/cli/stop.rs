@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The exit code of a run that was told to stop and can be resumed: `EX_TEMPFAIL` of sysexits.h. It is a
@@ -17,14 +17,25 @@ pub(super) struct Stop {
     flag: Arc<AtomicBool>,
     /// Whether a signal ends the process at once: there is nothing to save.
     at_once: Arc<AtomicBool>,
+    /// What is said then.
+    message: Arc<Mutex<String>>,
 }
 
 impl Stop {
     /// From now on, a signal ends the process at once, with `message` on standard error.
     pub(super) fn listen(message: String) -> anyhow::Result<Self> {
-        let stop = Self { flag: Arc::default(), at_once: Arc::new(AtomicBool::new(true)) };
-        stop.start(message).context("cannot listen for signals")?;
+        let at_once = Arc::new(AtomicBool::new(true));
+        let stop = Self { flag: Arc::default(), at_once, message: Arc::new(Mutex::new(message)) };
+        stop.start().context("cannot listen for signals")?;
         Ok(stop)
+    }
+
+    /// From now on, a signal that ends the process at once says `message`, unless it was to say nothing.
+    pub(super) fn say(&self, message: String) {
+        let mut said = self.message.lock().unwrap_or_else(PoisonError::into_inner);
+        if !said.is_empty() {
+            *said = message;
+        }
     }
 
     /// From now on, the first signal sets the flag that is returned, and a second one ends the process at
@@ -35,15 +46,17 @@ impl Stop {
     }
 
     #[cfg(unix)]
-    fn start(&self, message: String) -> std::io::Result<()> {
+    fn start(&self) -> std::io::Result<()> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
         let wanted = [SIGINT, SIGTERM, SIGHUP, SIGUSR1];
         let heeded = wanted.into_iter().filter(|&signal| !altup_train::process::ignores(signal));
         let mut signals = signal_hook::iterator::Signals::new(heeded)?;
         let (flag, at_once) = (Arc::clone(&self.flag), Arc::clone(&self.at_once));
+        let message = Arc::clone(&self.message);
         let wait = move || {
             for _ in signals.forever() {
                 if at_once.swap(true, Ordering::SeqCst) {
+                    let message = message.lock().unwrap_or_else(PoisonError::into_inner);
                     if !flag.load(Ordering::SeqCst) && !message.is_empty() {
                         super::output::note(&message);
                     }
@@ -56,7 +69,7 @@ impl Stop {
     }
 
     #[cfg(not(unix))]
-    fn start(&self, _message: String) -> std::io::Result<()> {
+    fn start(&self) -> std::io::Result<()> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         use signal_hook::flag::{register, register_conditional_shutdown};
         for signal in [SIGINT, SIGTERM] {
@@ -65,6 +78,21 @@ impl Stop {
             register(signal, Arc::clone(&self.at_once))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_changes_unless_it_is_nothing() {
+        for (message, expected) in [("as it was", "go on"), ("", "")] {
+            let message = Arc::new(Mutex::new(message.to_owned()));
+            let stop = Stop { flag: Arc::default(), at_once: Arc::default(), message };
+            stop.say("go on".into());
+            assert_eq!(*stop.message.lock().unwrap(), expected);
+        }
     }
 }
 

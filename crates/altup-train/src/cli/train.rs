@@ -5,7 +5,7 @@ use altup_train::memory;
 use altup_train::metrics::{MetricsLog, MetricsRow, SourceEpochs, StartRow};
 use altup_train::precision::Precision;
 use altup_train::progress::{ProgressMode, format_duration};
-use altup_train::recorder::write_views;
+use altup_train::recorder::{RecordError, warning, write_views};
 use altup_train::run_folder::RunFolder;
 use altup_train::samples::{self, SamplePrompts, SampleRow};
 use altup_train::summary::{SkippedLines, Summary};
@@ -82,7 +82,7 @@ pub(super) struct TrainArgs {
     /// Go on with the run in the output folder if it was begun there, and start it if not
     #[arg(long, requires = "output", conflicts_with_all = ["resume", "overwrite"])]
     auto_resume: bool,
-    /// Show no progress
+    /// Show no progress; warnings are shown
     #[arg(long)]
     quiet: bool,
     /// Print the figures of the finished run as JSON
@@ -210,7 +210,7 @@ fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
     let model = trainer.learner.valid().model;
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
-    data.tokenizer.save(&directory.tokenizer())?;
+    data.tokenizer.save(&directory.tokenizer_json())?;
 
     let rows = MetricsLog::read(&folder.metrics())?;
     let valid = rows.iter().rev().find_map(|row| match row {
@@ -240,11 +240,17 @@ fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
-    write_views(folder)?;
+    if let Err(error) = write_views(folder) {
+        trainer.progress.warn(&warning(&RecordError::from(error)));
+    }
     if args.json {
         return Ok(output::json(&summary)?);
     }
-    print(&summary, &samples::read(&folder.samples())?)
+    let samples = samples::read(&folder.samples()).unwrap_or_else(|error| {
+        trainer.progress.warn(&warning(&error));
+        Vec::new()
+    });
+    print(&summary, &samples)
 }
 
 /// Training examples that the first `steps` steps take.

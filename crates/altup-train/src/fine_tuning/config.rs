@@ -320,10 +320,11 @@ impl FineTuningConfig {
             path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
         };
         // A run's model lies in a folder of the same name in all runs.
-        let model = match stem(&self.model.path).as_str() {
+        let in_run = || match stem(&self.model.path).as_str() {
             "model" => self.model.path.parent().map_or_else(String::new, stem),
             name => name.to_owned(),
         };
+        let model = name_in_cache(&self.model.path).unwrap_or_else(in_run);
         let tasks = self.tasks.names.iter().map(|name| stem(Path::new(name)));
         let tasks: Vec<String> = tasks.collect();
         format!("{model}-{}", tasks.join("-"))
@@ -333,5 +334,37 @@ impl FineTuningConfig {
     pub fn steps_of(&self, epochs: f64, examples: u64) -> u64 {
         let of_step = self.training.batch_size * self.training.gradient_accumulation;
         ((epochs * examples as f64 / of_step.max(1) as f64).ceil() as u64).max(1)
+    }
+}
+
+/// The name of a model in a hub's cache: `flan-t5-small` of `models--google--flan-t5-small/snapshots/COMMIT`.
+fn name_in_cache(path: &Path) -> Option<String> {
+    let snapshots = path.parent()?;
+    if snapshots.file_name()? != "snapshots" {
+        return None;
+    }
+    let folder = snapshots.parent()?.file_name()?.to_str()?;
+    let name = folder.strip_prefix("models--")?;
+    Some(name.rsplit_once("--").map_or(name, |(_, name)| name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_named_after_its_model_and_tasks() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        for (path, name) in [
+            (format!("hub/models--google--flan-t5-small/snapshots/{commit}"), "flan-t5-small-rte"),
+            (format!("hub/models--t5-small/snapshots/{commit}"), "t5-small-rte"),
+            ("models/snapshots/tiny".to_owned(), "tiny-rte"),
+            ("runs/tiny-altup/model".to_owned(), "tiny-altup-rte"),
+        ] {
+            let mut config = FineTuningConfig::default();
+            config.model.path = path.into();
+            config.tasks.names = vec!["rte".into()];
+            assert_eq!(config.name(), name);
+        }
     }
 }

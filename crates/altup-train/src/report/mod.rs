@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::coefficients::CoefficientsRow;
 use crate::config::RunConfig;
 use crate::metrics::{
-    MetricsError, MetricsLog, MetricsRow, StartRow, TrainRow, ValidRow, replace_file,
+    MetricsError, MetricsLog, MetricsRow, StartRow, TrainRow, ValidRow, replace_view,
 };
 use crate::progress::{format_bytes, format_count, format_duration};
 use crate::run_folder::{RunFolder, RunFolderError};
@@ -574,7 +574,7 @@ fn coefficient_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &CoefficientsRo
 }
 
 fn write_file(path: PathBuf, contents: &str) -> Result<(), ReportError> {
-    replace_file(&path, contents.as_bytes()).map_err(|source| ReportError::Write { path, source })
+    replace_view(&path, contents.as_bytes()).map_err(|source| ReportError::Write { path, source })
 }
 
 fn speed(figures: &Figures<'_>) -> String {

@@ -330,7 +330,7 @@ pub enum PlanError {
         /// The run.
         run: String,
         /// The cause.
-        source: RunConfigError,
+        source: Box<RunConfigError>,
     },
 }
 
@@ -503,8 +503,11 @@ impl Reader<'_> {
         keys: &[&Table],
     ) -> Result<PlannedRun, PlanError> {
         let name = format!("{cell}-seed{seed}");
-        let error =
-            |source| PlanError::Run { path: self.path.to_owned(), run: name.clone(), source };
+        let error = |source| PlanError::Run {
+            path: self.path.to_owned(),
+            run: name.clone(),
+            source: Box::new(source),
+        };
         let mut config = RunConfig::default();
         for &keys in keys {
             config = config.with_keys(keys.clone()).map_err(error)?;

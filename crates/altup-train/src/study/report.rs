@@ -535,6 +535,7 @@ mod tests {
                     accuracy,
                     tokens,
                     sources: Vec::new(),
+                    tasks: Vec::new(),
                 })
             };
             let last = valid(1200);

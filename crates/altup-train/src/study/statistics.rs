@@ -442,6 +442,7 @@ mod tests {
 
     /// Studies of 5 seeds: a seed moves all variants by 0.03 in common, and each by 0.01 on its own.
     #[test]
+    #[allow(clippy::print_stdout)] // The coverage is to be read, not only to pass.
     fn the_paired_interval_holds_the_true_effect_in_95_of_100_studies() {
         let mut draws = Draws::new(17);
         for effect in [-0.035, 0.0] {
@@ -566,6 +567,7 @@ mod tests {
     /// 5 rounds widens it a little. So at least 93 of 100, and since an interval that is far too wide
     /// would be no result either, at most 99.
     #[test]
+    #[allow(clippy::print_stdout)] // The coverage is to be read, not only to pass.
     fn the_interval_of_a_speed_up_holds_the_true_one() {
         // The line: 1, 2, 4 s with losses 4.3, 4.1, 3.95. A loss of 4.15 is 3/4 of the way to the second: 2^0.75 s.
         let truth = 2f64.powf(0.75) / 1.1;
