@@ -102,7 +102,9 @@ impl PreparedText {
             None => trained_tokenizer(config, &texts, cache_folder, progress)?,
         };
         // What can't work must not cost hours first.
-        config.objective(&tokenizer)?.check(&SpecialTokens::of(&tokenizer))?;
+        let objective = config.objective(&tokenizer)?;
+        objective.check(&SpecialTokens::of(&tokenizer))?;
+        let need = objective.lengths().segment as u64;
 
         let store = token_store(cache_folder);
         let defaults = PrepareOptions::default();
@@ -116,6 +118,11 @@ impl PreparedText {
                 .prepare(corpus, &tokenizer, options, &mut |so_far| preparation.show(so_far))?;
             for file in row.skipped() {
                 warn_of_skipped(file, progress);
+            }
+            // Before other texts, which may take hours.
+            if row.len() < need {
+                let (text, have) = (format!("the {name} text"), row.len());
+                return Err(DataError::TooFewTokens { text, have, need });
             }
             Ok::<_, DataError>(Arc::new(row))
         };
