@@ -210,6 +210,7 @@ fn a_run_that_is_killed_before_its_first_checkpoint_starts_from_step_0() {
 }
 
 #[test]
+#[allow(clippy::print_stderr)] // What is skipped is said.
 fn a_run_that_is_told_to_stop_saves_itself_and_says_how_to_go_on() {
     for backend in BACKENDS {
         let workspace = Workspace::new();

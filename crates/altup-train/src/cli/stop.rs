@@ -81,6 +81,11 @@ impl Stop {
     }
 }
 
+/// What a stopped run ends the program with.
+pub(super) fn exit_code() -> ExitCode {
+    ExitCode::from(STOPPED)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,9 +99,4 @@ mod tests {
             assert_eq!(*stop.message.lock().unwrap(), expected);
         }
     }
-}
-
-/// What a stopped run ends the program with.
-pub(super) fn exit_code() -> ExitCode {
-    ExitCode::from(STOPPED)
 }
