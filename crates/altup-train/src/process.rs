@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn a_shell_takes_a_quoted_word_as_it_is() {
-        let cases = [("runs/a-1", "runs/a-1"), ("", "''"), ("my run", "'my run'"), ("it's", r"'it'\''s'")];
+        let cases =
+            [("runs/a-1", "runs/a-1"), ("", "''"), ("my run", "'my run'"), ("it's", r"'it'\''s'")];
         for (word, expected) in cases {
             assert_eq!(quoted(word), expected);
         }

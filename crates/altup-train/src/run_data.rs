@@ -281,11 +281,7 @@ fn warn_of_shared_files(text: &TextSource, progress: &Progress) {
 
 fn warn_of_skipped(file: &SkippedInFile, progress: &Progress) {
     let places = if file.count == 1 { "place" } else { "places" };
-    progress.warn(&format!(
-        "warning: skipped {} {places} of {}:",
-        file.count,
-        file.file.display()
-    ));
+    progress.warn(&format!("warning: skipped {} {places} of {}:", file.count, file.file.display()));
     for defect in &file.first {
         progress.warn(&format!("  {defect}"));
     }

@@ -5,8 +5,8 @@ use altup_train::fine_tuning::{
 };
 use altup_train::memory;
 use altup_train::metrics::{MetricsLog, StartRow, TaskScore};
-use altup_train::recorder::{RecordError, ViewError, warning};
 use altup_train::progress::{ProgressMode, format_count, format_duration};
+use altup_train::recorder::{RecordError, ViewError, warning};
 use altup_train::report::{Fact, Report, RunCurves, Tile};
 use altup_train::task_evaluation::AnswerBy;
 use altup_train::trainer::Outcome;
