@@ -75,7 +75,10 @@ fn a_corpus_too_small_for_one_example_is_refused() {
     succeeds(ws.train("first", &["--steps", "1"]));
     ws.write("small.txt", "A few words.");
     let flags = ["--valid", "corpus.txt", "--tokenizer", "first/tokenizer.json"];
-    says(ws.train_on("small.txt", "run", &flags), &["the corpus holds", "one example needs"]);
+    says(
+        ws.train_on("small.txt", "run", &flags),
+        &["the training text holds", "one example needs"],
+    );
     assert!(!ws.path("run").exists());
 }
 

@@ -682,7 +682,7 @@ mod tests {
         let mut difference = PairedDifference {
             pairs: 4,
             unpaired: 0,
-            mean: -0.03625,
+            mean: -0.0363,
             standard_deviation: Some(0.002),
             interval: Some(Interval { low: -0.04, high: -0.0325 }),
         };
@@ -692,7 +692,7 @@ mod tests {
         assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325] (2 seeds)");
         difference.interval = None;
         assert_eq!(loss(&difference), "−0.0363 (1 seed, no interval)");
-        assert_eq!(difference_text(Metric::Accuracy, &difference), "−3.62 (1 seed, no interval)");
+        assert_eq!(difference_text(Metric::Accuracy, &difference), "−3.63 (1 seed, no interval)");
         assert_eq!(signed(0.00001, 4), "0.0000");
         assert_eq!(signed(0.25, 2), "+0.25");
     }
