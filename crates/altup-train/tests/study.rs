@@ -316,7 +316,7 @@ fn a_study_that_makes_no_sense_is_refused_before_anything_runs() {
     refused(
         "{ num_blocks = 2 }",
         "{ num_blocks = 2, blocks = 2 }",
-        "line 22: unknown field `blocks`",
+        "line 23: unknown field `blocks`",
     );
     refused("steps = 4", "steps = \"four\"", "line 7: invalid type");
     refused("seeds = [3, 5]", "seeds = [3, 3]", "seeds of tiny-dense must be different numbers");
