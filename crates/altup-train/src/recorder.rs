@@ -101,7 +101,7 @@ impl Recorder {
                 let row = StartRow {
                     unix_seconds: now.as_secs_f64().floor(),
                     threads,
-                    matrix_flops_per_second: Some(peak.flops_per_second.round()),
+                    matrix_flops_per_second: peak.map(|peak| peak.flops_per_second.round()),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     ..start
                 };
