@@ -362,8 +362,7 @@ fn what_cannot_be_had_is_said_with_the_reason() {
 #[test]
 fn the_token_is_not_sent_to_another_host() {
     let token = Some("hf_mine".to_owned());
-    let site =
-        Site::new(&[(NAME, HubModel { token: token.clone(), other_host: true, ..whole() })]);
+    let site = Site::new(&[(NAME, HubModel { token: token.clone(), other_host: true, ..whole() })]);
     let folder = site.get_with(NAME, HubSettings { token, ..site.settings() }).unwrap();
     assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights());
     // The other host is asked for the contents alone.
