@@ -21,9 +21,11 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/fine_
 const REVIEWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/reviews");
 /// A few made rows of every task.
 const MADE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../altup-data/tests/fixtures/benchmarks");
-/// A model of SentencePiece, in the layout of T5's.
-const SENTENCEPIECE: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../altup-data/tests/fixtures/sentencepiece/t5.model");
+/// A model of SentencePiece with sentinels of its own: the tiny model knows all of its ids.
+const SENTENCEPIECE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../altup-data/tests/fixtures/sentencepiece/sentinels.model"
+);
 
 fn model() -> String {
     format!("{FIXTURE}/model")
