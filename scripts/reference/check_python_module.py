@@ -228,7 +228,9 @@ def check_calls(name, model, batch):
     cached, uncached = (
         model.generate(batch["input_ids"], use_cache=cache, max_new_tokens=5, do_sample=False) for cache in (True, False)
     )
-    if not torch.equal(cached, uncached):
+    # A capacity is a share of the tokens of a call, which with a cache are fewer.
+    has_capacity = (model.config.moe or {}).get("eval_capacity_factor") is not None
+    if not has_capacity and not torch.equal(cached, uncached):
         sys.exit(f"{name}: with cache it generates {cached.tolist()}, without {uncached.tolist()}")
 
     # An encoder's output without a mask is read by the attention mask.

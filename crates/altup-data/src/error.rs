@@ -111,10 +111,12 @@ pub enum DataError {
         found: String,
     },
 
-    /// The corpus is shorter than a single training example.
-    #[error("the corpus holds {have} tokens, and one example needs {need}: give more text")]
+    /// A text is shorter than a single training example.
+    #[error("{text} holds {have} tokens, and one example needs {need}: give more text")]
     TooFewTokens {
-        /// Tokens in the corpus.
+        /// Which text, as in `the validation text`.
+        text: String,
+        /// Tokens in it.
         have: u64,
         /// Tokens that one example is made of.
         need: u64,

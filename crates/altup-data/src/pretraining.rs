@@ -86,7 +86,7 @@ impl PretrainingData {
         let segments = tokens.len() / lengths.segment as u64;
         if segments == 0 {
             let (have, need) = (tokens.len(), lengths.segment as u64);
-            return Err(DataError::TooFewTokens { have, need });
+            return Err(DataError::TooFewTokens { text: "the corpus".into(), have, need });
         }
         Ok(Self { tokens, objective, lengths, special, seed, order: order(segments) })
     }

@@ -503,6 +503,7 @@ impl RunConfig {
     ///
     /// Names the assignment or the key.
     pub fn with_assignments(self, assignments: &[String]) -> Result<Self, RunConfigError> {
+        self.check_paths()?;
         with_assignments(&self, assignments)
     }
 
@@ -513,6 +514,16 @@ impl RunConfig {
     /// Names a key that doesn't exist, or has a value of another type.
     pub fn with_keys(self, keys: Table) -> Result<Self, RunConfigError> {
         with_keys(&self, keys)
+    }
+
+    /// Checks that TOML can hold the paths.
+    ///
+    /// # Errors
+    ///
+    /// Names the first key with a path that isn't UTF-8.
+    pub fn check_paths(&self) -> Result<(), RunConfigError> {
+        let paths = [("model.init", &self.model.init), ("data.tokenizer", &self.data.tokenizer)];
+        check_paths(paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?))))
     }
 
     /// The configuration as TOML. Where `model.init` decides the model, the keys beside it, which then
@@ -869,6 +880,20 @@ pub(crate) fn with_file<C: Serialize + DeserializeOwned>(
     with_keys(base, keys)
 }
 
+/// Checks that TOML can hold the paths of some keys.
+pub(crate) fn check_paths<'a>(
+    paths: impl IntoIterator<Item = (&'a str, &'a Path)>,
+) -> Result<(), RunConfigError> {
+    let mut paths = paths.into_iter();
+    match paths.find(|(_, path)| path.to_str().is_none()) {
+        Some((key, path)) => Err(RunConfigError::Value {
+            key: key.to_owned(),
+            problem: format!("must be a path in UTF-8, as a configuration is, not {path:?}"),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Puts `KEY=VALUE` assignments over `base`.
 pub(crate) fn with_assignments<C: Serialize + DeserializeOwned>(
     base: &C,
@@ -902,7 +927,7 @@ fn with_keys<C: Serialize + DeserializeOwned>(base: &C, keys: Table) -> Result<C
 
 /// A configuration as a table.
 pub(crate) fn to_table(config: &impl Serialize) -> Table {
-    // Numbers, strings, lists and tables of them: nothing that TOML can't hold.
+    // Numbers, strings, lists and tables of them: nothing that TOML can't hold, once the paths were checked.
     Table::try_from(config).unwrap_or_else(|error| unreachable!("not TOML: {error}"))
 }
 
@@ -982,9 +1007,10 @@ mod tests {
         let config = read(&both).unwrap();
         assert_eq!(config.data.sources[1].valid, ["v"]);
         assert_eq!(toml::from_str::<RunConfig>(&config.to_toml()).unwrap(), config);
-        assert_eq!(config.source_weights(&[100, 400]), [100.0, 400.0]);
+        assert_eq!(config.source_weights(&[100, 400]), [0.25, 1.0]);
         let tempered = read(&format!("[data]\ntemperature = 2.0\nsize_limit = 225\n{both}"));
-        assert_eq!(tempered.unwrap().source_weights(&[100, 400]), [10.0, 15.0]);
+        let weights = tempered.unwrap().source_weights(&[100, 400]);
+        assert!((weights[0] / weights[1] - 10.0 / 15.0).abs() < 1e-12, "{weights:?}");
         let weighted = read(&format!("{books}weight = 1.0\n{news}weight = 3.0\n"));
         assert_eq!(weighted.unwrap().source_weights(&[100, 400]), [1.0, 3.0]);
 

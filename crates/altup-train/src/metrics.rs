@@ -32,12 +32,13 @@ pub enum MetricsRow {
     Coefficients(CoefficientsRow),
 }
 
-/// What is the same for all of a run: the first row of its metrics.
+/// What a run began with, and on what machine: the first row of its metrics, and a later one where it goes on on another
+/// device. The newest holds.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct StartRow {
-    /// Always 0: no step is done.
+    /// Optimizer steps done.
     pub step: u64,
-    /// When the run began, in seconds since 1970.
+    /// When the run began or went on, in seconds since 1970.
     pub unix_seconds: f64,
     /// Parameters of the model.
     pub parameters: u64,
@@ -53,6 +54,16 @@ pub struct StartRow {
     pub matrix_flops_per_second: Option<f64>,
     /// The version of altup.
     pub version: String,
+}
+
+impl StartRow {
+    /// The newest of some rows.
+    pub fn newest(rows: &[MetricsRow]) -> Option<&Self> {
+        rows.iter().rev().find_map(|row| match row {
+            MetricsRow::Start(row) => Some(row),
+            _ => None,
+        })
+    }
 }
 
 /// What the training steps since the previous row came to.
@@ -369,7 +380,13 @@ impl MetricsLog {
     /// # Errors
     /// Those of [`MetricsLog::resume`].
     pub(crate) fn reopen(&self, state: &RunState) -> Result<Self, MetricsError> {
-        Self::resume(&self.path, state)
+        let start = StartRow::newest(&Self::read(&self.path)?).cloned();
+        let mut log = Self::resume(&self.path, state)?;
+        // The machine stays, also where it was another at that step.
+        if let Some(start) = start.filter(|start| start.step > state.step) {
+            log.append(&MetricsRow::Start(StartRow { step: state.step, ..start }))?;
+        }
+        Ok(log)
     }
 
     /// Where the log lies.
@@ -620,6 +637,22 @@ mod tests {
         let unlogged = RunState { window: Window { steps: 1, ..Window::default() }, ..due };
         MetricsLog::resume(&path, &unlogged).unwrap();
         assert_eq!(MetricsLog::read(&path).unwrap(), rows[..2]);
+    }
+
+    #[test]
+    fn going_back_keeps_the_present_machine() {
+        let start = |step, backend: &str| {
+            MetricsRow::Start(StartRow { step, backend: backend.into(), ..StartRow::default() })
+        };
+        let rows = [start(0, "flex"), train(2), train(4), start(4, "cuda"), train(6)];
+        let (_folder, path) = written(&rows);
+        let log = MetricsLog::resume(&path, &at_step(6, 0)).unwrap();
+        log.reopen(&at_step(2, 0)).unwrap();
+        let expected = [start(0, "flex"), train(2), start(2, "cuda")];
+        assert_eq!(MetricsLog::read(&path).unwrap(), expected);
+        // A resume finds out for itself where it is.
+        MetricsLog::resume(&path, &at_step(1, 0)).unwrap();
+        assert_eq!(MetricsLog::read(&path).unwrap(), [start(0, "flex")]);
     }
 
     #[test]

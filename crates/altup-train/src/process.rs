@@ -1,4 +1,4 @@
-//! What a program that computes on the CPU sets up first: its memory and its threads. And how it was started.
+//! What a program that computes on the CPU sets up first: its memory and its threads. And how programs are started.
 
 /// Sets up this process for speed; for programs, first in `main`.
 pub fn set_up() {
@@ -40,6 +40,15 @@ fn keep_freed_memory() {
     }
 }
 
+/// A word as a shell takes it, for commands that are shown.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=@%+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// Whether this process was started to ignore a signal, as `nohup` makes one ignore SIGHUP.
 #[cfg(unix)]
 pub fn ignores(signal: i32) -> bool {
@@ -49,5 +58,19 @@ pub fn ignores(signal: i32) -> bool {
     unsafe {
         libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
             && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_shell_takes_a_quoted_word_as_it_is() {
+        let cases =
+            [("runs/a-1", "runs/a-1"), ("", "''"), ("my run", "'my run'"), ("it's", r"'it'\''s'")];
+        for (word, expected) in cases {
+            assert_eq!(quoted(word), expected);
+        }
     }
 }

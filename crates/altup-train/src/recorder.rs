@@ -76,7 +76,8 @@ impl Recorder {
     }
 
     /// Writes the first row of a run's metrics, with what `start` says, the time, and the speed of the device, which
-    /// takes a second to measure. A run that is resumed has such a row already.
+    /// takes a second to measure. A run that is resumed has such a row already, and gets another one when it is on
+    /// another device or has another number of threads. Its precision is fixed.
     ///
     /// # Errors
     ///
@@ -88,19 +89,19 @@ impl Recorder {
         device: &Device,
         dtype: DType,
     ) -> Result<(), MetricsError> {
-        let present = MetricsLog::read(metrics.path())?.into_iter().find_map(|row| match row {
-            MetricsRow::Start(row) => Some(row),
-            _ => None,
-        });
+        let rows = MetricsLog::read(metrics.path())?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let present = StartRow::newest(&rows)
+            .filter(|row| row.backend == start.backend && row.threads == threads);
         let row = match present {
-            Some(row) => row,
+            Some(row) => row.clone(),
             None => {
                 let peak = matrix_peak(&device.clone().without_autodiff(), dtype);
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let row = StartRow {
                     unix_seconds: now.as_secs_f64().floor(),
-                    threads: std::thread::available_parallelism().map_or(1, usize::from),
-                    matrix_flops_per_second: Some(peak.flops_per_second.round()),
+                    threads,
+                    matrix_flops_per_second: peak.map(|peak| peak.flops_per_second.round()),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     ..start
                 };
@@ -250,5 +251,12 @@ mod tests {
         resumed.begin(&mut metrics, start(), &device, DType::F32).unwrap();
         assert_eq!(MetricsLog::read(&path).unwrap(), rows);
         assert_eq!(resumed.peak, recorder.peak);
+
+        let elsewhere = StartRow { step: 5, backend: "other".into(), ..start() };
+        resumed.begin(&mut metrics, elsewhere, &device, DType::F32).unwrap();
+        let rows = MetricsLog::read(&path).unwrap();
+        let newest = StartRow::newest(&rows).unwrap();
+        assert_eq!((rows.len(), newest.step, newest.backend.as_str()), (2, 5, "other"));
+        assert_eq!(resumed.peak, newest.matrix_flops_per_second);
     }
 }

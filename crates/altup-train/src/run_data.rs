@@ -102,7 +102,9 @@ impl PreparedText {
             None => trained_tokenizer(config, &texts, cache_folder, progress)?,
         };
         // What can't work must not cost hours first.
-        config.objective(&tokenizer)?.check(&SpecialTokens::of(&tokenizer))?;
+        let objective = config.objective(&tokenizer)?;
+        objective.check(&SpecialTokens::of(&tokenizer))?;
+        let need = objective.lengths().segment as u64;
 
         let store = token_store(cache_folder);
         let defaults = PrepareOptions::default();
@@ -116,6 +118,11 @@ impl PreparedText {
                 .prepare(corpus, &tokenizer, options, &mut |so_far| preparation.show(so_far))?;
             for file in row.skipped() {
                 warn_of_skipped(file, progress);
+            }
+            // Before other texts, which may take hours.
+            if row.len() < need {
+                let (text, have) = (format!("the {name} text"), row.len());
+                return Err(DataError::TooFewTokens { text, have, need });
             }
             Ok::<_, DataError>(Arc::new(row))
         };
@@ -274,11 +281,7 @@ fn warn_of_shared_files(text: &TextSource, progress: &Progress) {
 
 fn warn_of_skipped(file: &SkippedInFile, progress: &Progress) {
     let places = if file.count == 1 { "place" } else { "places" };
-    progress.warn(&format!(
-        "warning: skipped {} {places} of {}:",
-        file.count,
-        file.file.display()
-    ));
+    progress.warn(&format!("warning: skipped {} {places} of {}:", file.count, file.file.display()));
     for defect in &file.first {
         progress.warn(&format!("  {defect}"));
     }

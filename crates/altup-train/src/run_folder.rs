@@ -16,6 +16,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::{RunConfig, RunConfigError, RunConfiguration};
 use crate::machine::host_name;
 use crate::metrics::{UNFINISHED_VIEW, replace_file};
+use crate::process::quoted;
 use crate::progress::format_duration;
 use crate::run_record::{
     HistoryRow, RUN_FORMAT, RunRecord, VersionError, Versions, seconds_since_1970,
@@ -74,7 +75,7 @@ pub enum RunFolderError {
     #[error(
         "{} exists already: continue that run with --resume {}, replace it with --overwrite, or \
          name another folder with --output",
-        path.display(), path.display()
+        path.display(), quoted(&path.to_string_lossy())
     )]
     Exists {
         /// The folder.

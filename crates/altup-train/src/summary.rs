@@ -69,7 +69,7 @@ impl From<&SkippedInFile> for SkippedLines {
     fn from(skipped: &SkippedInFile) -> Self {
         let SkippedInFile { file, count, first } = skipped;
         let first = first.iter().map(ToString::to_string).collect();
-        Self { file: file.clone(), count: *count, first }
+        Self { file: file.to_string_lossy().into_owned().into(), count: *count, first }
     }
 }
 

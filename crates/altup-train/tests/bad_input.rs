@@ -75,7 +75,10 @@ fn a_corpus_too_small_for_one_example_is_refused() {
     succeeds(ws.train("first", &["--steps", "1"]));
     ws.write("small.txt", "A few words.");
     let flags = ["--valid", "corpus.txt", "--tokenizer", "first/tokenizer.json"];
-    says(ws.train_on("small.txt", "run", &flags), &["the corpus holds", "one example needs"]);
+    says(
+        ws.train_on("small.txt", "run", &flags),
+        &["the training text holds", "one example needs"],
+    );
     assert!(!ws.path("run").exists());
 }
 
@@ -228,4 +231,31 @@ fn a_full_disk_while_saving_leaves_the_checkpoint_before_whole() {
 
     succeeds(ws.altup(&resume).output().unwrap());
     assert_same(&ws, "run", "whole", "after a full disk");
+}
+
+/// TOML and JSON hold UTF-8 alone.
+#[cfg(unix)]
+#[test]
+fn paths_that_are_not_utf_8_are_refused_by_key_and_folders_are_taken() {
+    use std::os::unix::ffi::OsStrExt;
+    let workspace = Workspace::new();
+    let odd = std::ffi::OsStr::from_bytes(b"\xff.json");
+    for (flag, key) in [("--tokenizer", "data.tokenizer"), ("--init", "model.init")] {
+        let mut command = workspace.altup(&["train", "--train", "corpus.txt", "--quiet", flag]);
+        let message = fails(command.arg(odd).output().unwrap());
+        assert!(message.contains(key) && message.contains("UTF-8"), "{message}");
+    }
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt", "--quiet"];
+    let output = workspace.altup(&source).arg("--output").arg(odd).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let folder = workspace.path("").join(odd);
+    assert!(folder.join("summary.json").exists() && folder.join("report.html").exists());
+}
+
+#[test]
+fn a_text_that_is_too_short_is_named() {
+    let workspace = Workspace::new();
+    workspace.write("short.txt", "The river.\n");
+    let message = fails(workspace.train("run", &["--valid", "short.txt"]));
+    assert!(message.contains("the validation text holds"), "{message}");
 }

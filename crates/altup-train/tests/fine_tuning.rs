@@ -4,8 +4,9 @@ mod support;
 
 use altup_data::TextTokenizer;
 use altup_data::tasks::Registry;
-use altup_models::ModelDirectory;
+use altup_models::{ModelDirectory, T5Config};
 use altup_train::fine_tuning::FineTuningConfig;
+use burn::tensor::Device;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,9 +21,11 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/fine_
 const REVIEWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/reviews");
 /// A few made rows of every task.
 const MADE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../altup-data/tests/fixtures/benchmarks");
-/// A model of SentencePiece, in the layout of T5's.
-const SENTENCEPIECE: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../altup-data/tests/fixtures/sentencepiece/t5.model");
+/// A model of SentencePiece with sentinels of its own: the tiny model knows all of its ids.
+const SENTENCEPIECE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../altup-data/tests/fixtures/sentencepiece/sentinels.model"
+);
 
 fn model() -> String {
     format!("{FIXTURE}/model")
@@ -317,8 +320,10 @@ fn glue_has_an_average_where_all_of_it_is_scored() {
 fn a_sentencepiece_model_is_passed_on_as_it_was() {
     let workspace = Workspace::new();
     let folder = workspace.path("model");
-    copy_folder(Path::new(&model()), &folder);
-    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    let config = ModelDirectory::new(model()).config().unwrap();
+    let config = T5Config { vocab_size: 256, ..config }; // as many as the pieces and the sentinels
+    let fresh = config.init(0, &Device::flex());
+    ModelDirectory::new(&folder).save(&config, &fresh).unwrap();
     fs::copy(SENTENCEPIECE, folder.join("spiece.model")).unwrap();
     let steps = ["--steps", "1", "--eval-every", "1", "--output", "run", "--quiet"];
     let source = ["finetune", "--model", "model", "--task", "sst2", "--data", REVIEWS];

@@ -210,6 +210,7 @@ fn a_run_that_is_killed_before_its_first_checkpoint_starts_from_step_0() {
 }
 
 #[test]
+#[allow(clippy::print_stderr)] // What is skipped is said.
 fn a_run_that_is_told_to_stop_saves_itself_and_says_how_to_go_on() {
     for backend in BACKENDS {
         let workspace = Workspace::new();
@@ -635,6 +636,13 @@ fn a_run_goes_on_on_its_backend_unless_another_is_named() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("warning: the run was on ndarray and goes on on flex"), "{errors}");
     succeeds(workspace.altup(&resume).args(["--steps", "24", "--quiet"]).output().unwrap());
+    let rows = support::rows(&run);
+    let starts = rows.iter().filter(|row| row["kind"] == "start");
+    let starts: Vec<(u64, &str)> = starts
+        .map(|row| (row["step"].as_u64().unwrap(), row["backend"].as_str().unwrap()))
+        .map(|(step, name)| (step, name.split(' ').next().unwrap()))
+        .collect();
+    assert_eq!(starts, [(0, "ndarray"), (16, "flex")]);
     let backends = history(&run, "/backend");
     let backends: Vec<(u64, &str)> =
         backends.iter().map(|(step, name)| (*step, name.as_str().unwrap())).collect();

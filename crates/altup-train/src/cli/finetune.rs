@@ -5,8 +5,8 @@ use altup_train::fine_tuning::{
 };
 use altup_train::memory;
 use altup_train::metrics::{MetricsLog, StartRow, TaskScore};
-use altup_train::recorder::{RecordError, ViewError, warning};
 use altup_train::progress::{ProgressMode, format_count, format_duration};
+use altup_train::recorder::{RecordError, ViewError, warning};
 use altup_train::report::{Fact, Report, RunCurves, Tile};
 use altup_train::task_evaluation::AnswerBy;
 use altup_train::trainer::Outcome;
@@ -150,6 +150,7 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
     let tasks = data.training.iter().map(|task| describe(task, config));
     let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
     let start = StartRow {
+        step: trainer.state.step,
         parameters: num_parameters(&trainer.learner.model) as u64,
         backend: format!("{backend}{}", hardware.unwrap_or_default()),
         text: tasks.collect::<Vec<_>>().join("; "),
@@ -185,6 +186,7 @@ fn configured(config: FineTuningConfig, args: &FinetuneArgs) -> anyhow::Result<F
     config.seed = args.seed.unwrap_or(config.seed);
     let mut config = config.with_assignments(&args.assignments)?;
     config.make_absolute()?;
+    config.check_paths()?;
     Ok(config)
 }
 
@@ -209,7 +211,8 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
 
     let state = &trainer.state;
     let summary = Summary {
-        run: folder.path().to_owned(),
+        // JSON holds no other text than UTF-8.
+        run: folder.path().to_string_lossy().into_owned().into(),
         model: config.model.path.clone(),
         parameters: num_parameters(&model) as u64,
         backend: backend.to_string(),

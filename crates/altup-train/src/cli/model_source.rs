@@ -4,6 +4,7 @@ use altup_data::TextTokenizer;
 use altup_models::{HubName, ModelDirectory, T5, T5Config};
 use altup_train::checkpoint::Checkpoints;
 use altup_train::fine_tuning::FineTuningConfig;
+use altup_train::process::quoted;
 use altup_train::run_folder::RunFolder;
 use anyhow::Context;
 use burn::tensor::Device;
@@ -43,7 +44,7 @@ impl ModelSource {
             run.model().exists(),
             "the run {} has no trained model yet: finish it with `altup {command} --resume {}`",
             path.display(),
-            path.display()
+            quoted(&path.to_string_lossy())
         );
         Ok(Self { directory: run.model(), run: Some(path.to_owned()) })
     }

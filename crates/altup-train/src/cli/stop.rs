@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The exit code of a run that was told to stop and can be resumed: `EX_TEMPFAIL` of sysexits.h. It is a
 /// failure, so that `altup train … && altup evaluate …` doesn't go on with half a run.
@@ -81,6 +81,11 @@ impl Stop {
     }
 }
 
+/// What a stopped run ends the program with.
+pub(super) fn exit_code() -> ExitCode {
+    ExitCode::from(STOPPED)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,9 +99,4 @@ mod tests {
             assert_eq!(*stop.message.lock().unwrap(), expected);
         }
     }
-}
-
-/// What a stopped run ends the program with.
-pub(super) fn exit_code() -> ExitCode {
-    ExitCode::from(STOPPED)
 }

@@ -4,6 +4,7 @@ use altup_train::device::{DeviceName, hardware_name};
 use altup_train::memory;
 use altup_train::metrics::{MetricsLog, MetricsRow, SourceEpochs, StartRow};
 use altup_train::precision::Precision;
+use altup_train::process::quoted;
 use altup_train::progress::{ProgressMode, format_duration};
 use altup_train::recorder::{RecordError, warning, write_views};
 use altup_train::run_folder::RunFolder;
@@ -179,6 +180,7 @@ fn configured(config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> 
     }
     // Absolute, so that the run can be resumed from any folder.
     config.make_absolute()?;
+    config.check_paths()?;
     Ok(config)
 }
 
@@ -194,6 +196,7 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
     trainer.recorder.show(folder.clone(), prompts)?;
     let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
     let start = StartRow {
+        step: trainer.state.step,
         parameters: num_parameters(&trainer.learner.model) as u64,
         backend: format!("{backend}{}", hardware.unwrap_or_default()),
         text: data.description.clone(),
@@ -220,7 +223,8 @@ fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
     let valid = valid.context("the run has no validation row")?;
     let state = &trainer.state;
     let summary = Summary {
-        run: folder.path().to_owned(),
+        // JSON holds no other text than UTF-8.
+        run: folder.path().to_string_lossy().into_owned().into(),
         model: config.name(),
         parameters: num_parameters(&model) as u64,
         backend: backend.to_string(),
@@ -279,9 +283,10 @@ fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
         output::line(&format!("  {}\n  → {}", in_a_line(prompt), in_a_line(filled)))?;
     }
     let run = summary.run.display();
+    let word = quoted(&summary.run.to_string_lossy());
     output::line(&format!(
         "\nreport  {run}/report.html\nmodel   {run}/model\n\
-         try     altup generate --model {run} \"pub unsafe <extra_id_0>\""
+         try     altup generate --model {word} \"pub unsafe <extra_id_0>\""
     ))?;
     Ok(())
 }

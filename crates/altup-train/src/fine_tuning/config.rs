@@ -184,7 +184,20 @@ impl FineTuningConfig {
     ///
     /// Names the assignment or the key.
     pub fn with_assignments(self, assignments: &[String]) -> Result<Self, RunConfigError> {
+        self.check_paths()?;
         config::with_assignments(&self, assignments)
+    }
+
+    /// Checks that TOML can hold the paths.
+    ///
+    /// # Errors
+    ///
+    /// Names the first key with a path that isn't UTF-8.
+    pub fn check_paths(&self) -> Result<(), RunConfigError> {
+        config::check_paths([
+            ("model.path", self.model.path.as_path()),
+            ("tasks.data", self.tasks.data.as_path()),
+        ])
     }
 
     /// The configuration as TOML.

@@ -145,10 +145,7 @@ impl Recorded {
     }
 
     fn start(&self) -> Option<&StartRow> {
-        self.rows.iter().find_map(|row| match row {
-            MetricsRow::Start(row) => Some(row),
-            _ => None,
-        })
+        StartRow::newest(&self.rows)
     }
 
     fn facts(&self) -> Vec<Fact> {

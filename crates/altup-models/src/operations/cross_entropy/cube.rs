@@ -198,14 +198,18 @@ fn cross_entropy_backward_kernel<F: Float, I: Int, N: Size>(
     let of_label = grad * (1.0f32 - label_smoothing);
     let mut column = unit;
     while column < end {
-        let value = Vector::<f32, N>::cast_from(logits[first + column]);
-        let weight = (value - Vector::new(log_sum)).exp();
-        let mut result = weight * Vector::new(of_weight) - Vector::new(of_each);
-        if label > 0 && place / N::value() == column {
-            #[unroll]
-            for i in 0..N::value() {
-                if place % N::value() == i {
-                    result.insert(i, result.extract(i) - of_label);
+        // Not 0 times what an ignored row holds, which may be infinite.
+        let mut result = Vector::<f32, N>::new(0.0f32);
+        if label > 0 {
+            let value = Vector::<f32, N>::cast_from(logits[first + column]);
+            let weight = (value - Vector::new(log_sum)).exp();
+            result = weight * Vector::new(of_weight) - Vector::new(of_each);
+            if place / N::value() == column {
+                #[unroll]
+                for i in 0..N::value() {
+                    if place % N::value() == i {
+                        result.insert(i, result.extract(i) - of_label);
+                    }
                 }
             }
         }
