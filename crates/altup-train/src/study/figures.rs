@@ -126,11 +126,23 @@ impl Figures<'_> {
             y: spread.mean,
             x_range: Some((1000.0 * times.shortest, 1000.0 * times.longest)),
             y_range: deviation.map(|deviation| (spread.mean - deviation, spread.mean + deviation)),
-            label: match self.plan.sizes.len() {
-                1 => String::new(),
-                _ => cell.cell.size.clone(),
-            },
+            label: self.point_label(&cell.cell),
         })
+    }
+
+    /// What stands beside a point: its size, and its variant where another has its colour.
+    fn point_label(&self, cell: &Cell) -> String {
+        const COLORS: usize = 6;
+        let color = self.color(&cell.variant);
+        let others = (0..self.plan.variants.len()).filter(|other| other % COLORS == color % COLORS);
+        let mut words = Vec::new();
+        if others.count() > 1 {
+            words.push(self.plan.label(&cell.variant));
+        }
+        if self.plan.sizes.len() > 1 {
+            words.push(&cell.size);
+        }
+        words.join(", ")
     }
 
     /// The difference to the baseline by budget, a chart for each size.
@@ -196,11 +208,18 @@ impl Figures<'_> {
                     Some(Point { y_range, ..Point::from((*step as f64, difference.mean)) })
                 };
                 let points: Vec<Point> = by_step.iter().filter_map(point).collect();
+                // In the first quarter losses fall so fast that all else would be flat.
+                let last = points.last().map_or(0.0, |point| point.x);
+                let points = points.into_iter().filter(|point| point.x > 0.25 * last);
                 differences.push(Series::new(&cell.label, points, Style::Line).color(color));
             }
             let charts = [
                 ("loss", "Validation loss", losses),
-                ("difference", "Validation loss minus the baseline's, paired", differences),
+                (
+                    "difference",
+                    "Validation loss minus the baseline's, paired, behind the first quarter",
+                    differences,
+                ),
             ];
             for (name, what, series) in charts {
                 if series.iter().all(|series| series.points.is_empty()) {

@@ -53,7 +53,7 @@ fn table(table: &Table) -> String {
     let header: String =
         table.header.iter().map(|cell| format!("<th>{}</th>", escape(cell))).collect();
     let row = |row: &Vec<Value>| {
-        let cell = |value: &Value| match (value.is_decided, escape(&value.text)) {
+        let cell = |value: &Value| match (value.is_decided, kept_together(&escape(&value.text))) {
             (true, text) => format!("<td><strong>{text}</strong></td>"),
             (false, text) => format!("<td>{text}</td>"),
         };
@@ -64,6 +64,19 @@ fn table(table: &Table) -> String {
         "{caption}<div class=\"table\"><table>\n<thead><tr>{header}</tr></thead>\n\
          <tbody>\n{rows}</tbody>\n</table></div>\n"
     )
+}
+
+/// A cell whose lines don't break within a figure and its spread, or within an interval.
+fn kept_together(text: &str) -> String {
+    let mut kept = text.to_owned();
+    for word in ["±", "–", "×"] {
+        kept = kept.replace(&format!(" {word} "), &format!("&nbsp;{word}&nbsp;"));
+        kept = kept.replace(&format!(" {word}"), &format!("&nbsp;{word}"));
+    }
+    for sign in ["−", "+"] {
+        kept = kept.replace(&format!(", {sign}"), &format!(",&nbsp;{sign}"));
+    }
+    kept
 }
 
 fn escape(text: &str) -> String {
