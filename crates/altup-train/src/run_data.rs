@@ -268,8 +268,7 @@ fn warn_of_shared_files(text: &TextSource, progress: &Progress) {
     if text.valid.selection() != Selection::All {
         return; // Documents are held out of the same files.
     }
-    let train: HashSet<&Path> = text.train.files().collect();
-    let mut shared = text.valid.files().filter(|file| train.contains(file));
+    let mut shared = text.valid.files_shared_with(&text.train);
     if let Some(first) = shared.next() {
         progress.warn(&format!(
             "warning: {} of the validation files are trained on too, {} among them",
