@@ -190,12 +190,7 @@ impl Corpus {
 
     /// The error that the corpus holds no text.
     pub(crate) fn without_text(&self) -> DataError {
-        let mut files = self.files();
-        let files = match (files.next(), files.count()) {
-            (None, _) => "no file".to_owned(),
-            (Some(file), 0) => file.display().to_string(),
-            (Some(first), rest) => format!("{} and {rest} more", first.display()),
-        };
+        let files = named(&mut self.files());
         match self.selection {
             Selection::Only { every } => DataError::NothingHeldOut { every, files },
             _ => DataError::EmptyCorpus { files },
@@ -248,6 +243,20 @@ impl Shard {
     /// The size of the files in bytes, as they lie on the disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// What it is called where it is missed.
+    pub(crate) fn name(&self) -> String {
+        named(&mut self.files.iter().map(|file| file.path.as_path()))
+    }
+}
+
+/// Some files in a few words.
+fn named(files: &mut dyn Iterator<Item = &Path>) -> String {
+    match (files.next(), files.count()) {
+        (None, _) => "no file".to_owned(),
+        (Some(file), 0) => file.display().to_string(),
+        (Some(first), rest) => format!("{} and {rest} more", first.display()),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::{store_error, written_if_allowed};
 use crate::DataError;
 use crate::corpus::{READER_VERSION, Shard, SourceFile};
 
@@ -121,8 +122,7 @@ impl Identities {
             stamps.push((file.clone(), stamp));
         }
         if !lines.is_empty() {
-            self.append(&lines)
-                .map_err(|source| DataError::Store { path: self.path.clone(), source })?;
+            written_if_allowed(self.append(&lines)).map_err(store_error(&self.path))?;
         }
         Ok(ShardIdentity { key: key.finalize(), stamps })
     }
