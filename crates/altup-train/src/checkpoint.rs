@@ -15,8 +15,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::durable::{move_whole, replace_file, sync_folder};
 use crate::learner::Learner;
-use crate::metrics::{RoutingRow, replace_file, sync_folder};
+use crate::metrics::RoutingRow;
 use crate::run_record::{VersionError, Versions};
 
 /// The version of a checkpoint's layout.
@@ -403,8 +404,8 @@ impl Checkpoints {
         })
     }
 
-    /// Moves the checkpoints behind `step` into the folder `target`, the newest first: if it is
-    /// interrupted, those that are left are as a killed run leaves them.
+    /// Moves the checkpoints behind `step` into the folder `target`, which may be on another file system, the newest
+    /// first: if it is interrupted, those that are left are as a killed run leaves them.
     ///
     /// # Errors
     ///
@@ -412,7 +413,7 @@ impl Checkpoints {
     pub fn move_later(&self, step: u64, target: &Path) -> io::Result<()> {
         fs::create_dir_all(target)?;
         for (number, path) in self.list()?.range(step + 1..).rev() {
-            fs::rename(path, target.join(checkpoint_name(*number)))?;
+            move_whole(path, &target.join(checkpoint_name(*number)), |path| self.discard(path))?;
         }
         self.sync()
     }

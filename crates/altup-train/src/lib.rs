@@ -21,6 +21,7 @@ pub mod fine_tuning;
 pub mod task_evaluation;
 
 pub mod data_identity;
+pub mod folder_lock;
 pub mod run_data;
 pub mod run_folder;
 pub mod run_record;
@@ -42,7 +43,10 @@ pub mod bench;
 pub mod study;
 
 pub mod chart;
+mod durable;
+mod json_lines;
 pub mod metrics;
 pub mod process;
 pub mod progress;
 pub mod report;
+pub mod views;

@@ -8,7 +8,6 @@ use altup_data::corpus::SkippedInFile;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::{SourceEpochs, SourceScore};
-use crate::report::Fact;
 
 /// The figures of a finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,26 +107,5 @@ impl Summary {
         };
         let summary = serde_json::from_slice(&bytes);
         summary.map(Some).map_err(|source| SummaryError::Json { path: path.to_owned(), source })
-    }
-
-    /// What it says beside the figures that a report shows anyway.
-    pub(crate) fn facts(&self) -> Vec<Fact> {
-        let mut facts = Vec::new();
-        let mut add = |name: &str, values: Vec<String>| {
-            if !values.is_empty() {
-                facts.push(Fact { name: name.to_owned(), value: values.join("; ") });
-            }
-        };
-        let sources = self.sources.iter().zip(&self.epochs).map(|(score, seen)| {
-            let epochs = seen.epochs;
-            format!("{}: validation loss {:.3}, {epochs:.2} epochs", score.name, score.loss)
-        });
-        add("Sources", sources.collect());
-        let skipped = self.skipped.iter().map(|skipped| {
-            let SkippedLines { file, count, first } = skipped;
-            format!("{count} of {} ({})", file.display(), first.join("; "))
-        });
-        add("Left out", skipped.collect());
-        facts
     }
 }

@@ -6,10 +6,11 @@ use altup_train::fine_tuning::{
 use altup_train::memory;
 use altup_train::metrics::{MetricsLog, StartRow, TaskScore};
 use altup_train::progress::{ProgressMode, format_count, format_duration};
-use altup_train::recorder::{RecordError, ViewError, warning};
-use altup_train::report::{Fact, Report, RunCurves, Tile};
+use altup_train::recorder::{RecordError, warning};
+use altup_train::report::{Fact, History, Report, RunCurves, Tile};
 use altup_train::task_evaluation::AnswerBy;
 use altup_train::trainer::Outcome;
+use altup_train::views::ViewError;
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
@@ -228,12 +229,13 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION"),
     };
     folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
+    let history = History::of(&rows);
     let report = Report {
         title: config.name(),
         status: None,
-        tiles: Tile::summary(&rows, None),
+        tiles: Tile::summary(&history, None),
         facts: facts(&summary, config, data, &results),
-        runs: vec![RunCurves { name: config.name(), rows }],
+        runs: vec![RunCurves { name: config.name(), history }],
         samples: Vec::new(),
         configuration: config.to_toml(),
     };

@@ -1,7 +1,6 @@
 //! How a run gets going: in a folder of its own, or from where it was.
 
 use altup_data::TextTokenizer;
-use altup_data::pretraining::EXAMPLES_VERSION;
 use altup_models::{ModelDirectory, T5, T5Config};
 use altup_optim::OptimizerConfig;
 use altup_train::checkpoint::{Checkpoints, Restored, RunState};
@@ -10,13 +9,14 @@ use altup_train::config_changes::Difference;
 use altup_train::data_identity::DataIdentity;
 use altup_train::device::DeviceName;
 use altup_train::fine_tuning::FineTuningConfig;
+use altup_train::folder_lock::FolderLock;
 use altup_train::learner::Learner;
 use altup_train::metrics::MetricsLog;
 use altup_train::process::quoted;
 use altup_train::progress::{Progress, ProgressMode};
 use altup_train::recorder::Recorder;
 use altup_train::run_data::{RunData, identify_texts};
-use altup_train::run_folder::{NewRun, OpenRun, RunFolder, RunLock};
+use altup_train::run_folder::{NewRun, OpenRun, RunFolder};
 use altup_train::run_record::{HistoryRow, RunRecord};
 use altup_train::trainer::{Outcome, TrainError, Trainer};
 use altup_train::training_batches::{TextBatches, TrainingBatches};
@@ -52,7 +52,7 @@ pub(super) enum Place {
 pub(super) struct Running<C = RunConfig, D = RunData> {
     pub(super) folder: RunFolder,
     /// Keeps others out of the folder.
-    pub(super) _lock: RunLock,
+    pub(super) _lock: FolderLock,
     pub(super) backend: DeviceName,
     pub(super) model_config: T5Config,
     pub(super) config: C,
@@ -73,9 +73,6 @@ impl Start<'_> {
         cache: &Path,
     ) -> anyhow::Result<Running> {
         config.validate()?;
-        if let Some(directory) = &config.model.init {
-            ModelDirectory::new(directory).config()?;
-        }
         let backend = self.backend.cloned().unwrap_or_default();
         check_groups(&config)?;
         let device = open(&backend, &config.training)?;
@@ -83,12 +80,14 @@ impl Start<'_> {
         let (run, stop) = self.take(&place, TRAIN, &progress)?;
 
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
+        record.init = init_fingerprint(&config)?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
         run.announce(&record, &first)?;
         let data = RunData::prepare(&config, None, cache, &progress)?;
-        let (model_config, model) = initial_model(&config, &data.tokenizer, &device)?;
+        let (model_config, model) = initial_model(&config, &record, &data.tokenizer, &device)?;
         record.model = Some(model_config.clone());
         record.data = Some(data.identity.clone());
+        record.skipped = data.skipped.clone();
         let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
             Ok(data.tokenizer.save(&folder.tokenizer())?)
         })?;
@@ -155,28 +154,27 @@ impl Start<'_> {
             // Before anything is prepared, which may take hours.
             let tokenizer = own.clone().or_else(|| config.data.tokenizer.clone());
             let tokenizer = tokenizer.unwrap_or_else(|| folder.tokenizer());
-            let now = DataIdentity {
-                examples_version: EXAMPLES_VERSION,
-                tokenizer: TextTokenizer::load(&tokenizer)?.fingerprint().to_string(),
-                sources: identify_texts(&config, cache)?,
-            };
+            let tokenizer = TextTokenizer::load(&tokenizer)?;
+            let now = DataIdentity::new(&tokenizer, identify_texts(&config, cache)?);
             identity.check(&now).with_context(|| cannot_resume(path))?;
         }
-        let data = RunData::prepare(&config, own.as_deref(), cache, &progress)?;
-        if let Some(identity) = &record.data {
-            identity.check(&data.identity).with_context(|| cannot_resume(path))?;
-        }
-
         let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
         let from_start = match from {
             Some(step) => step == 0 && !checkpoints.has(0),
             None => checkpoints.is_empty()?,
         };
+        if from_start {
+            check_init(&config, &record).with_context(|| cannot_resume(path))?;
+        }
+        let data = RunData::prepare(&config, own.as_deref(), cache, &progress)?;
+        if let Some(identity) = &record.data {
+            identity.check(&data.identity).with_context(|| cannot_resume(path))?;
+        }
         let (model_config, model) = match &record.model {
             Some(model_config) if !from_start || config.model.init.is_none() => {
                 (model_config.clone(), model_config.init(config.seed, &device))
             }
-            _ => initial_model(&config, &data.tokenizer, &device)?,
+            _ => initial_model(&config, &record, &data.tokenizer, &device)?,
         };
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
@@ -203,10 +201,11 @@ impl Start<'_> {
         if !is_prepared {
             data.tokenizer.save(&folder.tokenizer())?;
         }
-        if !is_prepared || backend != recorded {
+        if !is_prepared || backend != recorded || record.skipped != data.skipped {
             record.backend = backend.to_string();
             record.model = Some(model_config.clone());
             record.data = Some(data.identity.clone());
+            record.skipped = data.skipped.clone();
             folder.write_record(&record)?;
         }
         folder.write_config(&HistoryRow::now(step, &config, &backend.to_string()))?;
@@ -270,6 +269,11 @@ impl<C, D> Running<C, D> {
         let run = self.folder.path().display().to_string();
         let trained = self.trainer.train(self.stop.flag());
         self.trainer.progress.finish();
+        if !matches!(trained, Ok(Outcome::Finished)) {
+            // What people look at may be older than the last row.
+            let warning = self.trainer.recorder.write_views();
+            warning.iter().for_each(|warning| self.trainer.progress.warn(warning));
+        }
         let outcome = trained.map_err(|error| match error {
             TrainError::Diverged { last_good, .. } => {
                 let step = last_good.unwrap_or(0);
@@ -440,13 +444,38 @@ fn check_groups(config: &RunConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The hash of the model that a run begins with, if that comes from a directory.
+fn init_fingerprint(config: &RunConfig) -> anyhow::Result<Option<String>> {
+    let Some(directory) = &config.model.init else { return Ok(None) };
+    let directory = ModelDirectory::new(directory);
+    directory.config()?;
+    Ok(Some(directory.fingerprint()?.to_string()))
+}
+
+/// Checks that the model that a run begins with is still the one that its record names: another may be in the directory
+/// by now.
+fn check_init(config: &RunConfig, record: &RunRecord) -> anyhow::Result<()> {
+    let (Some(directory), Some(was)) = (&config.model.init, &record.init) else { return Ok(()) };
+    let is = init_fingerprint(config)?.unwrap_or_default();
+    anyhow::ensure!(
+        is == *was,
+        "the model in {} is another one than the run was started with: that had tensors of BLAKE3 {was}, and this one \
+         has {is}",
+        directory.display()
+    );
+    Ok(())
+}
+
 /// The model that a run begins with: from the seed, or from a directory.
 fn initial_model(
     config: &RunConfig,
+    record: &RunRecord,
     tokenizer: &TextTokenizer,
     device: &Device,
 ) -> anyhow::Result<(T5Config, T5)> {
     let model_config = config.model_config(tokenizer.vocab_size())?;
+    // Preparing text may have taken hours.
+    check_init(config, record)?;
     Ok(match &config.model.init {
         Some(directory) => ModelDirectory::new(directory).load_as(model_config, device)?,
         None => {

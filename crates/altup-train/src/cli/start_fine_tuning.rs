@@ -54,6 +54,7 @@ impl Start<'_> {
 
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
         record.model = Some(model_config.clone());
+        record.init = Some(directory.fingerprint()?.to_string());
         record.examples = Some(data.fingerprint.clone());
         let first = HistoryRow::now(0, &config, &backend.to_string());
         let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {

@@ -6,10 +6,10 @@ use altup_train::metrics::{MetricsLog, MetricsRow, SourceEpochs, StartRow};
 use altup_train::precision::Precision;
 use altup_train::process::quoted;
 use altup_train::progress::{ProgressMode, format_duration};
-use altup_train::recorder::{RecordError, warning, write_views};
+use altup_train::recorder::warning;
 use altup_train::run_folder::RunFolder;
 use altup_train::samples::{self, SamplePrompts, SampleRow};
-use altup_train::summary::{SkippedLines, Summary};
+use altup_train::summary::Summary;
 use altup_train::trainer::Outcome;
 use altup_train::variant::Variant;
 use anyhow::Context;
@@ -120,7 +120,7 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
     if running.train()? == Outcome::Stopped {
         return Ok(stop::exit_code());
     }
-    finish(&args, running)?;
+    finish(&args, &mut running)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -193,7 +193,7 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
     let valid = &data.valid.sources()[0].data;
     let examples = (0..EXAMPLES.min(valid.num_segments())).map(|n| valid.example(n).inputs);
     let prompts = SamplePrompts::new(&training.prompts, examples, &data.tokenizer)?;
-    trainer.recorder.show(folder.clone(), prompts)?;
+    trainer.recorder.show(folder.clone(), prompts, &trainer.state)?;
     let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
     let start = StartRow {
         step: trainer.state.step,
@@ -207,19 +207,20 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
 }
 
 /// Writes the trained model, its figures and the report, and prints what came of the run.
-fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
+fn finish(args: &TrainArgs, running: &mut Running) -> anyhow::Result<()> {
     use burn::module::Module;
-    let Running { folder, backend, model_config, config, data, trainer, .. } = &running;
+    let Running { folder, backend, model_config, config, data, trainer, .. } = running;
     let model = trainer.learner.valid().model;
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
     data.tokenizer.save(&directory.tokenizer_json())?;
 
-    let rows = MetricsLog::read(&folder.metrics())?;
-    let valid = rows.iter().rev().find_map(|row| match row {
-        MetricsRow::Valid(row) => Some(row),
-        _ => None,
-    });
+    let mut valid = None;
+    for row in MetricsLog::rows(&folder.metrics())? {
+        if let MetricsRow::Valid(row) = row? {
+            valid = Some(row);
+        }
+    }
     let valid = valid.context("the run has no validation row")?;
     let state = &trainer.state;
     let summary = Summary {
@@ -238,14 +239,14 @@ fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
         tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
         train_seconds: state.elapsed_seconds,
         peak_memory_bytes: memory::peak(),
-        sources: valid.sources.clone(),
+        sources: valid.sources,
         epochs: SourceEpochs::of(&data.train, examples_seen(config, state.data_steps())),
-        skipped: data.skipped.iter().map(SkippedLines::from).collect(),
+        skipped: data.skipped.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
-    if let Err(error) = write_views(folder) {
-        trainer.progress.warn(&warning(&RecordError::from(error)));
+    if let Some(warning) = trainer.recorder.write_views() {
+        trainer.progress.warn(&warning);
     }
     if args.json {
         return Ok(output::json(&summary)?);

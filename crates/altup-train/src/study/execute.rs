@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
-use super::folder::{RunStatus, StudyFolder, StudyFolderError, StudyLock};
+use super::folder::{RunStatus, StudyFolder, StudyFolderError};
 use super::overview::{MetricsTail, Overview, Pace, whole_line};
 use super::plan::{PlannedRun, StudyPlan};
+use crate::folder_lock::FolderLock;
 use crate::progress::{ProgressMode, format_duration};
 
 /// How often it looks at its processes.
@@ -27,7 +28,7 @@ pub struct Executor<'a> {
     /// Where they go.
     pub folder: &'a StudyFolder,
     /// The right to work there, which the processes share.
-    pub lock: &'a StudyLock,
+    pub lock: &'a FolderLock,
     /// The program whose `train` runs them.
     pub program: PathBuf,
     /// What it is given besides: the backend, the cache.
