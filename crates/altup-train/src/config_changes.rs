@@ -57,7 +57,7 @@ impl Difference {
     }
 
     /// Whether it only says where something lies. What lies there is compared by its content.
-    fn is_place(&self) -> bool {
+    pub(crate) fn is_place(&self) -> bool {
         let of_source = self.key.strip_prefix("data.sources[");
         let of_source = of_source.and_then(|key| key.split_once("].")).map(|(_, key)| key);
         match self.key.as_str() {
