@@ -167,6 +167,28 @@ fn what_is_finished_is_not_repeated() {
     assert_eq!(summary["failed"], serde_json::json!([]));
 }
 
+#[test]
+fn a_finished_run_needs_no_model() {
+    let workspace = workspace();
+    succeeds(run_study(&workspace, &[]));
+    let before = results(&workspace);
+    for name in RUNS {
+        for part in ["model", "checkpoints"] {
+            fs::remove_dir_all(run_folder(&workspace, name).join(part)).unwrap();
+        }
+    }
+    fs::remove_file(workspace.path("out/results.json")).unwrap();
+    let output = succeeds(run_study(&workspace, &[]));
+    assert!(!errors(&output).contains("started "), "{}", errors(&output));
+    assert_eq!(results(&workspace), before, "nothing trained or measured again");
+
+    let kept = run_folder(&workspace, RUNS[1]).join("result.json");
+    fs::write(&kept, "{}").unwrap();
+    let message = fails(run_study(&workspace, &["--only", "report"]));
+    assert!(message.contains("altup2-seed3/result.json"), "{message}");
+    assert!(message.contains("missing field `name`"), "{message}");
+}
+
 /// Long enough to be interrupted.
 fn long_study(workspace: &Workspace) {
     workspace.write(

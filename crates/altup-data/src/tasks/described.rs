@@ -468,10 +468,7 @@ impl Task for DescribedTask {
                 metrics.map(|metric| (metric.name(), metric.score(examples, answers))).collect()
             }
             Target::Answers(of) => {
-                let score = |metric: &AnswerMetric| {
-                    (metric.name(), metric.score(of.normalization, examples, answers))
-                };
-                of.metrics.iter().map(score).collect()
+                return AnswerMetric::scores(&of.metrics, of.normalization, examples, answers);
             }
             Target::Text { metrics, .. } => {
                 let metrics = metrics.iter();

@@ -43,6 +43,14 @@ impl TaskFiles {
         Self { folders: folders.iter().map(|folder| String::from(*folder)).collect(), splits }
     }
 
+    /// The files of a task of SuperGLUE, whose folder has this name.
+    pub(super) fn super_glue(folder: &str) -> Self {
+        let splits =
+            [("train", "train.jsonl"), ("validation", "val.jsonl"), ("test", "test.jsonl")];
+        let splits = splits.map(|(name, file)| Split::new(name, &[file])).to_vec();
+        Self::new(&[folder, &format!("superglue/{folder}")], splits)
+    }
+
     /// The files of `split` in the data folder, which is the task's own folder or one that holds it.
     ///
     /// # Errors

@@ -143,12 +143,17 @@ impl AnswerMetric {
         }
     }
 
-    pub(super) fn score(
-        self,
+    pub(super) fn scores(
+        metrics: &[Self],
         normalization: Normalization,
         examples: &[&Example],
         answers: &[String],
-    ) -> f64 {
+    ) -> Metrics {
+        let score = |metric: &Self| (metric.name(), metric.score(normalization, examples, answers));
+        Metrics::new(metrics.iter().map(score).collect())
+    }
+
+    fn score(self, normalization: Normalization, examples: &[&Example], answers: &[String]) -> f64 {
         let references = examples.iter().map(|example| match &example.reference {
             Some(Reference::Answers(answers)) => &answers[..],
             _ => panic!("example {} has no answers", example.id),

@@ -84,8 +84,11 @@ pub trait Task: Send + Sync {
     /// The template of its inputs, for people to read.
     fn template(&self) -> &str;
 
-    /// The texts that a prediction must be one of, in the order of their classes; empty where any text can be right.
-    fn label_words(&self) -> Vec<&str>;
+    /// The texts that a prediction must be one of, in the order of their classes. Default: none, where any text
+    /// can be right.
+    fn label_words(&self) -> Vec<&str> {
+        Vec::new()
+    }
 
     /// The names of its metrics.
     fn metrics(&self) -> Vec<&'static str>;

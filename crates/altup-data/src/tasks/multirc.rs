@@ -9,9 +9,7 @@ use super::example::Ids;
 use super::files::may_lack_labels;
 use super::measures::{class, classes};
 use super::rows::{json_lines, read_text};
-use super::{
-    Dataset, Example, Metrics, Place, Reference, Split, Submission, Task, TaskError, TaskFiles,
-};
+use super::{Dataset, Example, Metrics, Place, Reference, Submission, Task, TaskError, TaskFiles};
 use crate::metrics;
 
 const NAME: &str = "multirc";
@@ -75,12 +73,7 @@ impl AnswerId {
 impl MultiRc {
     /// The task.
     pub fn new() -> Self {
-        let splits = vec![
-            Split::new("train", &["train.jsonl"]),
-            Split::new("validation", &["val.jsonl"]),
-            Split::new("test", &["test.jsonl"]),
-        ];
-        Self { files: TaskFiles::new(&["MultiRC", "superglue/MultiRC"], splits) }
+        Self { files: TaskFiles::super_glue("MultiRC") }
     }
 }
 

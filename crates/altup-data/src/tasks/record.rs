@@ -1,7 +1,6 @@
 //! SuperGLUE's ReCoRD: the entity that a question leaves out.
 
 use serde::Deserialize;
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -9,10 +8,9 @@ use super::described::check_answers;
 use super::example::Ids;
 use super::files::may_lack_labels;
 use super::rows::{json_lines, read_text};
-use super::submission::SubmissionRow;
 use super::{
-    AnswerMetric, Dataset, Example, Metrics, Place, Reference, Split, Submission, SubmissionFormat,
-    Task, TaskError, TaskFiles,
+    AnswerMetric, Dataset, Example, Metrics, Place, Reference, Submission, SubmissionFormat, Task,
+    TaskError, TaskFiles,
 };
 use crate::metrics::Normalization;
 
@@ -60,12 +58,7 @@ struct Answer {
 impl Record {
     /// The task.
     pub fn new() -> Self {
-        let splits = vec![
-            Split::new("train", &["train.jsonl"]),
-            Split::new("validation", &["val.jsonl"]),
-            Split::new("test", &["test.jsonl"]),
-        ];
-        Self { files: TaskFiles::new(&["ReCoRD", "superglue/ReCoRD"], splits) }
+        Self { files: TaskFiles::super_glue("ReCoRD") }
     }
 }
 
@@ -90,10 +83,6 @@ impl Task for Record {
 
     fn template(&self) -> &str {
         "record query: {query} entities: {entity}, {entity}, … passage: {passage}"
-    }
-
-    fn label_words(&self) -> Vec<&str> {
-        Vec::new()
     }
 
     fn metrics(&self) -> Vec<&'static str> {
@@ -146,21 +135,11 @@ impl Task for Record {
     }
 
     fn score(&self, examples: &[&Example], answers: &[String]) -> Metrics {
-        let score = |metric: AnswerMetric| {
-            (metric.name(), metric.score(Normalization::Squad, examples, answers))
-        };
-        Metrics::new(METRICS.map(score).to_vec())
+        AnswerMetric::scores(&METRICS, Normalization::Squad, examples, answers)
     }
 
     fn submission(&self, _split: &str, examples: &[&Example], answers: &[String]) -> Submission {
-        assert_eq!(examples.len(), answers.len(), "examples and answers");
-        let rows = examples.iter().zip(answers).map(|(example, answer)| SubmissionRow {
-            id: &example.id,
-            question: "",
-            answer: Value::from(answer.as_str()),
-        });
-        let contents = SubmissionFormat::SuperGlue.contents(rows);
-        Submission { file_name: "ReCoRD.jsonl".to_owned(), contents, invalid: 0 }
+        Submission::of_answers("ReCoRD.jsonl", SubmissionFormat::SuperGlue, examples, answers)
     }
 }
 

@@ -1,7 +1,6 @@
 //! SQuAD v1.1: a question about a passage, whose answer is a part of it.
 
 use serde::Deserialize;
-use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,7 +9,6 @@ use super::example::Ids;
 use super::files::may_lack_labels;
 use super::punctuation::{find_padded, pad_punctuation, single_spaced};
 use super::rows::{parse, read_text};
-use super::submission::SubmissionRow;
 use super::{
     AnswerMetric, Dataset, Example, Metrics, Place, Reference, Split, Submission, SubmissionFormat,
     Task, TaskError, TaskFiles,
@@ -93,10 +91,6 @@ impl Task for Squad {
         "question: {question} context: {context}"
     }
 
-    fn label_words(&self) -> Vec<&str> {
-        Vec::new()
-    }
-
     fn metrics(&self) -> Vec<&'static str> {
         METRICS.map(AnswerMetric::name).to_vec()
     }
@@ -143,27 +137,12 @@ impl Task for Squad {
     }
 
     fn score(&self, examples: &[&Example], answers: &[String]) -> Metrics {
-        let score = |metric: AnswerMetric| {
-            (metric.name(), metric.score(Normalization::Squad, examples, answers))
-        };
-        Metrics::new(METRICS.map(score).to_vec())
+        AnswerMetric::scores(&METRICS, Normalization::Squad, examples, answers)
     }
 
     fn submission(&self, _split: &str, examples: &[&Example], answers: &[String]) -> Submission {
-        by_id(NAME, examples, answers)
+        Submission::of_answers("squad.json", SubmissionFormat::Answers, examples, answers)
     }
-}
-
-/// One object of the answers by id.
-pub(super) fn by_id(task: &str, examples: &[&Example], answers: &[String]) -> Submission {
-    assert_eq!(examples.len(), answers.len(), "examples and answers");
-    let rows = examples.iter().zip(answers).map(|(example, answer)| SubmissionRow {
-        id: &example.id,
-        question: "",
-        answer: Value::from(answer.as_str()),
-    });
-    let contents = SubmissionFormat::Answers.contents(rows);
-    Submission { file_name: format!("{task}.json"), contents, invalid: 0 }
 }
 
 fn check_offset(

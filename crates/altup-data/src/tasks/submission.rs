@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::TaskError;
+use super::{Example, TaskError};
 
 /// A file to hand in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +79,22 @@ pub(super) fn index(id: &str) -> Value {
 }
 
 impl Submission {
+    /// A file of the answers as they are.
+    pub(super) fn of_answers(
+        file_name: &str,
+        format: SubmissionFormat,
+        examples: &[&Example],
+        answers: &[String],
+    ) -> Self {
+        assert_eq!(examples.len(), answers.len(), "examples and answers");
+        let rows = examples.iter().zip(answers).map(|(example, answer)| SubmissionRow {
+            id: &example.id,
+            question: "",
+            answer: Value::from(answer.as_str()),
+        });
+        Self { file_name: file_name.to_owned(), contents: format.contents(rows), invalid: 0 }
+    }
+
     /// Writes the file into `folder`, whole or not at all.
     ///
     /// # Errors

@@ -7,10 +7,9 @@ use super::described::check_answers;
 use super::example::Ids;
 use super::files::may_lack_labels;
 use super::rows::{json_lines, parse, read_text};
-use super::squad::by_id;
 use super::{
-    AnswerMetric, Dataset, Example, Metrics, Place, Reference, Split, Submission, Task, TaskError,
-    TaskFiles,
+    AnswerMetric, Dataset, Example, Metrics, Place, Reference, Split, Submission, SubmissionFormat,
+    Task, TaskError, TaskFiles,
 };
 use crate::metrics::Normalization;
 
@@ -114,10 +113,6 @@ impl Task for TriviaQa {
         "trivia_qa question: {question}"
     }
 
-    fn label_words(&self) -> Vec<&str> {
-        Vec::new()
-    }
-
     fn metrics(&self) -> Vec<&'static str> {
         METRICS.map(AnswerMetric::name).to_vec()
     }
@@ -153,14 +148,11 @@ impl Task for TriviaQa {
     }
 
     fn score(&self, examples: &[&Example], answers: &[String]) -> Metrics {
-        let score = |metric: AnswerMetric| {
-            (metric.name(), metric.score(Normalization::TriviaQa, examples, answers))
-        };
-        Metrics::new(METRICS.map(score).to_vec())
+        AnswerMetric::scores(&METRICS, Normalization::TriviaQa, examples, answers)
     }
 
     fn submission(&self, _split: &str, examples: &[&Example], answers: &[String]) -> Submission {
-        by_id(NAME, examples, answers)
+        Submission::of_answers("triviaqa.json", SubmissionFormat::Answers, examples, answers)
     }
 }
 

@@ -10,8 +10,8 @@ use super::measures::class;
 use super::rows::{json_lines, read_text};
 use super::submission::SubmissionRow;
 use super::{
-    Dataset, Example, Metrics, Place, Reference, Split, Submission, SubmissionFormat, Task,
-    TaskError, TaskFiles,
+    Dataset, Example, Metrics, Place, Reference, Submission, SubmissionFormat, Task, TaskError,
+    TaskFiles,
 };
 use crate::metrics;
 
@@ -46,12 +46,7 @@ struct Spans {
 impl Wsc {
     /// The task.
     pub fn new() -> Self {
-        let splits = vec![
-            Split::new("train", &["train.jsonl"]),
-            Split::new("validation", &["val.jsonl"]),
-            Split::new("test", &["test.jsonl"]),
-        ];
-        Self { files: TaskFiles::new(&["WSC", "superglue/WSC"], splits) }
+        Self { files: TaskFiles::super_glue("WSC") }
     }
 }
 
@@ -76,10 +71,6 @@ impl Task for Wsc {
 
     fn template(&self) -> &str {
         "wsc: … *{span2_text}* …"
-    }
-
-    fn label_words(&self) -> Vec<&str> {
-        Vec::new()
     }
 
     fn metrics(&self) -> Vec<&'static str> {

@@ -70,7 +70,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 enum Part {
     /// Train what is not finished
     Runs,
-    /// Time the trained models, with nothing else at work on this machine
+    /// Time the models of the finished runs, with nothing else at work on this machine
     Measure,
     /// Write the report of what is there
     Report,
@@ -136,7 +136,8 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
             true => (),
             false => output::note(text),
         };
-        latency::measure(&plan, &folder, &side, &mut note, stop)?;
+        let finished = Results::collect(&plan, &folder)?.runs;
+        latency::measure(&plan, &finished, &folder, &side, &mut note, stop)?;
         outcome.stopped |= stop.load(Ordering::Relaxed);
     }
     let results = Results::collect(&plan, &folder)?;

@@ -15,7 +15,7 @@ use crate::run_folder::RunFolder;
 ///
 /// ```text
 /// study.toml       the file of the study, as it was last run
-/// runs/            a run folder for each run
+/// runs/            a run folder for each run; a finished one has its result.json
 /// logs/            what the processes of the runs wrote
 /// configs/         the configuration of each run
 /// latency.json     what was measured side by side
@@ -249,6 +249,11 @@ impl StudyFolder {
     /// The folder of a run, and where everything in it lies.
     pub fn run_folder(&self, name: &str) -> RunFolder {
         RunFolder::at(&self.run(name))
+    }
+
+    /// What a finished run came to.
+    pub fn result(&self, name: &str) -> PathBuf {
+        self.run(name).join("result.json")
     }
 
     /// What the process of a run wrote.

@@ -1,16 +1,17 @@
-//! How long the trained models take, side by side on this machine: every model alone in a process of its own, and all of
-//! them in turns, so that what else the machine does falls on all.
+//! How long the models of a study take, side by side on this machine: every model alone in a process of its own, and all
+//! of them in turns, so that what else the machine does falls on all.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use altup_models::ModelDirectory;
+use altup_models::{ModelDirectory, T5Config};
 use serde::{Deserialize, Serialize};
 
-use super::folder::{RunStatus, StudyFolder, StudyFolderError};
+use super::folder::{StudyFolder, StudyFolderError};
 use super::plan::{Cell, MeasureConfig, StudyPlan};
+use super::results::RunResult;
 use crate::bench::comparison::Side;
 use crate::bench::{BenchBatch, Work};
 use crate::machine::Machine;
@@ -34,8 +35,8 @@ pub struct Setting {
     pub backend: String,
     /// Lengths, batch sizes, rounds.
     pub measure: MeasureConfig,
-    /// The models, each by the name of the run that it comes from.
-    pub models: BTreeMap<String, String>,
+    /// The models: size and variant, and what they are.
+    pub models: BTreeMap<String, T5Config>,
 }
 
 /// A model's turn.
@@ -111,14 +112,15 @@ impl Latency {
     }
 }
 
-/// Measures one trained model of each size and variant, as long as `stop` isn't set. What an earlier call has measured in
-/// the same setting stays; in another one all is measured anew, for it would not be side by side.
+/// Measures a model of each size and variant that has a finished run, as long as `stop` isn't set. What an earlier call
+/// has measured in the same setting stays; in another one all is measured anew, for it would not be side by side.
 ///
 /// # Errors
 ///
 /// If a file can't be read or written, or a model can't be measured.
 pub fn measure(
     plan: &StudyPlan,
+    runs: &[RunResult],
     folder: &StudyFolder,
     side: &Side,
     note: &mut dyn FnMut(&str),
@@ -128,10 +130,8 @@ pub fn measure(
         return Ok(());
     }
     let mut models = BTreeMap::new();
-    for run in &plan.runs {
-        if folder.status(&run.name) == RunStatus::Finished {
-            models.entry(run.cell.model()).or_insert_with(|| run.name.clone());
-        }
+    for run in runs {
+        models.entry(run.cell.model()).or_insert_with(|| run.model.clone());
     }
     // In the order of tables, where the map has the names sorted.
     let mut order: Vec<String> = Vec::new();
@@ -150,7 +150,7 @@ pub fn measure(
     };
     let earlier = Latency::read(folder)?.filter(|latency| latency.setting == setting);
     let mut latency = earlier.unwrap_or(Latency { setting, timed: Vec::new() });
-    let batches = tempfile::tempdir()
+    let cases = tempfile::tempdir()
         .map_err(|source| LatencyError::Read { path: std::env::temp_dir(), source })?;
     let forward =
         measure.batch_sizes.iter().map(|&rows| (rows, vec![Work::Forward, Work::Prefill]));
@@ -166,12 +166,12 @@ pub fn measure(
                     continue;
                 }
                 note(&format!("round {} of {}: {model}, {rows} rows", round + 1, measure.rounds));
-                let directory = folder.run_folder(&models[model]).model();
-                let batch = batches.path().join(format!("{rows}.json"));
+                let directory = cases.path().join(model);
+                let batch = cases.path().join(format!("{model}-{rows}.json"));
                 let error = |source: Box<dyn std::error::Error + Send + Sync>| {
                     LatencyError::Model { model: model.clone(), source }
                 };
-                write_batch(&batch, &directory, *rows, measure).map_err(error)?;
+                write_case(&directory, &batch, &models[model], *rows, measure).map_err(error)?;
                 let measured = side
                     .measure(&directory, &batch, works, measure.repeats)
                     .map_err(|source| error(source.into()))?;
@@ -194,15 +194,23 @@ pub fn measure(
     Ok(())
 }
 
-/// A batch of random tokens for a model directory.
-fn write_batch(
-    path: &Path,
-    model: &Path,
+/// A model with weights as training starts with them, for what they are makes no difference to the time, and a batch of
+/// random tokens. What is there already stays.
+fn write_case(
+    directory: &Path,
+    batch: &Path,
+    config: &T5Config,
     rows: usize,
     measure: &MeasureConfig,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let vocab_size = ModelDirectory::new(model).config()?.vocab_size;
-    let lengths = [measure.input_length, measure.target_length];
-    let batch = BenchBatch::random(vocab_size, rows, lengths, 1, 0);
-    Ok(std::fs::write(path, serde_json::to_vec(&batch)?)?)
+    const SEED: u64 = 0;
+    if !directory.exists() {
+        ModelDirectory::new(directory).save(config, &config.init(SEED, &crate::device::cpu()))?;
+    }
+    if !batch.exists() {
+        let lengths = [measure.input_length, measure.target_length];
+        let random = BenchBatch::random(config.vocab_size, rows, lengths, 1, SEED);
+        std::fs::write(batch, serde_json::to_vec(&random)?)?;
+    }
+    Ok(())
 }

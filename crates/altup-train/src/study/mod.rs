@@ -2,7 +2,7 @@
 //!
 //! A [`StudyPlan`] is read from one TOML file. The [`Executor`](execute::Executor) runs its runs in processes of
 //! their own, each in its own run folder, and goes on after a kill with what is not finished. [`latency`] measures
-//! the trained models side by side. [`Results`] are read from the study's folder alone, by the
+//! the models side by side. [`Results`] are read from the study's folder alone, by the
 //! [`statistics`] of paired differences, and the [`report`] is written from them.
 
 pub mod plan;

@@ -143,7 +143,7 @@ fn default_metrics() -> Vec<Metric> {
     vec![Metric::ValidLoss, Metric::BestValidLoss, Metric::Accuracy]
 }
 
-/// How trained models are timed, side by side.
+/// How models are timed, side by side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeasureConfig {
@@ -197,7 +197,7 @@ pub struct StudyPlan {
     pub multiples: Vec<u64>,
     /// What variants are compared by.
     pub metrics: Vec<Metric>,
-    /// How trained models are timed.
+    /// How models are timed.
     pub measure: MeasureConfig,
     /// The runs, in the order in which they start: all variants of the first seed, then of the second, so that
     /// an unfinished study is already paired.

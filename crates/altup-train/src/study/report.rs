@@ -491,6 +491,7 @@ mod tests {
     use crate::study::plan::Overrides;
     use crate::study::results::{Parameters, RunResult};
     use crate::study::statistics::Interval;
+    use altup_models::T5Config;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
     use std::path::Path;
@@ -560,6 +561,7 @@ mod tests {
                 name: run.name.clone(),
                 cell: run.cell.clone(),
                 seed: run.seed,
+                model: T5Config::default(),
                 parameters: Parameters { tables: 2_097_152, rest: 1_573_000 },
                 steps: 1200,
                 tokens: 1_507_200,

@@ -1,12 +1,13 @@
 //! What came of a study: a row for each finished run, read from its folder, and what the rows come to.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 
-use altup_models::{DirectoryError, ModelDirectory, ParameterInfo, parameters};
+use altup_models::{DirectoryError, ModelDirectory, ParameterInfo, T5Config, parameters};
 use serde::{Deserialize, Serialize};
 
-use super::folder::{RunStatus, StudyFolder};
+use super::folder::{RunStatus, StudyFolder, StudyFolderError};
 use super::latency::{Latency, LatencyError};
 use super::plan::{Cell, Metric, PlannedRun, StudyPlan};
 use super::statistics::{BySeed, PairedDifference, Placed, SpeedUp, Spread};
@@ -45,7 +46,9 @@ pub struct RunResult {
     pub cell: Cell,
     /// The seed.
     pub seed: u64,
-    /// Its parameters.
+    /// Its model.
+    pub model: T5Config,
+    /// The model's parameters.
     pub parameters: Parameters,
     /// Optimizer steps.
     pub steps: u64,
@@ -97,7 +100,7 @@ pub struct CellResult {
     pub parameters: Option<Parameters>,
     /// Each figure over the seeds, and beside the baseline.
     pub metrics: BTreeMap<Metric, Compared>,
-    /// Times of the trained model, side by side with the others.
+    /// Times of the model, side by side with the others.
     pub times: Vec<Times>,
 }
 
@@ -149,6 +152,17 @@ pub enum ResultsError {
         /// The cause.
         source: DirectoryError,
     },
+    /// A result that was kept.
+    #[error("cannot use {}", path.display())]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file of the study can't be written.
+    #[error(transparent)]
+    Folder(#[from] StudyFolderError),
     /// A run has ended without what every run has.
     #[error("{}: no row of {kind}", path.display())]
     NoRow {
@@ -180,7 +194,7 @@ impl Results {
         let (mut runs, mut missing) = (Vec::new(), Vec::new());
         for run in &plan.runs {
             match folder.status(&run.name) {
-                RunStatus::Finished => runs.push(RunResult::read(run, folder)?),
+                RunStatus::Finished => runs.push(RunResult::of(run, folder)?),
                 _ => missing.push(run.name.clone()),
             }
         }
@@ -248,6 +262,24 @@ impl RunResult {
         }
     }
 
+    /// The result of a finished run: as it was kept in the run's folder, or else out of metrics and model, and then
+    /// kept. From then on a study needs neither the model nor its checkpoints.
+    fn of(run: &PlannedRun, folder: &StudyFolder) -> Result<Self, ResultsError> {
+        let path = folder.result(&run.name);
+        let error = |source| ResultsError::Kept { path: path.clone(), source };
+        match std::fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json).map_err(|source| error(source.into())),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                let result = Self::read(run, folder)?;
+                let json =
+                    serde_json::to_vec_pretty(&result).map_err(|source| error(source.into()))?;
+                folder.write(&path, &json)?;
+                Ok(result)
+            }
+            Err(source) => Err(error(source)),
+        }
+    }
+
     fn read(run: &PlannedRun, folder: &StudyFolder) -> Result<Self, ResultsError> {
         let files = folder.run_folder(&run.name);
         let rows = MetricsLog::read(&files.metrics())?;
@@ -261,7 +293,7 @@ impl RunResult {
         let best = like_last.min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap_or(last);
         let speeds: Vec<f64> = train.iter().map(|row| row.tokens_per_second).collect();
         let model = |source| ResultsError::Model { run: run.name.clone(), source };
-        let (_, model) =
+        let (config, model) =
             ModelDirectory::new(files.model()).load(&crate::device::cpu()).map_err(model)?;
         let (tables, rest): (Vec<_>, Vec<_>) =
             parameters(&model).into_iter().partition(|parameter| parameter.role.is_table());
@@ -272,6 +304,7 @@ impl RunResult {
             name: run.name.clone(),
             cell: run.cell.clone(),
             seed: run.seed,
+            model: config,
             parameters: Parameters { tables: size(tables), rest: size(rest) },
             steps: last_train.step,
             tokens: last_train.tokens,
