@@ -39,7 +39,8 @@ impl Agreement {
     ///
     /// If TOML can't hold the value.
     pub fn and(mut self, key: &str, value: impl Serialize) -> Self {
-        let value = Value::try_from(value).unwrap_or_else(|error| panic!("{key} is no TOML: {error}"));
+        let value =
+            Value::try_from(value).unwrap_or_else(|error| panic!("{key} is no TOML: {error}"));
         self.table.insert(key.to_owned(), value);
         self
     }
@@ -81,7 +82,8 @@ impl Replicas {
         let first = self.broadcast(on.table.to_string().into_bytes(), WHAT);
         let first = String::from_utf8_lossy(&first).parse::<Table>().unwrap_or_default();
         let differences = self.gather(on.difference(&first), WHAT);
-        let of_one = differences.into_iter().enumerate().find_map(|(rank, found)| Some((rank, found?)));
+        let of_one =
+            differences.into_iter().enumerate().find_map(|(rank, found)| Some((rank, found?)));
         match of_one {
             Some((rank, (key, value, first))) => Err(Disagreement { key, rank, value, first }),
             None => Ok(()),
@@ -112,11 +114,17 @@ mod tests {
         let same = compared(|_| {});
         assert_eq!(same, Ok(()));
         let seed = compared(|config| config.seed = 7);
-        assert_eq!(seed.unwrap_err(), "the replicas differ: seed is 7 on replica 2, and 0 on replica 0");
+        assert_eq!(
+            seed.unwrap_err(),
+            "the replicas differ: seed is 7 on replica 2, and 0 on replica 0"
+        );
         let elsewhere = compared(|config| config.data.train = vec!["/elsewhere".into()]);
         assert_eq!(elsewhere, Ok(()));
         let prompts = compared(|config| config.training.prompts = vec!["x".repeat(200)]);
         let message = prompts.unwrap_err();
-        assert!(message.contains("training.prompts is ") && message.contains("… on replica 2"), "{message}");
+        assert!(
+            message.contains("training.prompts is ") && message.contains("… on replica 2"),
+            "{message}"
+        );
     }
 }

@@ -78,7 +78,9 @@ mod tests {
 
     /// Values of a replica whose sums depend on the order.
     fn values(rank: usize, length: usize) -> Vec<f32> {
-        let value = |at: usize| ((rank + 1) as f32 * 1e-3 + at as f32).sin() * 10f32.powi((rank as i32 % 3) - 1);
+        let value = |at: usize| {
+            ((rank + 1) as f32 * 1e-3 + at as f32).sin() * 10f32.powi((rank as i32 % 3) - 1)
+        };
         (0..length).map(value).collect()
     }
 
@@ -122,10 +124,15 @@ mod tests {
                 let all: Vec<Vec<Vec<f32>>> = (0..size).map(parts).collect();
                 for (rank, summed) in summed.iter().enumerate() {
                     for (part, summed) in summed.iter().enumerate() {
-                        let of_part: Vec<Vec<f32>> = all.iter().map(|parts| parts[part].clone()).collect();
+                        let of_part: Vec<Vec<f32>> =
+                            all.iter().map(|parts| parts[part].clone()).collect();
                         for (at, value) in summed.iter().enumerate() {
                             let expected = by_hand(&of_part, at);
-                            assert_eq!(value.to_bits(), expected.to_bits(), "{size}, {lengths:?}, replica {rank}");
+                            assert_eq!(
+                                value.to_bits(),
+                                expected.to_bits(),
+                                "{size}, {lengths:?}, replica {rank}"
+                            );
                         }
                     }
                 }

@@ -45,7 +45,11 @@ impl GradientSum {
 }
 
 /// The sum of two sets of gradients. What only one has is added to zeros, as if the other had them.
-fn add<M: Module>(module: &M, mut earlier: GradientsParams, later: GradientsParams) -> GradientsParams {
+fn add<M: Module>(
+    module: &M,
+    mut earlier: GradientsParams,
+    later: GradientsParams,
+) -> GradientsParams {
     struct Add<'a> {
         earlier: &'a mut GradientsParams,
         later: GradientsParams,
@@ -151,7 +155,9 @@ mod tests {
     fn gradients(pair: &Pair, number: usize) -> GradientsParams {
         let device = crate::device::cpu();
         let values = |from: f32, count: usize| -> Vec<f32> {
-            (0..count).map(|at| (from + at as f32 + 0.1).sin() * 10f32.powi(number as i32)).collect()
+            (0..count)
+                .map(|at| (from + at as f32 + 0.1).sin() * 10f32.powi(number as i32))
+                .collect()
         };
         let mut gradients = GradientsParams::new();
         let matrix = TensorData::new(values(number as f32, 4), [2, 2]);
@@ -190,7 +196,13 @@ mod tests {
 
         let pair = pair(&crate::device::cpu().autodiff());
         let value = |number: usize| {
-            gradients(&pair, number).get::<2>(pair.matrix.id).unwrap().into_data().iter::<f32>().next().unwrap()
+            gradients(&pair, number)
+                .get::<2>(pair.matrix.id)
+                .unwrap()
+                .into_data()
+                .iter::<f32>()
+                .next()
+                .unwrap()
         };
         let by_hand = (value(0) + value(1)) + (value(2) + value(3));
         assert_eq!(alone[0][0], by_hand.to_bits());

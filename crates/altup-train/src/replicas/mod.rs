@@ -14,12 +14,14 @@ mod gradients;
 mod launcher;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod restored;
 mod share;
 #[cfg(test)]
 pub(crate) mod threads;
 pub mod tree;
 
 use std::cell::Cell;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -40,6 +42,12 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 pub struct Replicas {
     engine: Rc<dyn Engine>,
     timeout: Rc<Cell<Duration>>,
+}
+
+impl fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&engine::name(self.place()))
+    }
 }
 
 /// A number that may be no number, on its way to other replicas bit by bit.
@@ -220,7 +228,8 @@ fn to_bytes(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> T {
-    serde_json::from_slice(bytes).unwrap_or_else(|error| unreachable!("of another version: {error}"))
+    serde_json::from_slice(bytes)
+        .unwrap_or_else(|error| unreachable!("of another version: {error}"))
 }
 
 #[cfg(test)]
@@ -249,8 +258,11 @@ mod tests {
             let rank = replicas.place().rank;
             let texts = replicas.gather("x".repeat(5 * rank), "texts");
             let number = if rank == 1 { f64::NAN } else { -0.0 };
-            let exact: Vec<u64> =
-                replicas.gather(Exact(number), "a number").iter().map(|exact| exact.0.to_bits()).collect();
+            let exact: Vec<u64> = replicas
+                .gather(Exact(number), "a number")
+                .iter()
+                .map(|exact| exact.0.to_bits())
+                .collect();
             let numbers = replicas.gather_numbers(&[rank as f64, number], "numbers");
             let bits: Vec<u64> = numbers.iter().map(|of_one| of_one[1].to_bits()).collect();
             let first: Vec<f64> = numbers.iter().map(|of_one| of_one[0]).collect();

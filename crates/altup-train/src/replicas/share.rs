@@ -79,7 +79,7 @@ impl MicroBatches {
 }
 
 /// Batches that are scored, not trained on: batch b is replica b mod N's.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Turns<'a> {
     /// Those who take turns.
     pub replicas: &'a Replicas,
@@ -129,7 +129,8 @@ mod tests {
                 (0..2 * own.count).map(|nth| own.batch(nth)).collect::<Vec<_>>()
             });
             let each = 6 / size;
-            let step = |from: usize| batches.iter().flat_map(move |own| own[from..from + each].to_vec());
+            let step =
+                |from: usize| batches.iter().flat_map(move |own| own[from..from + each].to_vec());
             let all: Vec<u64> = step(0).chain(step(each)).collect();
             assert_eq!(all, (0..12).collect::<Vec<u64>>(), "{size} replicas");
         }
@@ -144,7 +145,11 @@ mod tests {
              replicas"
         );
         assert!(message(1, 2).ends_with(": 2 would do, or 1 replica"), "{}", message(1, 2));
-        assert!(message(4, 3).ends_with(": 3 or 6 would do, or 2 or 4 replicas"), "{}", message(4, 3));
+        assert!(
+            message(4, 3).ends_with(": 3 or 6 would do, or 2 or 4 replicas"),
+            "{}",
+            message(4, 3)
+        );
         let refused = on_threads(2, |replicas| MicroBatches::of(&replicas, 3).is_err());
         assert_eq!(refused, [true, true]);
     }
@@ -152,7 +157,9 @@ mod tests {
     #[test]
     fn sums_are_those_of_one_process_at_powers_of_two() {
         let sums = |size, micro_batches| {
-            on_threads(size, |replicas| MicroBatches::of(&replicas, micro_batches).unwrap().sums_as_one())[0]
+            on_threads(size, |replicas| {
+                MicroBatches::of(&replicas, micro_batches).unwrap().sums_as_one()
+            })[0]
         };
         assert!(sums(1, 6) && sums(3, 3) && sums(3, 6) && sums(2, 8));
         assert!(!sums(2, 6) && !sums(2, 12));

@@ -1,6 +1,7 @@
 //! Replicas that are threads of one process, for tests: all but the thin adapter to a launcher's processes is tried on
 //! them.
 
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,7 +40,8 @@ impl OnThread {
             *round
         };
         let posts = &self.shared.posts[(round % 2) as usize];
-        posts.lock().unwrap()[self.rank] = Post { round, values: values.into(), bytes: bytes.into() };
+        posts.lock().unwrap()[self.rank] =
+            Post { round, values: values.into(), bytes: bytes.into() };
         loop {
             let all = posts.lock().unwrap().clone();
             if all.iter().all(|post| post.round == round) {
@@ -116,6 +118,9 @@ pub(crate) fn on_threads<T: Send>(size: usize, work: impl Fn(Replicas) -> T + Sy
             })
         };
         let threads: Vec<_> = (0..size).map(start).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
     })
 }

@@ -92,7 +92,8 @@ mod tests {
             for length in [1, 5, 4100] {
                 let value = |piece: usize, at: usize| {
                     let sign = if piece.is_multiple_of(2) { 1.0 } else { -1.0 };
-                    sign * ((piece * 7919 + at * 104_729) % 1000) as f32 * 1.000_1f32.powi(at as i32 % 64)
+                    sign * ((piece * 7919 + at * 104_729) % 1000) as f32
+                        * 1.000_1f32.powi(at as i32 % 64)
                 };
                 let mut values: Vec<f32> = (0..pieces * length)
                     .map(|number| value(number / length, number % length))

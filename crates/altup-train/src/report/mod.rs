@@ -177,6 +177,9 @@ impl Recorded {
             if let Some(bytes) = peak {
                 machine.push_str(&format!(", peak memory {}", format_bytes(bytes)));
             }
+            if start.replicas > 1 {
+                machine.push_str(&format!(", {} replicas", start.replicas));
+            }
             add("Machine", machine);
         }
         add("Seed", config.seed.to_string());
