@@ -187,8 +187,9 @@ impl<'a> Start<'a> {
             "{} is a run of `altup finetune`: go on with `altup finetune --resume`",
             path.display()
         );
-        let Stored { folder, lock, config: stored, mut record } = self.open_run(path)?;
-        let config: RunConfig = configure(stored.clone())?;
+        let Stored { folder, lock, config: stored, mut record } =
+            self.open_run::<RunConfig>(path)?;
+        let config = configure(stored.clone())?;
         let changes = stored.differences(&config);
         check_changes(path, &changes)?;
         config.validate()?;

@@ -87,8 +87,9 @@ impl Start<'_> {
         from: Option<u64>,
         configure: impl FnOnce(FineTuningConfig) -> anyhow::Result<FineTuningConfig>,
     ) -> anyhow::Result<Running> {
-        let Stored { folder, lock, config: stored, mut record } = self.open_run(path)?;
-        let config: FineTuningConfig = configure(stored.clone())?;
+        let Stored { folder, lock, config: stored, mut record } =
+            self.open_run::<FineTuningConfig>(path)?;
+        let config = configure(stored.clone())?;
         let changes = stored.differences(&config);
         check_changes(path, &changes)?;
         config.validate()?;
