@@ -44,6 +44,9 @@ pub struct RunState {
     pub tokens: u64,
     /// Seconds of training, over all its starts.
     pub elapsed_seconds: f64,
+    /// Seconds of it in which replicas exchanged gradients, or waited for each other's.
+    #[serde(default)]
+    pub exchange_seconds: f64,
     /// The steps since the last line of metrics.
     pub window: Window,
     /// The validation loss at this step, or another cost that checkpoints are compared by, if it was taken
@@ -58,6 +61,11 @@ impl RunState {
     /// ones. Data and noise follow from it, so that neither comes a second time after a rollback.
     pub fn data_steps(&self) -> u64 {
         self.step + self.skipped_steps
+    }
+
+    /// The share of the time in which replicas exchanged gradients; none if they never did.
+    pub fn exchange_share(&self) -> Option<f64> {
+        (self.exchange_seconds > 0.0).then(|| self.exchange_seconds / self.elapsed_seconds)
     }
 }
 
@@ -79,6 +87,9 @@ pub struct Window {
     /// Seconds of waiting for batches.
     #[serde(default)]
     pub data_wait: f64,
+    /// Seconds of the exchange between replicas.
+    #[serde(default)]
+    pub exchange: f64,
     /// Operations of the model.
     #[serde(default)]
     pub flops: f64,

@@ -13,6 +13,7 @@ pub mod schedule;
 
 pub mod checkpoint;
 pub mod evaluation;
+pub mod replicas;
 pub mod trainer;
 pub mod training_batches;
 pub mod validation;

@@ -48,6 +48,9 @@ pub struct StartRow {
     pub backend: String,
     /// Hardware threads that the process may use.
     pub threads: usize,
+    /// Processes that train together. Rows of older versions have none.
+    #[serde(default = "one")]
+    pub replicas: usize,
     /// The training text, in figures.
     pub text: String,
     /// Operations a second that the device does at best in matrix products: see
@@ -56,6 +59,10 @@ pub struct StartRow {
     pub matrix_flops_per_second: Option<f64>,
     /// The version of altup.
     pub version: String,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl StartRow {
@@ -95,6 +102,10 @@ pub struct TrainRow {
     /// Seconds that the row's steps waited for their batches, summed. Rows of older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_wait_seconds: Option<f64>,
+    /// Seconds of the row's steps from when replica 0 had its own gradients to when it had those of all: the exchange
+    /// between replicas, and the wait for the slowest. None of a process alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange_seconds: Option<f64>,
     /// Bytes that the process has in memory, where the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
@@ -296,7 +307,9 @@ impl MetricsRow {
             ]
             .into_iter()
             .chain(
-                [row.data_wait_seconds, row.flops_per_second, row.peak_share].into_iter().flatten(),
+                [row.data_wait_seconds, row.exchange_seconds, row.flops_per_second, row.peak_share]
+                    .into_iter()
+                    .flatten(),
             )
             .chain(row.routing.iter().flat_map(RoutingRow::values))
             .chain(row.epochs.iter().map(|source| source.epochs))
@@ -502,6 +515,7 @@ mod tests {
             tokens_per_second: 1234.5678901234567,
             elapsed_seconds: 5e-324,
             data_wait_seconds: Some(0.1),
+            exchange_seconds: Some(0.3),
             memory_bytes: Some(u64::MAX),
             peak_memory_bytes: None,
             flops_per_second: Some(1e12 / 3.0),

@@ -139,7 +139,7 @@ impl Recorder {
 
     /// Writes the first row of a run's metrics, with what `start` says, the time, and the speed of the device, which
     /// takes a second to measure. A run that is resumed has such a row already, and gets another one when it is on
-    /// another device or has another number of threads. Its precision is fixed.
+    /// another device, or has another number of threads or replicas. Its precision is fixed.
     ///
     /// # Errors
     ///
@@ -153,7 +153,8 @@ impl Recorder {
     ) -> Result<(), MetricsError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let present = StartRow::newest(metrics.path())?
-            .filter(|row| row.backend == start.backend && row.threads == threads);
+            .filter(|row| row.backend == start.backend && row.threads == threads)
+            .filter(|row| row.replicas == start.replicas);
         let row = match present {
             Some(row) => row,
             None => {

@@ -239,6 +239,19 @@ impl RunData {
     }
 }
 
+/// The tokenizer that a run without one trains from its texts, taken from `cache_folder` where it was trained before.
+///
+/// # Errors
+///
+/// Names the file, and its line where it has lines.
+pub fn train_tokenizer(
+    config: &RunConfig,
+    cache_folder: &Path,
+    progress: &Progress,
+) -> Result<TextTokenizer, DataError> {
+    trained_tokenizer(config, &text_sources(config)?, cache_folder, progress)
+}
+
 /// The texts that a configuration names.
 fn text_sources(config: &RunConfig) -> Result<Vec<TextSource>, DataError> {
     let source = |name: &str, train: &[String], valid: &[String]| {

@@ -38,6 +38,12 @@ pub struct Summary {
     pub tokens_per_second: f64,
     /// Seconds of training.
     pub train_seconds: f64,
+    /// Processes that trained it together, at the end.
+    #[serde(default = "one")]
+    pub replicas: usize,
+    /// The share of the training time in which they exchanged gradients, or waited for each other's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange_share: Option<f64>,
     /// The most memory that the process held, where the system tells.
     pub peak_memory_bytes: Option<u64>,
     /// The last scores by source, where there are several.
@@ -51,6 +57,10 @@ pub struct Summary {
     pub skipped: Vec<SkippedLines>,
     /// The version of altup.
     pub version: String,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// What was left out of a file that couldn't be read whole.
@@ -107,5 +117,13 @@ impl Summary {
         };
         let summary = serde_json::from_slice(&bytes);
         summary.map(Some).map_err(|source| SummaryError::Json { path: path.to_owned(), source })
+    }
+
+    /// A word on the processes that trained it together; none of one.
+    pub fn together(&self) -> Option<String> {
+        let exchange = self.exchange_share.map_or_else(String::new, |share| {
+            format!(", whose exchange took {:.0} % of the time", 100.0 * share)
+        });
+        (self.replicas > 1).then(|| format!("{} replicas{exchange}", self.replicas))
     }
 }

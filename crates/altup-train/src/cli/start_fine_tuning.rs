@@ -7,8 +7,8 @@ use altup_train::fine_tuning::{FineTuningConfig, FineTuningData, TaskTraining, T
 use altup_train::learner::Learner;
 use altup_train::metrics::{MetricsLog, MetricsRow};
 use altup_train::progress::Progress;
-use altup_train::run_folder::OpenRun;
 use altup_train::run_record::{HistoryRow, RunRecord};
+use altup_train::trainer::RunFiles;
 use altup_train::training_batches::TrainingBatches;
 use altup_train::validation::Validation;
 use anyhow::Context;
@@ -16,12 +16,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::start::{
-    self, GoingOn, Parts, Place, Start, check_changes, open, optimizer, recorded_backend,
-    stopped_early,
+    self, Begins, Begun, GoingOn, Parts, Place, Start, Stored, check_changes, optimizer,
+    recorded_backend, stopped_early,
 };
 
 /// What a fine-tuning run is resumed with.
-const FINETUNE: &str = "altup finetune";
+pub(super) const FINETUNE: &str = "altup finetune";
 
 /// A fine-tuning run that is ready to train. Its model's configuration is that of the model as it is passed on.
 pub(super) type Running = start::Running<FineTuningConfig, FineTuningData>;
@@ -36,14 +36,15 @@ impl Start<'_> {
     ) -> anyhow::Result<Running> {
         config.validate()?;
         let backend = self.backend.cloned().unwrap_or_default();
-        let device = open(&backend, &config.training)?;
+        self.agree(&config, &backend, &config.training)?;
+        let device = self.open(&backend, &config.training)?;
         let quiet = Progress::new(self.mode, config.training.steps, 0);
         let (run, stop) = self.take(&place, FINETUNE, &quiet)?;
         let data = FineTuningData::prepare(&config, FineTuningData::tokenizer(&config)?)?;
         if let Some(epochs) = epochs {
             config.training.steps = config.steps_of(epochs, data.num_examples());
         }
-        let progress = Progress::new(self.mode, config.training.steps, 0);
+        let progress = self.progress(&config.training)?;
         for task in &data.training {
             progress.note(&describe(task, &config));
         }
@@ -56,23 +57,23 @@ impl Start<'_> {
         record.model = Some(model_config.clone());
         record.init = Some(directory.fingerprint()?.to_string());
         record.examples = Some(data.fingerprint.clone());
+        self.agree_on_record(&record, &model)?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
-        let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
-            Ok(data.tokenizer.save(&folder.tokenizer())?)
-        })?;
-        stop.say(stopped_early(FINETUNE, folder.path()));
+        let (record, first, tokenizer) = (&record, &first, &*data.tokenizer);
+        let begins = Begins { place: &place, command: FINETUNE, record, first, tokenizer };
+        let begun = self.begin(run, begins, &stop)?;
         let learner = Learner { model };
         let parts = Parts {
             optimizer: optimizer(&learner, &config.optimizer)?,
             learner,
             state: RunState::default(),
             saved: None,
-            checkpoints: Checkpoints::new(folder.checkpoints(), config.training.keep_last),
-            metrics: MetricsLog::create(&folder.metrics())?,
+            files: begun.files(&config.training)?,
         };
+        let Begun { folder, lock } = begun;
         let tasks = tasks(&config, &data, &[]);
         let mut trainer =
-            parts.trainer(config.trainer(), device, &model_config, tasks, progress)?;
+            parts.trainer(self, config.trainer(), device, &model_config, tasks, progress)?;
         // From here on, the model's directory is no longer needed.
         trainer.save()?;
         let (_lock, command) = (lock, FINETUNE);
@@ -87,19 +88,21 @@ impl Start<'_> {
         from: Option<u64>,
         configure: impl FnOnce(FineTuningConfig) -> anyhow::Result<FineTuningConfig>,
     ) -> anyhow::Result<Running> {
-        let OpenRun { folder, lock, config: stored, mut record } =
-            OpenRun::<FineTuningConfig>::open(path)?;
+        let Stored { folder, lock, config: stored, mut record } =
+            self.open_run::<FineTuningConfig>(path)?;
         let config = configure(stored.clone())?;
         let changes = stored.differences(&config);
         check_changes(path, &changes)?;
         config.validate()?;
         let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
-        let device = open(&backend, &config.training)?;
-        let progress = Progress::new(self.mode, config.training.steps, 0);
+        self.agree(&config, &backend, &config.training)?;
+        let device = self.open(&backend, &config.training)?;
+        let progress = self.progress(&config.training)?;
         let stop = self.listen(&stopped_early(FINETUNE, path))?;
 
-        let data = FineTuningData::prepare(&config, TextTokenizer::load(&folder.tokenizer())?)?;
+        let tokenizer = self.share_file(|| Ok(folder.tokenizer()))?;
+        let data = FineTuningData::prepare(&config, TextTokenizer::load(&tokenizer.path)?)?;
         anyhow::ensure!(
             record.examples.as_ref() == Some(&data.fingerprint),
             "the training examples have changed since the run in {} was started",
@@ -109,28 +112,39 @@ impl Start<'_> {
             record.model.clone().with_context(|| format!("{} has no model", path.display()))?;
         let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
         let model = config.in_training(&model_config).init(config.seed, &device);
+        self.agree_on_record(&record, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
-        let restored = checkpoints.restore(from, &learner, &optimizer)?;
+        let restored = self.restore(&mut checkpoints, from, &learner, &optimizer)?;
         let Restored { state, learner, optimizer, damaged } = restored;
         let going_on = GoingOn { folder: &folder, progress: &progress, step: state.step };
         going_on.check(&damaged, config.training.steps)?;
 
         // Everything is at hand. From here on, the folder changes.
-        if from.is_some() {
-            going_on.set_aside(&checkpoints)?;
+        let mut files = None;
+        if lock.is_some() {
+            if from.is_some() {
+                going_on.set_aside(&checkpoints)?;
+            }
+            if backend != recorded {
+                record.backend = backend.to_string();
+                folder.write_record(&record)?;
+            }
+            folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
+            going_on.announce(&recorded, &backend, &changes);
+            let metrics = MetricsLog::resume(&folder.metrics(), &state)?;
+            files = Some(RunFiles { checkpoints, metrics });
         }
-        if backend != recorded {
-            record.backend = backend.to_string();
-            folder.write_record(&record)?;
-        }
-        folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
-        going_on.announce(&recorded, &backend, &changes);
-        let metrics = MetricsLog::resume(&folder.metrics(), &state)?;
-        let tasks = tasks(&config, &data, &MetricsLog::read(&folder.metrics())?);
+        let rows = self.replicas.from_first("the scores so far", || {
+            let mut rows = MetricsLog::read(&folder.metrics())?;
+            rows.retain(|row| matches!(row, MetricsRow::Valid(_)));
+            Ok::<_, anyhow::Error>(rows)
+        })?;
+        let tasks = tasks(&config, &data, &rows);
         let saved = Some(state.clone());
-        let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
-        let trainer = parts.trainer(config.trainer(), device, &model_config, tasks, progress)?;
+        let parts = Parts { learner, optimizer, state, saved, files };
+        let trainer =
+            parts.trainer(self, config.trainer(), device, &model_config, tasks, progress)?;
         let (_lock, command) = (lock, FINETUNE);
         Ok(Running { folder, _lock, backend, model_config, config, data, trainer, stop, command })
     }

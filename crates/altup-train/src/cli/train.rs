@@ -5,8 +5,9 @@ use altup_train::memory;
 use altup_train::metrics::{MetricsLog, MetricsRow, SourceEpochs, StartRow};
 use altup_train::precision::Precision;
 use altup_train::process::quoted;
-use altup_train::progress::{ProgressMode, format_duration};
+use altup_train::progress::format_duration;
 use altup_train::recorder::warning;
+use altup_train::replicas::Replicas;
 use altup_train::run_folder::RunFolder;
 use altup_train::samples::{self, SamplePrompts, SampleRow};
 use altup_train::summary::Summary;
@@ -17,7 +18,8 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::start::{Place, Running, Start};
+use super::replicas::agreement_on;
+use super::start::{Place, Running, Start, TRAIN};
 use super::{CacheArgs, output, stop};
 
 /// Pre-train a T5 or an AltUp T5 on text: by span corruption, or by the objective that data.objective names.
@@ -26,6 +28,9 @@ use super::{CacheArgs, output, stop};
 ///
 /// Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end a run before its next batch, saved, with the exit code 75: it is not
 /// finished, and --resume goes on with it. A second signal ends it at once.
+///
+/// Several processes train one model together under a launcher, in a build with `--features mpi`: `mpirun -n 4 altup
+/// train …`. They share the micro-batches of each step, training.gradient_accumulation (docs/scale-out.md).
 #[derive(Args)]
 pub(super) struct TrainArgs {
     /// A TOML file of the run's configuration; flags go over its keys
@@ -97,11 +102,18 @@ pub(super) struct TrainArgs {
     cache: CacheArgs,
 }
 
-pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: TrainArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
+    let agreement = agreement_on(TRAIN)
+        .and("--resume", args.resume.is_some())
+        .and("--auto-resume", args.auto_resume);
+    replicas.agree(&agreement)?;
     let cache = args.cache.folder();
-    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
-    let start = Start { backend: args.backend.as_ref(), mode };
-    let begun = args.output.as_ref().filter(|path| args.auto_resume && RunFolder::is_begun(path));
+    let start = Start::new(args.backend.as_ref(), args.quiet, replicas);
+    let is_begun = |path: &PathBuf| args.auto_resume && RunFolder::is_begun(path);
+    let goes_on = replicas.from_first("a look into the output folder", || {
+        Ok::<_, anyhow::Error>(args.output.as_ref().is_some_and(is_begun))
+    })?;
+    let begun = args.output.as_ref().filter(|_| goes_on);
     let mut running = match args.resume.as_ref().or(begun) {
         Some(path) => start.resume(path, args.from, &cache, |stored| configured(stored, &args))?,
         None => {
@@ -120,7 +132,9 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
     if running.train()? == Outcome::Stopped {
         return Ok(stop::exit_code());
     }
-    finish(&args, &mut running)?;
+    if replicas.is_first() {
+        finish(&args, &mut running)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -187,6 +201,7 @@ fn configured(config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> 
 /// Begins to write down how the run goes: the metrics get their first row.
 fn begin_record(running: &mut Running) -> anyhow::Result<()> {
     let Running { folder, backend, config, data, trainer, .. } = running;
+    let Some(files) = &mut trainer.files else { return Ok(()) };
     /// Validation examples that are samples beside the configuration's prompts.
     const EXAMPLES: u64 = 3;
     let training = &config.training;
@@ -200,10 +215,11 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
         parameters: num_parameters(&trainer.learner.model) as u64,
         backend: format!("{backend}{}", hardware.unwrap_or_default()),
         text: data.description.clone(),
+        replicas: trainer.replicas.size(),
         ..StartRow::default()
     };
     let dtype = training.precision.dtype();
-    Ok(trainer.recorder.begin(&mut trainer.metrics, start, &trainer.device, dtype)?)
+    Ok(trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?)
 }
 
 /// Writes the trained model, its figures and the report, and prints what came of the run.
@@ -238,6 +254,8 @@ fn finish(args: &TrainArgs, running: &mut Running) -> anyhow::Result<()> {
         unigram_loss: data.unigram_loss(config.training.eval_examples),
         tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
         train_seconds: state.elapsed_seconds,
+        replicas: trainer.replicas.size(),
+        exchange_share: state.exchange_share(),
         peak_memory_bytes: memory::peak(),
         sources: valid.sources,
         epochs: SourceEpochs::of(&data.train, examples_seen(config, state.data_steps())),
@@ -266,7 +284,7 @@ fn examples_seen(config: &RunConfig, steps: u64) -> u64 {
 fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
     output::line(&format!(
         "\nvalidation loss {:.3} nats a token, where a unigram model has {:.3}\n\
-         perplexity {:.1} · accuracy {:.1} % · {} steps in {} · {:.0} tokens/s",
+         perplexity {:.1} · accuracy {:.1} % · {} steps in {} · {:.0} tokens/s{}",
         summary.valid_loss,
         summary.unigram_loss,
         summary.valid_perplexity,
@@ -274,6 +292,7 @@ fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
         summary.steps,
         format_duration(summary.train_seconds),
         summary.tokens_per_second,
+        summary.together().map_or_else(String::new, |together| format!(" · {together}")),
     ))?;
     let last: Vec<&SampleRow> =
         samples.iter().filter(|sample| sample.step == summary.steps).collect();

@@ -175,11 +175,17 @@ impl Recording {
             if let Some(bytes) = peak {
                 machine.push_str(&format!(", peak memory {}", format_bytes(bytes as u64)));
             }
+            if start.replicas > 1 {
+                machine.push_str(&format!(", {} replicas", start.replicas));
+            }
             add("Machine", machine);
         }
         add("Seed", config.seed.to_string());
         if let Some(start) = start {
             add("Software", format!("altup {}, Burn 0.22.1", start.version));
+        }
+        if let Some(together) = settled.summary.as_ref().and_then(Summary::together) {
+            add("Together", together);
         }
         let skipped = settled.record.iter().flat_map(|record| &record.skipped).map(|skipped| {
             let SkippedLines { file, count, first } = skipped;
