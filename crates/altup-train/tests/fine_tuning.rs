@@ -458,9 +458,15 @@ fn a_run_goes_on_as_it_was_started_or_not_at_all() {
 #[test]
 fn shipped_configurations_describe_runs() {
     let folder = Path::new("../../configs/finetune"); // Cargo runs tests in the folder of their package.
-    assert_eq!(names_in(folder), ["glue.toml", "sst2.toml", "tiny-sst2.toml"]);
-    for name in names_in(folder) {
-        let config = FineTuningConfig::default().with_file(&folder.join(&name));
+    assert_eq!(names_in(folder), ["glue.toml", "hour", "sst2.toml", "tiny-sst2.toml"]);
+    let hour = folder.join("hour");
+    let of_hour = ["cola.toml", "mrpc.toml", "rte.toml", "squad.toml", "sst2.toml", "stsb.toml"];
+    assert_eq!(names_in(&hour), of_hour);
+    let others = names_in(folder).into_iter().filter(|name| name.ends_with(".toml"));
+    let paths = others.map(|name| folder.join(name)).chain(of_hour.map(|name| hour.join(name)));
+    for path in paths {
+        let name = path.display();
+        let config = FineTuningConfig::default().with_file(&path);
         let mut config = config.unwrap_or_else(|error| panic!("{name}: {error}"));
         (config.model.path, config.tasks.data) = ("model".into(), "data".into());
         config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
