@@ -1,7 +1,7 @@
 //! How a fine-tuning run gets going: in a folder of its own, or from where it was.
 
 use altup_data::TextTokenizer;
-use altup_models::T5Config;
+use altup_models::{T5, T5Config};
 use altup_train::checkpoint::{Checkpoints, Restored, RunState};
 use altup_train::fine_tuning::{FineTuningConfig, FineTuningData, TaskTraining, TaskValidation};
 use altup_train::learner::Learner;
@@ -11,7 +11,7 @@ use altup_train::run_folder::OpenRun;
 use altup_train::run_record::{HistoryRow, RunRecord};
 use altup_train::training_batches::TrainingBatches;
 use altup_train::validation::Validation;
-use anyhow::Context;
+use burn::tensor::Device;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,11 +27,10 @@ const FINETUNE: &str = "altup finetune";
 pub(super) type Running = start::Running<FineTuningConfig, FineTuningData>;
 
 impl Start<'_> {
-    /// Starts a new run, over so many epochs where they are asked for.
+    /// Starts a new run.
     pub(super) fn new_fine_tuning(
         &self,
-        mut config: FineTuningConfig,
-        epochs: Option<f64>,
+        config: FineTuningConfig,
         place: Place,
     ) -> anyhow::Result<Running> {
         config.validate()?;
@@ -39,20 +38,14 @@ impl Start<'_> {
         let device = open(&backend, &config.training)?;
         let quiet = Progress::new(self.mode, config.training.steps, 0);
         let (run, stop) = self.take(&place, FINETUNE, &quiet)?;
-        let data = FineTuningData::prepare(&config, FineTuningData::tokenizer(&config)?)?;
-        if let Some(epochs) = epochs {
-            config.training.steps = config.steps_of(epochs, data.num_examples());
-        }
-        let progress = Progress::new(self.mode, config.training.steps, 0);
-        for task in &data.training {
-            progress.note(&describe(task, &config));
-        }
-        let directory = config.directory();
-        let source = directory.config()?;
-        let (in_training, model) = directory.load_as(config.in_training(&source), &device)?;
-        let model_config = T5Config { dropout_rate: source.dropout_rate, ..in_training };
+        let tokenizer = FineTuningData::tokenizer(&config)?;
 
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
+        run.announce(&record, &HistoryRow::now(0, &config, &backend.to_string()))?;
+        let data = FineTuningData::prepare(&config, tokenizer)?;
+        let config = config.with_steps_for(data.num_examples());
+        let progress = self.watch(&config, &data);
+        let (model_config, model) = initial_model(&config, &device)?;
         record.model = Some(model_config.clone());
         record.examples = Some(data.fingerprint.clone());
         let first = HistoryRow::now(0, &config, &backend.to_string());
@@ -79,7 +72,7 @@ impl Start<'_> {
     }
 
     /// Goes on with the run in the folder `path`: from its newest checkpoint, or from that of the step
-    /// `from`. `configure` puts what is asked for over the run's configuration.
+    /// `from`; without any checkpoint, from its start. `configure` puts what is asked for over the run's configuration.
     pub(super) fn resume_fine_tuning(
         &self,
         path: &Path,
@@ -89,29 +82,49 @@ impl Start<'_> {
         let OpenRun { folder, lock, config: stored, mut record } =
             OpenRun::<FineTuningConfig>::open(path)?;
         let config = configure(stored.clone())?;
-        let changes = stored.differences(&config);
-        check_changes(path, &changes)?;
+        check_changes(path, &stored.differences(&config))?;
         config.validate()?;
         let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
         let device = open(&backend, &config.training)?;
-        let progress = Progress::new(self.mode, config.training.steps, 0);
         let stop = self.listen(&stopped_early(FINETUNE, path))?;
 
-        let data = FineTuningData::prepare(&config, TextTokenizer::load(&folder.tokenizer())?)?;
+        let is_prepared = record.examples.is_some();
+        let tokenizer = match is_prepared {
+            true => TextTokenizer::load(&folder.tokenizer())?,
+            false => FineTuningData::tokenizer(&config)?,
+        };
+        let data = FineTuningData::prepare(&config, tokenizer)?;
         anyhow::ensure!(
-            record.examples.as_ref() == Some(&data.fingerprint),
+            !is_prepared || record.examples.as_ref() == Some(&data.fingerprint),
             "the training examples have changed since the run in {} was started",
             path.display()
         );
-        let model_config =
-            record.model.clone().with_context(|| format!("{} has no model", path.display()))?;
+        let [stored, config] = [stored, config].map(|of| of.with_steps_for(data.num_examples()));
+        let changes = stored.differences(&config);
+        let progress = self.watch(&config, &data);
+
         let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
-        let model = config.in_training(&model_config).init(config.seed, &device);
+        let from_start = match from {
+            Some(step) => step == 0 && !checkpoints.has(0),
+            None => checkpoints.is_empty()?,
+        };
+        let (model_config, model) = match &record.model {
+            Some(model_config) if !from_start => {
+                let model = config.in_training(model_config).init(config.seed, &device);
+                (model_config.clone(), model)
+            }
+            _ => initial_model(&config, &device)?,
+        };
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
-        let restored = checkpoints.restore(from, &learner, &optimizer)?;
-        let Restored { state, learner, optimizer, damaged } = restored;
+        let Restored { state, learner, optimizer, damaged } = match from_start {
+            false => checkpoints.restore(from, &learner, &optimizer)?,
+            true => {
+                let (state, damaged) = (RunState::default(), Vec::new());
+                Restored { state, learner, optimizer, damaged }
+            }
+        };
         let going_on = GoingOn { folder: &folder, progress: &progress, step: state.step };
         going_on.check(&damaged, config.training.steps)?;
 
@@ -119,20 +132,49 @@ impl Start<'_> {
         if from.is_some() {
             going_on.set_aside(&checkpoints)?;
         }
-        if backend != recorded {
+        if !is_prepared {
+            data.tokenizer.save(&folder.tokenizer())?;
+        }
+        if !is_prepared || backend != recorded {
             record.backend = backend.to_string();
+            record.model = Some(model_config.clone());
+            record.examples = Some(data.fingerprint.clone());
             folder.write_record(&record)?;
         }
         folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
         going_on.announce(&recorded, &backend, &changes);
-        let metrics = MetricsLog::resume(&folder.metrics(), &state)?;
+        let metrics = match from_start {
+            false => MetricsLog::resume(&folder.metrics(), &state)?,
+            true => MetricsLog::create(&folder.metrics())?,
+        };
         let tasks = tasks(&config, &data, &MetricsLog::read(&folder.metrics())?);
-        let saved = Some(state.clone());
+        let saved = (!from_start).then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
-        let trainer = parts.trainer(config.trainer(), device, &model_config, tasks, progress)?;
+        let mut trainer =
+            parts.trainer(config.trainer(), device, &model_config, tasks, progress)?;
+        if from_start {
+            trainer.save()?;
+        }
         let (_lock, command) = (lock, FINETUNE);
         Ok(Running { folder, _lock, backend, model_config, config, data, trainer, stop, command })
     }
+
+    /// Who watches a run, told what it trains on.
+    fn watch(&self, config: &FineTuningConfig, data: &FineTuningData) -> Progress {
+        let progress = Progress::new(self.mode, config.training.steps, 0);
+        for task in &data.training {
+            progress.note(&describe(task, config));
+        }
+        progress
+    }
+}
+
+/// The model that a run begins with, in training, and its configuration as it is passed on.
+fn initial_model(config: &FineTuningConfig, device: &Device) -> anyhow::Result<(T5Config, T5)> {
+    let directory = config.directory();
+    let source = directory.config()?;
+    let (in_training, model) = directory.load_as(config.in_training(&source), device)?;
+    Ok((T5Config { dropout_rate: source.dropout_rate, ..in_training }, model))
 }
 
 /// What a run trains on and is validated on; `rows` are its metrics so far.
