@@ -1,7 +1,7 @@
 //! What can go wrong between the files on disk and a batch, one variant per cause.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::corpus::Defect;
 
@@ -199,6 +199,21 @@ pub enum DataError {
         source: io::Error,
     },
 
+    /// The folder of prepared data may be read only, and something is missing in it.
+    #[error(
+        "{} can't be written to, and lacks {lacks}: have it prepared (`altup data prepare`) where that folder can be \
+         written to, or name a folder of your own (`--cache-dir`, ALTUP_CACHE)",
+        .folder.display()
+    )]
+    ReadOnlyStore {
+        /// The folder.
+        folder: PathBuf,
+        /// What is missing.
+        lacks: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
+
     /// The noise density is not a proper fraction.
     #[error("a noise density of {value} makes no sense: give one between 0 and 1, exclusive")]
     NoiseDensity {
@@ -261,4 +276,40 @@ pub enum DataError {
         /// What it panicked with.
         message: String,
     },
+}
+
+impl DataError {
+    /// The error that something isn't in a folder of prepared data and can't be put there.
+    pub(crate) fn not_written(folder: &Path, lacks: String, source: io::Error) -> Self {
+        match is_refused(&source) {
+            true => Self::ReadOnlyStore { folder: folder.to_owned(), lacks, source },
+            false => Self::Store { path: folder.to_owned(), source },
+        }
+    }
+}
+
+/// Whether something can't be written because nothing may be, as in a folder that is mounted to read from.
+pub(crate) fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_to_read_from_is_told_from_one_that_fails() {
+        let error = |kind: io::ErrorKind| {
+            let lacks = "the tokens of a.txt".to_owned();
+            DataError::not_written(Path::new("/team/tokens"), lacks, kind.into()).to_string()
+        };
+        for kind in [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied] {
+            let message = error(kind);
+            assert!(message.starts_with("/team/tokens can't be written to"), "{message}");
+            assert!(message.contains("lacks the tokens of a.txt"), "{message}");
+            assert!(message.contains("--cache-dir"), "{message}");
+        }
+        let message = error(io::ErrorKind::StorageFull);
+        assert!(message.starts_with("cannot use the prepared data at /team/tokens"), "{message}");
+    }
 }

@@ -55,6 +55,11 @@ pub(crate) fn sentinel_number(token: &str) -> Option<usize> {
     token.strip_prefix("<extra_id_")?.strip_suffix('>')?.parse().ok()
 }
 
+/// The version of how text becomes ids: raise it when the same `tokenizer.json` gives other ids of some text, as it may
+/// under another release of the `tokenizers` crate. Prepared text of another version is passed over, and a run that goes
+/// on refuses it.
+pub const TOKENIZING_VERSION: u32 = 1;
+
 /// A tokenizer that can serve T5: it pads with 0, ends sequences, and has sentinels.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
@@ -143,8 +148,12 @@ impl TextTokenizer {
             return Ok(tokenizer);
         }
         let error = |source| DataError::Store { path: path.clone(), source };
-        fs::create_dir_all(folder).map_err(error)?;
-        let claim = Claim::wait(&path, || false).map_err(error)?;
+        let lacking = |source| {
+            let lacks = "the tokenizer of this text and size".to_owned();
+            DataError::not_written(folder, lacks, source)
+        };
+        fs::create_dir_all(folder).map_err(lacking)?;
+        let claim = Claim::wait(&path, || false).map_err(lacking)?;
         // Another may have trained it before the claim was had.
         if let Ok(tokenizer) = Self::load(&path) {
             return Ok(tokenizer);
@@ -296,7 +305,7 @@ impl TextTokenizer {
         Ok(())
     }
 
-    /// A hash of everything that decides how text becomes ids.
+    /// A hash of everything in the tokenizer that decides how text becomes ids; the rest is [`TOKENIZING_VERSION`].
     pub fn fingerprint(&self) -> blake3::Hash {
         self.fingerprint
     }

@@ -202,6 +202,16 @@ impl ModelDirectory {
         read.map_err(|source| DirectoryError::Config { path, source })
     }
 
+    /// A hash of the model's tensors: their names, shapes and values in f32. It is the same wherever the directory lies
+    /// and however the tensors are spread over files, and changes with any value.
+    ///
+    /// # Errors
+    ///
+    /// Names the file that can't be read.
+    pub fn fingerprint(&self) -> Result<blake3::Hash, DirectoryError> {
+        WeightFiles::open(&self.path)?.fingerprint()
+    }
+
     /// Reads the model onto `device`, in f32.
     ///
     /// The returned configuration says how the output layer really is: transformers 5 writes

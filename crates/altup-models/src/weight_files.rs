@@ -168,6 +168,20 @@ impl WeightFiles {
         })
     }
 
+    /// A hash of the names, shapes and values of all tensors.
+    pub(crate) fn fingerprint(&self) -> Result<blake3::Hash, DirectoryError> {
+        let mut hasher = blake3::Hasher::new();
+        for (name, number) in &self.places {
+            let shape = &self.files[*number].tensors[name].shape;
+            hasher.update(format!("{name:?} {shape:?}").as_bytes());
+            for values in self.read(name, shape)?.chunks(16 << 10) {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                hasher.update(&bytes);
+            }
+        }
+        Ok(hasher.finalize())
+    }
+
     fn find(
         &self,
         name: &str,

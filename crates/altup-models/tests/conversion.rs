@@ -168,3 +168,32 @@ fn a_saved_directory_holds_the_same_tensors() {
         assert_eq!(parameter_tensors(&model_again), parameter_tensors(&model), "{case}");
     }
 }
+
+#[test]
+fn a_directory_is_known_by_its_tensors() {
+    let device = Device::flex();
+    let (config, model) = load("dense-gated");
+    let folder = tempfile::tempdir().unwrap();
+    let directory = |name: &str| ModelDirectory::new(folder.path().join(name));
+    let fingerprint = |name: &str| directory(name).fingerprint().unwrap();
+    directory("whole").save(&config, &model).unwrap();
+    let shards = SaveOptions { max_shard_bytes: Some(4096), ..SaveOptions::default() };
+    directory("shards").save_as(&config, &model, &shards).unwrap();
+    assert!(fs::read_dir(folder.path().join("shards")).unwrap().count() > 3);
+    assert_eq!(fingerprint("whole"), fingerprint("shards"));
+
+    // One value, by its last bit; and as another type, which rounds.
+    let path = folder.path().join("whole/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let whole = fingerprint("whole");
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert_ne!(fingerprint("whole"), whole);
+    let half = SaveOptions { dtype: FloatType::BF16, ..SaveOptions::default() };
+    directory("half").save_as(&config, &model, &half).unwrap();
+    assert_ne!(fingerprint("half"), whole);
+    // What was rounded already stays, whatever type it is in.
+    let (_, rounded) = directory("half").load(&device).unwrap();
+    directory("again").save(&config, &rounded).unwrap();
+    assert_eq!(fingerprint("again"), fingerprint("half"));
+}

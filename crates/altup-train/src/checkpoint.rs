@@ -15,8 +15,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::durable::{move_whole, replace_file, sync_folder};
 use crate::learner::Learner;
-use crate::metrics::{RoutingRow, replace_file, sync_folder};
+use crate::metrics::RoutingRow;
 use crate::run_record::{VersionError, Versions};
 
 /// The version of a checkpoint's layout.
@@ -43,6 +44,9 @@ pub struct RunState {
     pub tokens: u64,
     /// Seconds of training, over all its starts.
     pub elapsed_seconds: f64,
+    /// Seconds of it in which replicas exchanged gradients, or waited for each other's.
+    #[serde(default)]
+    pub exchange_seconds: f64,
     /// The steps since the last line of metrics.
     pub window: Window,
     /// The validation loss at this step, or another cost that checkpoints are compared by, if it was taken
@@ -57,6 +61,11 @@ impl RunState {
     /// ones. Data and noise follow from it, so that neither comes a second time after a rollback.
     pub fn data_steps(&self) -> u64 {
         self.step + self.skipped_steps
+    }
+
+    /// The share of the time in which replicas exchanged gradients; none if they never did.
+    pub fn exchange_share(&self) -> Option<f64> {
+        (self.exchange_seconds > 0.0).then(|| self.exchange_seconds / self.elapsed_seconds)
     }
 }
 
@@ -78,6 +87,9 @@ pub struct Window {
     /// Seconds of waiting for batches.
     #[serde(default)]
     pub data_wait: f64,
+    /// Seconds of the exchange between replicas.
+    #[serde(default)]
+    pub exchange: f64,
     /// Operations of the model.
     #[serde(default)]
     pub flops: f64,
@@ -197,6 +209,13 @@ pub struct Restored {
     pub optimizer: ModuleOptimizer,
     /// What is wrong with newer checkpoints, which were passed over.
     pub damaged: Vec<String>,
+}
+
+impl Restored {
+    /// In place of a checkpoint, for a run that starts.
+    pub fn fresh(learner: Learner, optimizer: ModuleOptimizer) -> Self {
+        Self { state: RunState::default(), learner, optimizer, damaged: Vec::new() }
+    }
 }
 
 /// The content of `state.json`.
@@ -403,8 +422,8 @@ impl Checkpoints {
         })
     }
 
-    /// Moves the checkpoints behind `step` into the folder `target`, the newest first: if it is
-    /// interrupted, those that are left are as a killed run leaves them.
+    /// Moves the checkpoints behind `step` into the folder `target`, which may be on another file system, the newest
+    /// first: if it is interrupted, those that are left are as a killed run leaves them.
     ///
     /// # Errors
     ///
@@ -412,7 +431,7 @@ impl Checkpoints {
     pub fn move_later(&self, step: u64, target: &Path) -> io::Result<()> {
         fs::create_dir_all(target)?;
         for (number, path) in self.list()?.range(step + 1..).rev() {
-            fs::rename(path, target.join(checkpoint_name(*number)))?;
+            move_whole(path, &target.join(checkpoint_name(*number)), |path| self.discard(path))?;
         }
         self.sync()
     }

@@ -11,11 +11,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use toml::{Table, Value};
 
 use crate::coefficients_config::CoefficientsConfig;
 use crate::optimization::LossConfig;
 use crate::precision::Precision;
+use crate::replicas::DEFAULT_TIMEOUT;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 use crate::variant::{Variant, label};
 use altup_optim::{OptimizerConfig, OptimizerKind};
@@ -232,7 +234,7 @@ pub struct TrainingConfig {
     pub steps: u64,
     /// Examples that go through the model at once. Default: 16
     pub batch_size: usize,
-    /// Batches whose gradients are added up for one step. Default: 1
+    /// Batches whose gradients are added up for one step. Replicas share them. Default: 1
     pub gradient_accumulation: usize,
     /// Whether activations that are cheap to compute again are not kept for the backward pass.
     /// Default: false
@@ -261,6 +263,8 @@ pub struct TrainingConfig {
     pub on_divergence: OnDivergence,
     /// How often a run may go back before it stops. Default: 3
     pub max_rollbacks: u64,
+    /// Seconds that a replica waits for the others before it ends all of them, with an error. Default: 1800.0
+    pub replica_timeout: f64,
     /// Texts with <extra_id_0>, <extra_id_1>, … for blanks that the model fills at each validation, beside a few
     /// validation examples. Default: none
     pub prompts: Vec<String>,
@@ -400,6 +404,7 @@ impl Default for TrainingConfig {
             keep_last: 2,
             on_divergence: OnDivergence::Stop,
             max_rollbacks: 3,
+            replica_timeout: DEFAULT_TIMEOUT.as_secs_f64(),
             prompts: Vec::new(),
         }
     }
@@ -575,6 +580,13 @@ impl RunConfig {
             return error(
                 "training.checkpoint_minutes",
                 format!("must be at least 0, not {minutes}"),
+            );
+        }
+        let timeout = self.training.replica_timeout;
+        if !(timeout > 0.0 && Duration::try_from_secs_f64(timeout).is_ok()) {
+            return error(
+                "training.replica_timeout",
+                format!("must be a number of seconds above 0, not {timeout}"),
             );
         }
         if !self.training.precision.trains() {

@@ -25,7 +25,7 @@ impl fmt::Display for Difference {
 
 /// Keys, or tables of them, that may change when a run is resumed: how far it goes, how fast it learns, and
 /// how it is watched and kept.
-const CHANGEABLE: [&str; 19] = [
+const CHANGEABLE: [&str; 20] = [
     "answers.batch_size",
     "data.on_error",
     "data.workers",
@@ -44,6 +44,7 @@ const CHANGEABLE: [&str; 19] = [
     "training.log_every",
     "training.max_rollbacks",
     "training.on_divergence",
+    "training.replica_timeout",
     "training.steps",
 ];
 
@@ -58,7 +59,7 @@ impl Difference {
     }
 
     /// Whether it only says where something lies. What lies there is compared by its content.
-    fn is_place(&self) -> bool {
+    pub(crate) fn is_place(&self) -> bool {
         let of_source = self.key.strip_prefix("data.sources[");
         let of_source = of_source.and_then(|key| key.split_once("].")).map(|(_, key)| key);
         match self.key.as_str() {

@@ -1,6 +1,8 @@
 //! What the data of a run is: each shard by the hash of its content, the tokenizer, the order of examples.
 
-use altup_data::{Corpus, ShardSource};
+use altup_data::pretraining::EXAMPLES_VERSION;
+use altup_data::tokenizer::TOKENIZING_VERSION;
+use altup_data::{Corpus, ShardSource, TextTokenizer};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -9,12 +11,20 @@ use std::path::Path;
 /// What a run is trained and validated on, wherever it lies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataIdentity {
-    /// altup-data's [`EXAMPLES_VERSION`](altup_data::pretraining::EXAMPLES_VERSION).
+    /// altup-data's [`EXAMPLES_VERSION`].
     pub examples_version: u32,
+    /// altup-data's [`TOKENIZING_VERSION`].
+    #[serde(default = "first_version")]
+    pub tokenizing_version: u32,
     /// BLAKE3 of the tokenizer's JSON.
     pub tokenizer: String,
     /// The texts: one without a name, or those of a mixture.
     pub sources: Vec<SourceIdentity>,
+}
+
+/// That of records from before it was written down.
+fn first_version() -> u32 {
+    1
 }
 
 /// A text, both parts of it.
@@ -62,12 +72,14 @@ pub enum IdentityError {
         /// The other.
         is: String,
     },
-    /// This release makes other examples of the same text.
+    /// This release makes something else of the same text.
     #[error(
-        "this release of altup makes other examples of the same text (version {is}) than the one \
+        "this release of altup makes other {what} of the same text (version {is}) than the one \
          that started the run (version {was}): go on with that one"
     )]
-    Examples {
+    Version {
+        /// What it makes of text.
+        what: &'static str,
         /// The run's version.
         was: u32,
         /// This release's.
@@ -220,6 +232,16 @@ pub fn check_texts(was: &[SourceIdentity], is: &[SourceIdentity]) -> Result<(), 
 }
 
 impl DataIdentity {
+    /// That of these texts, with this release and a tokenizer.
+    pub fn new(tokenizer: &TextTokenizer, sources: Vec<SourceIdentity>) -> Self {
+        Self {
+            examples_version: EXAMPLES_VERSION,
+            tokenizing_version: TOKENIZING_VERSION,
+            tokenizer: tokenizer.fingerprint().to_string(),
+            sources,
+        }
+    }
+
     /// Checks that `now` is the same data, wherever it lies.
     ///
     /// # Errors
@@ -230,9 +252,13 @@ impl DataIdentity {
             let (was, is) = (self.tokenizer.clone(), now.tokenizer.clone());
             return Err(IdentityError::Tokenizer { was, is });
         }
-        if self.examples_version != now.examples_version {
-            let (was, is) = (self.examples_version, now.examples_version);
-            return Err(IdentityError::Examples { was, is });
+        for (what, was, is) in [
+            ("tokens", self.tokenizing_version, now.tokenizing_version),
+            ("examples", self.examples_version, now.examples_version),
+        ] {
+            if was != is {
+                return Err(IdentityError::Version { what, was, is });
+            }
         }
         check_texts(&self.sources, &now.sources)
     }
@@ -254,7 +280,26 @@ mod tests {
 
     fn data(train: TextIdentity, valid: TextIdentity) -> DataIdentity {
         let source = SourceIdentity { name: String::new(), train, valid };
-        DataIdentity { examples_version: 1, tokenizer: "t".into(), sources: vec![source] }
+        DataIdentity {
+            examples_version: 1,
+            tokenizing_version: 1,
+            tokenizer: "t".into(),
+            sources: vec![source],
+        }
+    }
+
+    #[test]
+    fn another_version_of_tokens_or_examples_is_named() {
+        let was = data(text(&[("a", '1')]), text(&[("v", '2')]));
+        let message = |is: &DataIdentity| was.check(is).unwrap_err().to_string();
+        let tokens = DataIdentity { tokenizing_version: 2, ..was.clone() };
+        assert!(message(&tokens).contains("makes other tokens of the same text (version 2)"));
+        let examples = DataIdentity { examples_version: 3, ..was.clone() };
+        assert!(message(&examples).contains("other examples of the same text (version 3)"));
+        // Records from before it was written down are of the first one.
+        let mut json = serde_json::to_value(&was).unwrap();
+        json.as_object_mut().unwrap().remove("tokenizing_version");
+        assert_eq!(serde_json::from_value::<DataIdentity>(json).unwrap(), was);
     }
 
     #[test]

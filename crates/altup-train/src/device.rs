@@ -205,6 +205,15 @@ impl DeviceName {
         self.backend
     }
 
+    /// The device of one of several replicas on a machine, which all are given this name: that of its number there, where
+    /// the backend has GPUs and the name has no index.
+    pub fn of_replica(&self, local_rank: usize) -> Self {
+        match self.index {
+            None if self.backend.has_driver() => Self { index: Some(local_rank), ..self.clone() },
+            _ => self.clone(),
+        }
+    }
+
     /// The device: without an index libtorch's CPU, and the GPU that wgpu prefers.
     ///
     /// A driver that crashes takes the process with it: the command line tries a device in a process
@@ -286,6 +295,13 @@ mod tests {
         assert!(error("candle").contains("flex, ndarray, wgpu"));
         assert!(error("cuda:x").contains("must be a number"));
         assert!(error("flex:1").contains("one device only"));
+    }
+
+    #[test]
+    fn each_replica_has_a_gpu_of_its_own() {
+        let of_replica = |name: &str| name.parse::<DeviceName>().unwrap().of_replica(2).to_string();
+        assert_eq!(["wgpu", "cuda"].map(of_replica), ["wgpu:2", "cuda:2"]);
+        assert_eq!(["flex", "tch", "wgpu:0"].map(of_replica), ["flex", "tch", "wgpu:0"]);
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -3,10 +3,13 @@
 use altup_data::{Mixture, PretrainingData};
 use burn::tensor::Device;
 use burn::train::InferenceStep;
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
+use std::sync::atomic::AtomicBool;
 
 use crate::learner::{Learner, ToDevice};
 use crate::metrics::{SourceScore, ValidRow};
+use crate::replicas::{Exact, Replicas, Turns};
 
 /// Scores the first `max_examples` examples of `data`, without dropout.
 ///
@@ -20,9 +23,9 @@ pub fn evaluate(
     step: u64,
     device: &Device,
 ) -> ValidRow {
-    let pass = Pass { learner, max_examples, batch_size, step, device };
-    let Ok(row) = pass.score(data, &mut || Ok::<_, Infallible>(()));
-    row
+    let turns = Turns { replicas: &Replicas::lone(), stop: &AtomicBool::new(false) };
+    let pass = Pass { learner, max_examples, batch_size, step, device, turns };
+    pass.score(data).unwrap_or_else(|| unreachable!("nobody stops it"))
 }
 
 /// Scores the first `max_examples` examples of each source of a mixture, as [`evaluate`] does.
@@ -37,12 +40,12 @@ pub fn evaluate_mixture(
     step: u64,
     device: &Device,
 ) -> ValidRow {
-    let pass = Pass { learner, max_examples, batch_size, step, device };
-    let Ok(row) = pass.score_mixture(data, &mut || Ok::<_, Infallible>(()));
-    row
+    let turns = Turns { replicas: &Replicas::lone(), stop: &AtomicBool::new(false) };
+    let pass = Pass { learner, max_examples, batch_size, step, device, turns };
+    pass.score_mixture(data).unwrap_or_else(|| unreachable!("nobody stops it"))
 }
 
-/// A pass over validation data that can be ended between batches.
+/// A pass over validation data, by all replicas, that can be ended between batches.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass<'a> {
     /// The model; not on an autodiff device.
@@ -55,32 +58,42 @@ pub struct Pass<'a> {
     pub step: u64,
     /// The model's device.
     pub device: &'a Device,
+    /// Who takes which batch.
+    pub turns: Turns<'a>,
+}
+
+/// What came of a batch.
+#[derive(Serialize, Deserialize)]
+struct Scored {
+    loss: Exact,
+    correct: u64,
+    targets: u64,
 }
 
 impl Pass<'_> {
-    /// Scores examples as [`evaluate`] does. `before_batch` is called before each batch.
-    ///
-    /// # Errors
-    ///
-    /// That of `before_batch`, which ends the pass.
-    pub fn score<E>(
-        self,
-        data: &PretrainingData,
-        before_batch: &mut impl FnMut() -> Result<(), E>,
-    ) -> Result<ValidRow, E> {
+    /// Scores examples as [`evaluate`] does. None if it was ended.
+    pub fn score(self, data: &PretrainingData) -> Option<ValidRow> {
         let examples = data.num_segments().min(self.max_examples);
-        let (mut loss, mut correct, mut targets) = (0.0, 0u64, 0u64);
-        for first in (0..examples).step_by(self.batch_size) {
-            before_batch()?;
+        let batches: Vec<u64> = (0..examples).step_by(self.batch_size).collect();
+        let Ok(scored) = self.turns.score(&batches, |&first| {
             let batch = data.batch(first, (examples - first).min(self.batch_size as u64) as usize);
-            let batch_targets = batch.num_targets();
-            let scored = self.learner.step(batch.to_device(batch_targets, self.device));
-            loss += scored.sum.into_scalar::<f64>();
-            correct += scored.correct.map_or(0, |correct| correct.into_scalar::<u64>());
-            targets += batch_targets;
+            let targets = batch.num_targets();
+            let scored = self.learner.step(batch.to_device(targets, self.device));
+            let correct = scored.correct.map_or(0, |correct| correct.into_scalar::<u64>());
+            Ok::<_, Infallible>(Scored {
+                loss: Exact(scored.sum.into_scalar::<f64>()),
+                correct,
+                targets,
+            })
+        });
+        let (mut loss, mut correct, mut targets) = (0.0, 0, 0);
+        for batch in scored? {
+            loss += batch.loss.0;
+            correct += batch.correct;
+            targets += batch.targets;
         }
         let loss = loss / targets as f64;
-        Ok(ValidRow {
+        Some(ValidRow {
             step: self.step,
             loss,
             perplexity: loss.exp(),
@@ -91,18 +104,10 @@ impl Pass<'_> {
         })
     }
 
-    /// Scores a mixture as [`evaluate_mixture`] does. `before_batch` is called before each batch.
-    ///
-    /// # Errors
-    ///
-    /// That of `before_batch`, which ends the pass.
-    pub fn score_mixture<E>(
-        self,
-        data: &Mixture,
-        before_batch: &mut impl FnMut() -> Result<(), E>,
-    ) -> Result<ValidRow, E> {
+    /// Scores a mixture as [`evaluate_mixture`] does. None if it was ended.
+    pub fn score_mixture(self, data: &Mixture) -> Option<ValidRow> {
         if let [source] = data.sources() {
-            return self.score(&source.data, before_batch);
+            return self.score(&source.data);
         }
         let mut row = ValidRow {
             step: self.step,
@@ -114,13 +119,13 @@ impl Pass<'_> {
             tasks: Vec::new(),
         };
         for source in data.sources() {
-            let ValidRow { loss, accuracy, tokens, .. } = self.score(&source.data, before_batch)?;
+            let ValidRow { loss, accuracy, tokens, .. } = self.score(&source.data)?;
             row.loss += source.rate * loss;
             row.accuracy += source.rate * accuracy;
             row.tokens += tokens;
             row.sources.push(SourceScore { name: source.name.clone(), loss, accuracy, tokens });
         }
         row.perplexity = row.loss.exp();
-        Ok(row)
+        Some(row)
     }
 }

@@ -13,6 +13,7 @@ pub mod schedule;
 
 pub mod checkpoint;
 pub mod evaluation;
+pub mod replicas;
 pub mod trainer;
 pub mod training_batches;
 pub mod validation;
@@ -21,6 +22,7 @@ pub mod fine_tuning;
 pub mod task_evaluation;
 
 pub mod data_identity;
+pub mod folder_lock;
 pub mod run_data;
 pub mod run_folder;
 pub mod run_record;
@@ -42,7 +44,10 @@ pub mod bench;
 pub mod study;
 
 pub mod chart;
+mod durable;
+mod json_lines;
 pub mod metrics;
 pub mod process;
 pub mod progress;
 pub mod report;
+pub mod views;

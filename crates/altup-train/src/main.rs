@@ -5,7 +5,6 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    altup_train::process::set_up();
     keep_burn_off_the_gpu();
     match cli::run() {
         Ok(code) => code,

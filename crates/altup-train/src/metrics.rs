@@ -4,9 +4,9 @@
 //! on, after it was killed, and beside other runs.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use altup_data::Mixture;
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::RunState;
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
+use crate::durable::WholeFile;
+use crate::json_lines::{JsonLines, LineError};
 
 /// One line of `metrics.jsonl`.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -46,6 +48,9 @@ pub struct StartRow {
     pub backend: String,
     /// Hardware threads that the process may use.
     pub threads: usize,
+    /// Processes that train together. Rows of older versions have none.
+    #[serde(default = "one")]
+    pub replicas: usize,
     /// The training text, in figures.
     pub text: String,
     /// Operations a second that the device does at best in matrix products: see
@@ -56,13 +61,24 @@ pub struct StartRow {
     pub version: String,
 }
 
+fn one() -> usize {
+    1
+}
+
 impl StartRow {
-    /// The newest of some rows.
-    pub fn newest(rows: &[MetricsRow]) -> Option<&Self> {
-        rows.iter().rev().find_map(|row| match row {
-            MetricsRow::Start(row) => Some(row),
-            _ => None,
-        })
+    /// The newest in the log at `path`.
+    ///
+    /// # Errors
+    ///
+    /// If a row of the log cannot be read.
+    pub fn newest(path: &Path) -> Result<Option<Self>, MetricsError> {
+        let mut newest = None;
+        for row in MetricsLog::rows(path)? {
+            if let MetricsRow::Start(row) = row? {
+                newest = Some(row);
+            }
+        }
+        Ok(newest)
     }
 }
 
@@ -86,6 +102,10 @@ pub struct TrainRow {
     /// Seconds that the row's steps waited for their batches, summed. Rows of older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_wait_seconds: Option<f64>,
+    /// Seconds of the row's steps from when replica 0 had its own gradients to when it had those of all: the exchange
+    /// between replicas, and the wait for the slowest. None of a process alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange_seconds: Option<f64>,
     /// Bytes that the process has in memory, where the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
@@ -295,7 +315,9 @@ impl MetricsRow {
             ]
             .into_iter()
             .chain(
-                [row.data_wait_seconds, row.flops_per_second, row.peak_share].into_iter().flatten(),
+                [row.data_wait_seconds, row.exchange_seconds, row.flops_per_second, row.peak_share]
+                    .into_iter()
+                    .flatten(),
             )
             .chain(row.routing.iter().flat_map(RoutingRow::values))
             .chain(row.epochs.iter().map(|source| source.epochs))
@@ -374,11 +396,16 @@ impl MetricsLog {
     /// The errors of [`MetricsLog::read`], and [`MetricsError::File`] when the kept rows cannot be
     /// written back.
     pub fn resume(path: &Path, state: &RunState) -> Result<Self, MetricsError> {
-        let mut kept = String::new();
-        for row in Self::read(path)?.iter().filter(|row| row.is_within(state)) {
-            kept.push_str(&line(row).map_err(at(path))?);
+        let rows = Self::rows(path)?;
+        let mut kept = WholeFile::create(path).map_err(at(path))?;
+        for row in rows {
+            let row = row?;
+            if row.is_within(state) {
+                let line = line(&row).map_err(at(path))?;
+                kept.write_all(line.as_bytes()).map_err(at(path))?;
+            }
         }
-        replace_file(path, kept.as_bytes()).map_err(at(path))?;
+        kept.finish().map_err(at(path))?;
         let file = OpenOptions::new().append(true).open(path).map_err(at(path))?;
         Ok(Self { path: path.to_owned(), file })
     }
@@ -388,7 +415,7 @@ impl MetricsLog {
     /// # Errors
     /// Those of [`MetricsLog::resume`].
     pub(crate) fn reopen(&self, state: &RunState) -> Result<Self, MetricsError> {
-        let start = StartRow::newest(&Self::read(&self.path)?).cloned();
+        let start = StartRow::newest(&self.path)?;
         let mut log = Self::resume(&self.path, state)?;
         // The machine stays, also where it was another at that step.
         if let Some(start) = start.filter(|start| start.step > state.step) {
@@ -426,31 +453,49 @@ impl MetricsLog {
         self.file.sync_data().map_err(at(&self.path))
     }
 
-    /// Reads all rows of the log at `path`.
+    /// Reads all rows of the log at `path`; see [`rows`](Self::rows).
+    ///
+    /// # Errors
+    /// Those of [`rows`](Self::rows), and of its rows.
+    pub fn read(path: &Path) -> Result<Vec<MetricsRow>, MetricsError> {
+        Self::rows(path)?.collect()
+    }
+
+    /// The rows of the log at `path`, read one by one.
     ///
     /// A last line without a line break that is no row is left out: the process writing it was
     /// killed halfway, or is about to write the rest.
     ///
     /// # Errors
-    /// [`MetricsError::File`] when the file cannot be read, [`MetricsError::Row`] naming the first
-    /// line that is not a metrics row.
-    pub fn read(path: &Path) -> Result<Vec<MetricsRow>, MetricsError> {
-        let text = fs::read_to_string(path).map_err(at(path))?;
-        let mut rows = Vec::new();
-        for (index, line) in text.split_inclusive('\n').enumerate() {
-            match serde_json::from_str(line) {
-                Ok(row) => rows.push(row),
-                Err(_) if !line.ends_with('\n') => {}
-                Err(source) => {
-                    return Err(MetricsError::Row {
-                        path: path.to_owned(),
-                        line: index + 1,
-                        source,
-                    });
-                }
+    /// [`MetricsError::File`] when the file is not there, or a row cannot be read; for a row [`MetricsError::Row`] that
+    /// names the line that is none.
+    pub fn rows(
+        path: &Path,
+    ) -> Result<impl Iterator<Item = Result<MetricsRow, MetricsError>> + use<>, MetricsError> {
+        fs::metadata(path).map_err(at(path))?;
+        let mut lines = JsonLines::at(path);
+        let mut has_ended = false;
+        let path = path.to_owned();
+        Ok(iter::from_fn(move || {
+            if has_ended {
+                return None;
             }
+            if let Some(row) = lines.next() {
+                return Some(row.map_err(|error| MetricsError::at(&path, error)));
+            }
+            has_ended = true;
+            lines.unfinished().map(Ok)
+        }))
+    }
+}
+
+impl MetricsError {
+    pub(crate) fn at(path: &Path, error: LineError) -> Self {
+        let path = path.to_owned();
+        match error {
+            LineError::File(source) => Self::File { path, source },
+            LineError::Row { line, source } => Self::Row { path, line, source },
         }
-        Ok(rows)
     }
 }
 
@@ -461,52 +506,6 @@ fn line(row: &MetricsRow) -> io::Result<String> {
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> MetricsError {
     move |source| MetricsError::File { path: path.to_owned(), source }
-}
-
-/// Writes `contents` to `path` so that a reader finds the old file or the new one, never a part, and so that the new
-/// one outlasts a power cut. Nobody else must write the file meanwhile.
-pub(crate) fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
-    // A neighbour, because a rename is atomic only within a file system.
-    let mut partial = OsString::from(path);
-    partial.push(".partial");
-    let mut file = File::create(&partial)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&partial, path)?;
-    sync_folder(folder_of(path))
-}
-
-/// What the names of unfinished views start with.
-pub(crate) const UNFINISHED_VIEW: &str = ".view-";
-
-/// As [`replace_file`], of a file that is made of others: several processes may write it at once, and a power cut
-/// may cost it.
-pub(crate) fn replace_view(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(UNFINISHED_VIEW);
-    #[cfg(unix)] // Else nobody but its owner could read it.
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder_of(path))?;
-    file.write_all(contents)?;
-    file.persist(path)?;
-    Ok(())
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Makes renames in a folder last.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    #[cfg(unix)] // Windows opens no folder.
-    File::open(folder)?.sync_all()?;
-    #[cfg(not(unix))]
-    let _ = folder;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -524,6 +523,7 @@ mod tests {
             tokens_per_second: 1234.5678901234567,
             elapsed_seconds: 5e-324,
             data_wait_seconds: Some(0.1),
+            exchange_seconds: Some(0.3),
             memory_bytes: Some(u64::MAX),
             peak_memory_bytes: None,
             flops_per_second: Some(1e12 / 3.0),

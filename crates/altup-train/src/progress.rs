@@ -20,6 +20,8 @@ pub enum ProgressMode {
     Auto,
     /// Nothing but warnings.
     Quiet,
+    /// Nothing at all: another process shows how the run goes.
+    Silent,
 }
 
 /// Shows how a training run goes.
@@ -30,6 +32,8 @@ pub struct Progress {
     started: Instant,
     pace: Pace,
     last: Option<TrainRow>,
+    /// How many processes train together.
+    replicas: usize,
     /// What the live line says of the last row.
     figures: String,
 }
@@ -39,6 +43,7 @@ enum Form {
     Terminal(ProgressBar),
     Plain,
     Quiet,
+    Silent,
 }
 
 /// What a step is on the bar, so that it moves within one.
@@ -55,8 +60,14 @@ impl Progress {
             started: Instant::now(),
             pace: Pace::starting_at(start_step),
             last: None,
+            replicas: 1,
             figures: String::new(),
         }
+    }
+
+    /// Shows what a run of several replicas has besides.
+    pub fn among(self, replicas: usize) -> Self {
+        Self { replicas, ..self }
     }
 
     /// Training begins behind `step` (0, or where the run resumes); what came before was
@@ -83,7 +94,7 @@ impl Progress {
     /// Shows what the last training steps came to; call it once for each row of the record.
     pub fn train(&mut self, row: &TrainRow) {
         self.pace.mark(row.step, self.started.elapsed());
-        self.figures = figures(row, self.last.as_ref());
+        self.figures = figures(row, self.last.as_ref(), self.replicas);
         let (step, total) = (row.step, self.total_steps);
         let remaining = self.pace.remaining(total, step as f64, self.started.elapsed());
         let line = format!("step {step}/{total}{}{}", self.figures, eta(remaining));
@@ -93,7 +104,7 @@ impl Progress {
                 bar.set_position(step * PARTS);
             }
             Form::Plain => write_line(&line),
-            Form::Quiet => {}
+            Form::Quiet | Form::Silent => {}
         }
         self.last = Some(row.clone());
     }
@@ -108,7 +119,7 @@ impl Progress {
         match &self.form {
             Form::Terminal(bar) => bar.println(text),
             Form::Plain => write_line(text),
-            Form::Quiet => {}
+            Form::Quiet | Form::Silent => {}
         }
     }
 
@@ -117,6 +128,7 @@ impl Progress {
         match &self.form {
             Form::Terminal(bar) => bar.suspend(|| write_line(text)),
             Form::Plain | Form::Quiet => write_line(text),
+            Form::Silent => {}
         }
     }
 
@@ -126,7 +138,7 @@ impl Progress {
         match &self.form {
             Form::Terminal(bar) => bar.set_message(text.to_owned()),
             Form::Plain => write_line(text),
-            Form::Quiet => {}
+            Form::Quiet | Form::Silent => {}
         }
     }
 
@@ -168,7 +180,7 @@ impl Preparation<'_> {
                 write_line(&line());
                 self.last_line = Some(Instant::now());
             }
-            Form::Terminal(_) | Form::Plain | Form::Quiet => {}
+            Form::Terminal(_) | Form::Plain | Form::Quiet | Form::Silent => {}
         }
     }
 }
@@ -192,8 +204,10 @@ fn preparation_line(name: &str, so_far: PrepareProgress, elapsed: Duration) -> S
 
 impl Form {
     fn new(mode: ProgressMode, total_steps: u64, start_step: u64) -> Self {
-        if mode == ProgressMode::Quiet {
-            return Self::Quiet;
+        match mode {
+            ProgressMode::Auto => {}
+            ProgressMode::Quiet => return Self::Quiet,
+            ProgressMode::Silent => return Self::Silent,
         }
         let parts = total_steps * PARTS;
         let bar = ProgressBar::with_draw_target(Some(parts), ProgressDrawTarget::stderr());
@@ -253,14 +267,19 @@ fn live_place(step: u64, total_steps: u64, done: u64, of: u64) -> String {
 }
 
 /// What a row says beside its step. That a run waits for its data is worth a word from a twentieth of the time on.
-fn figures(row: &TrainRow, before: Option<&TrainRow>) -> String {
+fn figures(row: &TrainRow, before: Option<&TrainRow>, replicas: usize) -> String {
     let speed = format_count(row.tokens_per_second.round() as u64);
     let mut text = format!("  loss {:.3}  {speed} tokens/s", row.loss);
-    if let (Some(before), Some(waited)) = (before, row.data_wait_seconds) {
-        let share = waited / (row.elapsed_seconds - before.elapsed_seconds);
-        if share >= 0.05 {
-            text.push_str(&format!("  waiting for data {:.0} %", 100.0 * share));
-        }
+    if replicas > 1 {
+        text.push_str(&format!("  {replicas} replicas"));
+    }
+    let Some(before) = before else { return text };
+    let share = |seconds: f64| 100.0 * seconds / (row.elapsed_seconds - before.elapsed_seconds);
+    if let Some(exchange) = row.exchange_seconds {
+        text.push_str(&format!(", exchange {:.0} %", share(exchange)));
+    }
+    if let Some(waited) = row.data_wait_seconds.map(share).filter(|share| *share >= 5.0) {
+        text.push_str(&format!("  waiting for data {waited:.0} %"));
     }
     text
 }
@@ -388,10 +407,13 @@ mod tests {
     fn lines_say_where_the_run_is() {
         assert_eq!(live_place(20, 1000, 1, 1), "step 20/1000");
         assert_eq!(live_place(20, 1000, 3, 16), "step 20/1000, micro-batch 3/16");
-        assert_eq!(figures(&row(20), None), "  loss 3.214  5.2k tokens/s");
+        assert_eq!(figures(&row(20), None, 1), "  loss 3.214  5.2k tokens/s");
+        assert_eq!(figures(&row(20), None, 4), "  loss 3.214  5.2k tokens/s  4 replicas");
+        let exchanges = TrainRow { exchange_seconds: Some(2.0), ..row(20) };
+        assert!(figures(&exchanges, Some(&row(10)), 4).ends_with("  4 replicas, exchange 20 %"));
         let waits = |seconds| TrainRow { data_wait_seconds: Some(seconds), ..row(20) };
-        assert_eq!(figures(&waits(0.4), Some(&row(10))), figures(&row(20), None));
-        assert!(figures(&waits(2.5), Some(&row(10))).ends_with("  waiting for data 25 %"));
+        assert_eq!(figures(&waits(0.4), Some(&row(10)), 1), figures(&row(20), None, 1));
+        assert!(figures(&waits(2.5), Some(&row(10)), 1).ends_with("  waiting for data 25 %"));
         assert_eq!((eta(Some(200.0)), eta(None)), ("  ETA 3m 20s".into(), String::new()));
         let score =
             |name: &str, loss| SourceScore { name: name.into(), loss, accuracy: 0.4, tokens: 4 };
@@ -457,11 +479,13 @@ mod tests {
 
     #[test]
     fn a_quiet_run_can_be_driven() {
-        let mut progress = Progress::new(ProgressMode::Quiet, 10, 0);
-        progress.stage("reading 12.3 MB");
-        progress.micro_batch(1, 1, 4);
-        progress.train(&row(1));
-        progress.note("checkpoint");
-        progress.finish();
+        for mode in [ProgressMode::Quiet, ProgressMode::Silent] {
+            let mut progress = Progress::new(mode, 10, 0).among(2);
+            progress.stage("reading 12.3 MB");
+            progress.micro_batch(1, 1, 4);
+            progress.train(&row(1));
+            progress.note("checkpoint");
+            progress.finish();
+        }
     }
 }

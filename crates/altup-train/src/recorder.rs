@@ -2,21 +2,19 @@
 //! look at while it goes on.
 
 use std::error::Error;
-use std::fs::{OpenOptions, TryLockError};
-use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use altup_data::{Batch, DataError, TextTokenizer};
 use altup_models::{Decode, T5Config, forward_cost};
 use burn::tensor::{DType, Device};
 
+use crate::checkpoint::RunState;
 use crate::filling::FillError;
 use crate::matrix_peak::matrix_peak;
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow, StartRow};
-use crate::report::{ReportError, write_report};
 use crate::run_folder::RunFolder;
-use crate::samples::{self, SamplePrompts, SamplesError};
-use crate::tensorboard;
+use crate::samples::{SamplePrompts, SamplesError, SamplesLog};
+use crate::views::{ViewError, Views};
 
 /// Why what a run shows can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +53,61 @@ struct Shown {
     folder: RunFolder,
     tokenizer: TextTokenizer,
     prompts: SamplePrompts,
+    /// None where it couldn't be opened or written last.
+    samples: Option<SamplesLog>,
+    views: Views,
+    pace: Pace,
+}
+
+impl Shown {
+    fn record_samples<D: Decode>(&mut self, model: &D, step: u64) -> Result<(), RecordError> {
+        let rows = self.prompts.fill(model, &self.tokenizer, step);
+        let rows = rows.map_err(|source| RecordError::Fill { step, source })?;
+        let error = |source| RecordError::Samples { step, source };
+        let mut log = match self.samples.take() {
+            Some(log) => log,
+            None => {
+                let state = RunState { step, validation_is_due: true, ..RunState::default() };
+                SamplesLog::open(&self.folder.samples(), &state).map_err(error)?
+            }
+        };
+        log.record(step, &rows).map_err(error)?;
+        self.samples = Some(log);
+        Ok(())
+    }
+
+    fn write_views_if_due(&mut self) -> Result<(), RecordError> {
+        let started = Instant::now();
+        if !self.pace.is_due(started) {
+            return Ok(());
+        }
+        let written = self.views.write_unless_busy();
+        self.pace.done(started, Instant::now());
+        Ok(written?)
+    }
+}
+
+/// How often what people look at is made anew.
+#[derive(Debug, Default)]
+struct Pace {
+    due: Option<Instant>,
+}
+
+impl Pace {
+    /// As often as a page loads itself again: nobody sees more.
+    const EVERY: Duration = Duration::from_secs(30);
+    /// Of a run's time, at most one part in so many.
+    const SHARE: u32 = 50;
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due.is_none_or(|due| now >= due)
+    }
+
+    /// Everything was made anew, which took from `started` to `ended`.
+    fn done(&mut self, started: Instant, ended: Instant) {
+        let wait = Self::SHARE * ended.saturating_duration_since(started);
+        self.due = Some(ended + wait.max(Self::EVERY));
+    }
 }
 
 impl Recorder {
@@ -63,21 +116,30 @@ impl Recorder {
         Self { model, peak: None, shown: None }
     }
 
-    /// From now on, after each validation, also writes samples, TensorBoard's files and the report into the run's folder, which
-    /// has its tokenizer already.
+    /// From now on, also writes samples into the run's folder after each validation, and, twice a minute at most,
+    /// TensorBoard's files and the report. The folder has its tokenizer already. Samples from behind `state`, where the
+    /// run is, are dropped.
     ///
     /// # Errors
     ///
     /// If the tokenizer can't be read.
-    pub fn show(&mut self, folder: RunFolder, prompts: SamplePrompts) -> Result<(), DataError> {
+    pub fn show(
+        &mut self,
+        folder: RunFolder,
+        prompts: SamplePrompts,
+        state: &RunState,
+    ) -> Result<(), DataError> {
         let tokenizer = TextTokenizer::load(&folder.tokenizer())?;
-        self.shown = Some(Shown { folder, tokenizer, prompts });
+        // Where this fails, it is tried again when there are samples to write, and a warning says why.
+        let samples = SamplesLog::open(&folder.samples(), state).ok();
+        let (views, pace) = (Views::new(folder.clone()), Pace::default());
+        self.shown = Some(Shown { folder, tokenizer, prompts, samples, views, pace });
         Ok(())
     }
 
     /// Writes the first row of a run's metrics, with what `start` says, the time, and the speed of the device, which
     /// takes a second to measure. A run that is resumed has such a row already, and gets another one when it is on
-    /// another device or has another number of threads. Its precision is fixed.
+    /// another device, or has another number of threads or replicas. Its precision is fixed.
     ///
     /// # Errors
     ///
@@ -89,12 +151,12 @@ impl Recorder {
         device: &Device,
         dtype: DType,
     ) -> Result<(), MetricsError> {
-        let rows = MetricsLog::read(metrics.path())?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let present = StartRow::newest(&rows)
-            .filter(|row| row.backend == start.backend && row.threads == threads);
+        let present = StartRow::newest(metrics.path())?
+            .filter(|row| row.backend == start.backend && row.threads == threads)
+            .filter(|row| row.replicas == start.replicas);
         let row = match present {
-            Some(row) => row.clone(),
+            Some(row) => row,
             None => {
                 let peak = matrix_peak(&device.clone().without_autodiff(), dtype);
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -126,19 +188,19 @@ impl Recorder {
         self.peak.map(|peak| flops_per_second / peak)
     }
 
-    /// Writes down what a model has learned by `step`: its samples, then the files that are made of what is written
-    /// down. Nothing of this is worth a run, so that a failure ends none: it is returned as a warning.
-    pub fn validated<D: Decode>(&self, model: &D, step: u64) -> Option<String> {
-        let Shown { folder, tokenizer, prompts } = self.shown.as_ref()?;
-        let record_samples = || {
-            let rows = prompts.fill(model, tokenizer, step);
-            let rows = rows.map_err(|source| RecordError::Fill { step, source })?;
-            samples::record(&folder.samples(), step, &rows)
-                .map_err(|source| RecordError::Samples { step, source })
-        };
-        let sampled = record_samples();
-        let shown = write_views(folder).map_err(RecordError::from);
-        Some(warning(&sampled.and(shown).err()?))
+    /// Writes down what a model has learned by `step`: its samples, then, if it is time, the files that are made of what
+    /// is written down. Nothing of this is worth a run, so that a failure ends none: it is returned as a warning.
+    pub fn validated<D: Decode>(&mut self, model: &D, step: u64) -> Option<String> {
+        let shown = self.shown.as_mut()?;
+        let sampled = shown.record_samples(model, step);
+        let written = shown.write_views_if_due();
+        Some(warning(&sampled.and(written).err()?))
+    }
+
+    /// Makes the files of what is written down, whenever they were made last. A failure is returned as a warning.
+    pub fn write_views(&mut self) -> Option<String> {
+        let written = self.shown.as_mut()?.views.write().map_err(RecordError::from);
+        Some(warning(&written.err()?))
     }
 }
 
@@ -151,65 +213,6 @@ pub fn warning(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Why the files that people look at can't be written.
-#[derive(Debug, thiserror::Error)]
-pub enum ViewError {
-    /// The metrics can't be read.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// The report can't be made.
-    #[error(transparent)]
-    Report(#[from] ReportError),
-    /// The lock of these files can't be had.
-    #[error("cannot use {}", path.display())]
-    Lock {
-        /// The lock.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// TensorBoard's files can't be written.
-    #[error("cannot write {}", path.display())]
-    TensorBoard {
-        /// Their folder.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-}
-
-/// Makes TensorBoard's files and the report of a run, from what lies in its folder. While another process makes them, it
-/// does nothing.
-///
-/// # Errors
-///
-/// If a file of the run can't be read, or one can't be written.
-pub fn write_views(folder: &RunFolder) -> Result<(), ViewError> {
-    let path = folder.views_lock();
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let lock = match lock.map(|lock| (lock.try_lock(), lock)) {
-        Ok((Ok(()), lock)) => lock,
-        Ok((Err(TryLockError::WouldBlock), _)) => return Ok(()),
-        Ok((Err(TryLockError::Error(source)), _)) | Err(source) => {
-            return Err(ViewError::Lock { path, source });
-        }
-    };
-    let written = write_locked_views(folder);
-    drop(lock);
-    written
-}
-
-fn write_locked_views(folder: &RunFolder) -> Result<(), ViewError> {
-    // A run that was killed before its first step may have no metrics.
-    if folder.metrics().exists() {
-        let rows = MetricsLog::read(&folder.metrics())?;
-        let path = folder.tensorboard();
-        tensorboard::write(&path, &rows)
-            .map_err(|source| ViewError::TensorBoard { path, source })?;
-    }
-    Ok(write_report(folder.path())?)
 }
 
 #[cfg(test)]
@@ -234,6 +237,19 @@ mod tests {
     }
 
     #[test]
+    fn views_come_at_their_pace() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pace = Pace::default();
+        assert!(pace.is_due(at(0)), "the first at once");
+        pace.done(at(0), at(0));
+        assert!(!pace.is_due(at(29)) && pace.is_due(at(30)));
+        // Slow ones come seldom.
+        pace.done(at(30), at(40));
+        assert!(!pace.is_due(at(539)) && pace.is_due(at(540)));
+    }
+
+    #[test]
     fn the_start_of_a_run_is_written_down_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
@@ -255,7 +271,7 @@ mod tests {
         let elsewhere = StartRow { step: 5, backend: "other".into(), ..start() };
         resumed.begin(&mut metrics, elsewhere, &device, DType::F32).unwrap();
         let rows = MetricsLog::read(&path).unwrap();
-        let newest = StartRow::newest(&rows).unwrap();
+        let newest = StartRow::newest(&path).unwrap().unwrap();
         assert_eq!((rows.len(), newest.step, newest.backend.as_str()), (2, 5, "other"));
         assert_eq!(resumed.peak, newest.matrix_flops_per_second);
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use altup_data::corpus::{Selection, SkippedInFile};
 use altup_data::objective::SpecialTokens;
-use altup_data::pretraining::EXAMPLES_VERSION;
 use altup_data::{
     Corpus, DataError, Mixture, PrepareOptions, PretrainingData, ShardSource, TextTokenizer,
     TokenRow, TokenStore, UnigramBaseline,
@@ -15,6 +14,7 @@ use altup_data::{
 use crate::config::RunConfig;
 use crate::data_identity::{DataIdentity, SourceIdentity, TextIdentity};
 use crate::progress::{Progress, format_bytes, format_count};
+use crate::summary::SkippedLines;
 
 /// Bytes of crate sources that the built-in corpus takes.
 const BUILT_IN_BYTES: u64 = 16 << 20;
@@ -168,7 +168,7 @@ pub struct RunData {
     /// What all of it is: changes with the data, but not with when or where it lies.
     pub identity: DataIdentity,
     /// What was left out of the files.
-    pub skipped: Vec<SkippedInFile>,
+    pub skipped: Vec<SkippedLines>,
 }
 
 impl RunData {
@@ -185,7 +185,7 @@ impl RunData {
         progress: &Progress,
     ) -> Result<Self, DataError> {
         let text = PreparedText::prepare(config, tokenizer, cache_folder, None, progress)?;
-        let skipped = text.skipped();
+        let skipped = text.skipped().iter().map(SkippedLines::from).collect();
         let PreparedText { tokenizer, sources } = text;
         let objective = config.objective(&tokenizer)?;
 
@@ -212,11 +212,7 @@ impl RunData {
             let weighted = weighted.map(|((name, data), weight)| (name, data, *weight)).collect();
             Mixture::new(weighted, config.seed)
         };
-        let identity = DataIdentity {
-            examples_version: EXAMPLES_VERSION,
-            tokenizer: tokenizer.fingerprint().to_string(),
-            sources: identities,
-        };
+        let identity = DataIdentity::new(&tokenizer, identities);
         Ok(Self {
             tokenizer,
             train: Arc::new(mix(train)),
@@ -241,6 +237,19 @@ impl RunData {
         });
         valid.sum()
     }
+}
+
+/// The tokenizer that a run without one trains from its texts, taken from `cache_folder` where it was trained before.
+///
+/// # Errors
+///
+/// Names the file, and its line where it has lines.
+pub fn train_tokenizer(
+    config: &RunConfig,
+    cache_folder: &Path,
+    progress: &Progress,
+) -> Result<TextTokenizer, DataError> {
+    trained_tokenizer(config, &text_sources(config)?, cache_folder, progress)
 }
 
 /// The texts that a configuration names.
@@ -268,8 +277,7 @@ fn warn_of_shared_files(text: &TextSource, progress: &Progress) {
     if text.valid.selection() != Selection::All {
         return; // Documents are held out of the same files.
     }
-    let train: HashSet<&Path> = text.train.files().collect();
-    let mut shared = text.valid.files().filter(|file| train.contains(file));
+    let mut shared = text.valid.files_shared_with(&text.train);
     if let Some(first) = shared.next() {
         progress.warn(&format!(
             "warning: {} of the validation files are trained on too, {} among them",

@@ -4,23 +4,16 @@
 //! a run's, and a lock on `run.lock`, which the system lifts when the process ends, that a process works
 //! in it. Nothing here deletes a folder that it didn't make.
 
-use same_file::Handle;
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::checkpoint::Checkpoints;
 use crate::config::{RunConfig, RunConfigError, RunConfiguration};
-use crate::machine::host_name;
-use crate::metrics::{UNFINISHED_VIEW, replace_file};
+use crate::durable::{UNFINISHED_VIEW, move_whole, remove, replace_file};
+use crate::folder_lock::{FolderLock, LockError};
 use crate::process::quoted;
-use crate::progress::format_duration;
-use crate::run_record::{
-    HistoryRow, RUN_FORMAT, RunRecord, VersionError, Versions, seconds_since_1970,
-};
+use crate::run_record::{HistoryRow, RUN_FORMAT, RunRecord, VersionError, Versions};
 
 /// The folder of a run:
 ///
@@ -286,7 +279,7 @@ impl RunFolder {
         }
         for path in [self.summary(), self.model(), self.tasks()] {
             if let Some(name) = path.file_name().filter(|_| path.exists()) {
-                fs::rename(&path, folder.join(name)).map_err(at(&path))?;
+                move_whole(&path, &folder.join(name), remove).map_err(at(&path))?;
             }
         }
         let target = folder.join("checkpoints");
@@ -394,109 +387,13 @@ impl RunFolder {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
-/// The right to work in a run's folder, for one process at a time. The system takes it back when the
-/// process ends, however it ends.
-#[derive(Clone, Debug)]
-pub struct RunLock {
-    _file: Arc<File>,
-}
-
-/// Who works in a run's folder, as its lock file says.
-#[derive(Serialize, Deserialize)]
-struct Holder {
-    process: u32,
-    host: Option<String>,
-    command: String,
-    /// Seconds since 1970.
-    since: u64,
-}
-
-impl Holder {
-    fn this_process() -> Self {
-        let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
-        Self {
-            process: std::process::id(),
-            host: host_name(),
-            command: words.collect::<Vec<_>>().join(" "),
-            since: seconds_since_1970(),
-        }
-    }
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { process, host, command, since } = self;
-        let seconds = seconds_since_1970().saturating_sub(*since);
-        write!(f, "process {process}")?;
-        if let Some(host) = host {
-            write!(f, " on {host}")?;
-        }
-        write!(f, " has worked in it for {} ({command})", format_duration(seconds as f64))
-    }
-}
-
-impl RunLock {
-    /// Takes the lock of a folder.
-    fn take(folder: &Path) -> Result<Self, RunFolderError> {
-        let path = folder.join(LOCK);
-        loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .map_err(at(&path))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let mut text = String::new();
-                    let holder = match file.read_to_string(&mut text) {
-                        Ok(_) => serde_json::from_str::<Holder>(&text).ok(),
-                        Err(_) => None,
-                    };
-                    // Its holder may be about to write.
-                    let other = || "another process works in it".to_owned();
-                    let holder = holder.map_or_else(other, |holder| holder.to_string());
-                    return Err(RunFolderError::Held { path: folder.to_owned(), holder });
-                }
-                Err(TryLockError::Error(source)) => {
-                    return Err(RunFolderError::File { path, source });
-                }
-            }
-            // Its folder may have been removed before the lock was had.
-            if is_at(&file, &path).map_err(at(&path))? {
-                let holder = serde_json::to_string(&Holder::this_process()).unwrap_or_default();
-                file.set_len(0)
-                    .and_then(|()| file.seek(SeekFrom::Start(0)))
-                    .and_then(|_| file.write_all(holder.as_bytes()))
-                    .map_err(at(&path))?;
-                return Ok(Self { _file: Arc::new(file) });
-            }
-        }
-    }
-}
-
-/// Whether `path` is the name of the open file.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let file = Handle::from_file(file.try_clone()?)?;
-    match Handle::from_path(path) {
-        Ok(named) => Ok(named == file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+/// Takes the lock of a run's folder.
+fn take_lock(folder: &Path) -> Result<FolderLock, RunFolderError> {
+    let path = folder.join(LOCK);
+    FolderLock::take(&path).map_err(|error| match error {
+        LockError::Held(holder) => RunFolderError::Held { path: folder.to_owned(), holder },
+        LockError::File(source) => RunFolderError::File { path, source },
+    })
 }
 
 /// A run that is about to start, with the folder that it will have. Until it is [begun](Self::begin), a run
@@ -504,7 +401,7 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 #[derive(Debug)]
 pub struct NewRun {
     folder: RunFolder,
-    lock: RunLock,
+    lock: FolderLock,
     /// Whether this process made the folder.
     is_made: bool,
     /// Whether the folder holds a run, or what is left of one.
@@ -557,7 +454,7 @@ impl NewRun {
 
     fn made(path: &Path) -> Result<Self, RunFolderError> {
         // If it can't be locked, nothing else is in it yet.
-        let lock = RunLock::take(path).inspect_err(|_| drop(fs::remove_dir(path)))?;
+        let lock = take_lock(path).inspect_err(|_| drop(fs::remove_dir(path)))?;
         let folder = RunFolder { path: path.to_owned() };
         Ok(Self { folder, lock, is_made: true, replaces: false, is_begun: false })
     }
@@ -574,7 +471,7 @@ impl NewRun {
         if !is_empty && !is_run() && !path.join(LOCK).exists() {
             return Err(folder.not_a_run());
         }
-        let lock = RunLock::take(path)?;
+        let lock = take_lock(path)?;
         // Now nobody else changes it.
         if RunFolder::is_begun(path) && !overwrite {
             return Err(RunFolderError::Exists { path: path.to_owned() });
@@ -634,7 +531,7 @@ impl NewRun {
         record: &RunRecord,
         config: &HistoryRow<C>,
         write_more: impl FnOnce(&RunFolder) -> Result<(), E>,
-    ) -> Result<(RunFolder, RunLock), E> {
+    ) -> Result<(RunFolder, FolderLock), E> {
         if self.replaces {
             self.folder.remove_contents().map_err(at(&self.folder.path))?;
         }
@@ -690,7 +587,7 @@ pub struct OpenRun<C = RunConfig> {
     /// The folder.
     pub folder: RunFolder,
     /// Keeps others out of it.
-    pub lock: RunLock,
+    pub lock: FolderLock,
     /// The configuration that holds.
     pub config: C,
     /// What the run is.
@@ -707,7 +604,7 @@ impl<C: RunConfiguration> OpenRun<C> {
     pub fn open(path: &Path) -> Result<Self, RunFolderError> {
         let folder = RunFolder { path: path.to_owned() };
         folder.record()?;
-        let lock = RunLock::take(path)?;
+        let lock = take_lock(path)?;
         let record = folder.record()?;
         let versions = Versions {
             format: record.format,

@@ -9,6 +9,7 @@ use crate::config::{RunConfig, RunConfiguration};
 use crate::data_identity::DataIdentity;
 use crate::machine::Machine;
 use crate::precision::Precision;
+use crate::summary::SkippedLines;
 
 /// The version of a run folder's layout: raise it when a folder of before can't be gone on with.
 pub const RUN_FORMAT: u32 = 1;
@@ -18,7 +19,7 @@ pub const RUN_FORMAT: u32 = 1;
 /// values, of the loss, of an optimizer, of dropout's numbers, or of a Burn release that computes
 /// otherwise. What examples the data makes has a version of its own,
 /// [`EXAMPLES_VERSION`](altup_data::pretraining::EXAMPLES_VERSION).
-pub const NUMERICS: u32 = 1;
+pub const NUMERICS: u32 = 2;
 
 /// The Burn that this release is built on.
 pub const BURN_VERSION: &str = "0.22.1";
@@ -45,9 +46,16 @@ pub struct RunRecord {
     /// The model; none until the data is prepared, which may decide its vocabulary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<T5Config>,
+    /// Of a run that began with the model of a directory: the hash of its tensors, see
+    /// [`ModelDirectory::fingerprint`](altup_models::ModelDirectory::fingerprint).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
     /// The data; none until it is prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataIdentity>,
+    /// Lines, rows and ends of files that couldn't be read and were left out of the data, by file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedLines>,
     /// In fine-tuning, the hash of the training examples and of how they are mixed; none until they are prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub examples: Option<String>,
@@ -163,7 +171,9 @@ impl RunRecord {
             precision,
             machine: Machine::here(),
             model: None,
+            init: None,
             data: None,
+            skipped: Vec::new(),
             examples: None,
         }
     }

@@ -8,7 +8,6 @@ use altup_data::corpus::SkippedInFile;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::{SourceEpochs, SourceScore};
-use crate::report::Fact;
 
 /// The figures of a finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +38,12 @@ pub struct Summary {
     pub tokens_per_second: f64,
     /// Seconds of training.
     pub train_seconds: f64,
+    /// Processes that trained it together, at the end.
+    #[serde(default = "one")]
+    pub replicas: usize,
+    /// The share of the training time in which they exchanged gradients, or waited for each other's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange_share: Option<f64>,
     /// The most memory that the process held, where the system tells.
     pub peak_memory_bytes: Option<u64>,
     /// The last scores by source, where there are several.
@@ -52,6 +57,10 @@ pub struct Summary {
     pub skipped: Vec<SkippedLines>,
     /// The version of altup.
     pub version: String,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// What was left out of a file that couldn't be read whole.
@@ -110,24 +119,11 @@ impl Summary {
         summary.map(Some).map_err(|source| SummaryError::Json { path: path.to_owned(), source })
     }
 
-    /// What it says beside the figures that a report shows anyway.
-    pub(crate) fn facts(&self) -> Vec<Fact> {
-        let mut facts = Vec::new();
-        let mut add = |name: &str, values: Vec<String>| {
-            if !values.is_empty() {
-                facts.push(Fact { name: name.to_owned(), value: values.join("; ") });
-            }
-        };
-        let sources = self.sources.iter().zip(&self.epochs).map(|(score, seen)| {
-            let epochs = seen.epochs;
-            format!("{}: validation loss {:.3}, {epochs:.2} epochs", score.name, score.loss)
+    /// A word on the processes that trained it together; none of one.
+    pub fn together(&self) -> Option<String> {
+        let exchange = self.exchange_share.map_or_else(String::new, |share| {
+            format!(", whose exchange took {:.0} % of the time", 100.0 * share)
         });
-        add("Sources", sources.collect());
-        let skipped = self.skipped.iter().map(|skipped| {
-            let SkippedLines { file, count, first } = skipped;
-            format!("{count} of {} ({})", file.display(), first.join("; "))
-        });
-        add("Left out", skipped.collect());
-        facts
+        (self.replicas > 1).then(|| format!("{} replicas{exchange}", self.replicas))
     }
 }

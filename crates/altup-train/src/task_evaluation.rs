@@ -14,9 +14,10 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crate::learner::{DeviceBatch, ToDevice};
+use crate::replicas::{Exact, Replicas, Turns};
 
 /// How a model answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -320,60 +321,46 @@ pub fn answer(
     split: &TaskSplit,
     config: &AnswerConfig,
 ) -> Result<Answers, TaskEvaluationError> {
-    let never = AtomicBool::new(false);
-    let answers = answer_until(model, tokenizer, split, config, &never)?;
+    let turns = Turns { replicas: &Replicas::lone(), stop: &AtomicBool::new(false) };
+    let answers = answer_in_turns(model, tokenizer, split, config, turns)?;
     Ok(answers.unwrap_or_else(|| unreachable!("nobody stops it")))
 }
 
-/// As [`answer`]. Once `stop` is set, it ends before its next batch, and gives nothing.
+/// As [`answer`], by all replicas. Once they are to stop, they end before the next batch, and get nothing.
 ///
 /// # Errors
 ///
 /// As [`answer`].
-pub fn answer_until(
+pub fn answer_in_turns(
     model: &T5,
     tokenizer: &TextTokenizer,
     split: &TaskSplit,
     config: &AnswerConfig,
-    stop: &AtomicBool,
+    turns: Turns<'_>,
 ) -> Result<Option<Answers>, TaskEvaluationError> {
     split.check(config.by)?;
     let examples = &split.tokenized.examples;
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&place| (examples[place].inputs.len(), examples[place].targets.len()));
+    let batches: Vec<&[usize]> = order.chunks(config.batch_size).collect();
+    let answered =
+        turns.score(&batches, |places| answer_batch(model, tokenizer, split, config, places))?;
+    let Some(answered) = answered else { return Ok(None) };
     let mut answers = vec![None; examples.len()];
     let (mut loss, mut tokens, mut correct) = (0.0, 0, 0);
-    for places in order.chunks(config.batch_size) {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let examples: Vec<altup_data::Example> =
-            places.iter().map(|&place| examples[place].clone()).collect();
-        let batch = Batch::of(&examples);
-        let DeviceBatch { input_ids, padding, labels, .. } = batch.to_device(0, &model.device());
-        let memory = model.encode(input_ids, padding.as_ref());
-        let targets = Targets::score(model, &memory, &batch, labels);
-        loss += targets.losses.iter().sum::<f64>();
-        tokens += batch.num_targets();
-        correct += targets.correct;
-
-        let cache = model.decoder.start(&memory);
-        let outputs = match config.by {
-            AnswerBy::Ranking => split.rank(model, cache, places),
-            AnswerBy::Generation => {
-                let inputs: Vec<Vec<u32>> = examples.into_iter().map(|of| of.inputs).collect();
-                split.generate(model, tokenizer, cache, &inputs, config)?
-            }
-        };
-        for ((row, &place), output) in places.iter().enumerate().zip(outputs) {
+    for (places, batch) in batches.iter().zip(answered) {
+        loss += batch.losses.iter().map(|loss| loss.0).sum::<f64>();
+        tokens += batch.tokens;
+        correct += batch.correct;
+        for ((&place, output), loss) in places.iter().zip(batch.outputs).zip(batch.losses) {
             let Output { text, confidence, margin } = output;
-            let length = split.tokenized.examples[place].targets.len();
+            let length = examples[place].targets.len();
             answers[place] = Some(Answer {
                 text: split.task.answer(&split.examples()[place], &text),
                 output: text,
-                loss: (length > 0).then(|| targets.losses[row] / length as f64),
-                confidence,
-                margin,
+                loss: (length > 0).then(|| loss.0 / length as f64),
+                confidence: confidence.map(|confidence| confidence.0),
+                margin: margin.map(|margin| margin.0),
             });
         }
     }
@@ -381,11 +368,52 @@ pub fn answer_until(
     Ok(Some(Answers { answers, loss, tokens, correct }))
 }
 
+/// What a model makes of the examples at some places.
+fn answer_batch(
+    model: &T5,
+    tokenizer: &TextTokenizer,
+    split: &TaskSplit,
+    config: &AnswerConfig,
+    places: &[usize],
+) -> Result<AnsweredBatch, TaskEvaluationError> {
+    let examples: Vec<altup_data::Example> =
+        places.iter().map(|&place| split.tokenized.examples[place].clone()).collect();
+    let batch = Batch::of(&examples);
+    let DeviceBatch { input_ids, padding, labels, .. } = batch.to_device(0, &model.device());
+    let memory = model.encode(input_ids, padding.as_ref());
+    let targets = Targets::score(model, &memory, &batch, labels);
+    let cache = model.decoder.start(&memory);
+    let outputs = match config.by {
+        AnswerBy::Ranking => split.rank(model, cache, places),
+        AnswerBy::Generation => {
+            let inputs: Vec<Vec<u32>> = examples.into_iter().map(|of| of.inputs).collect();
+            split.generate(model, tokenizer, cache, &inputs, config)?
+        }
+    };
+    Ok(AnsweredBatch {
+        losses: targets.losses.into_iter().map(Exact).collect(),
+        tokens: batch.num_targets(),
+        correct: targets.correct,
+        outputs,
+    })
+}
+
+/// What a model made of a batch of examples.
+#[derive(Serialize, Deserialize)]
+struct AnsweredBatch {
+    /// The summed cross-entropy of each example's target, in nats.
+    losses: Vec<Exact>,
+    tokens: u64,
+    correct: u64,
+    outputs: Vec<Output>,
+}
+
 /// What a model answers to an example.
+#[derive(Serialize, Deserialize)]
 struct Output {
     text: String,
-    confidence: Option<f64>,
-    margin: Option<f64>,
+    confidence: Option<Exact>,
+    margin: Option<Exact>,
 }
 
 impl TaskSplit {
@@ -410,11 +438,11 @@ impl TaskSplit {
                 Some(Reference::Class(right)) => {
                     let others = (0..of_row.len()).filter(|&label| label != right);
                     let likeliest = others.map(|label| of_row[label]).max_by(f64::total_cmp);
-                    likeliest.map(|other| of_row[right] - other)
+                    likeliest.map(|other| Exact(of_row[right] - other))
                 }
                 _ => None,
             };
-            Output { text: words[best].to_owned(), confidence: Some(1.0 / total), margin }
+            Output { text: words[best].to_owned(), confidence: Some(Exact(1.0 / total)), margin }
         };
         places.iter().enumerate().map(output).collect()
     }

@@ -13,44 +13,150 @@
 //! The file says what the rows say and nothing else: its bytes are a function of the rows. So a run that goes on
 //! after a kill, from an earlier step, never has events that its metrics contradict.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
+use crate::durable::{UNFINISHED_VIEW, new_view};
 use crate::metrics::MetricsRow;
 
 /// The start of the name of an event file. TensorBoard looks for `tfevents`.
 const NAME: &str = "events.out.tfevents.";
 
-/// Brings the event file in `folder` up to the rows of a run.
+/// The event file of a run, kept up with its rows.
 ///
-/// What is new is appended, so that a TensorBoard that watches sees it. If the file isn't the beginning of what the
-/// rows say, as after a return to an earlier step, a new one takes its place.
-///
-/// # Errors
-///
-/// That of the file system.
-pub fn write(folder: &Path, rows: &[MetricsRow]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let bytes = events(rows);
-    let mut files = event_files(folder)?;
-    if let Some((_, path)) = files.last() {
-        let present = fs::read(path)?;
-        if bytes.starts_with(&present) {
-            let mut file = OpenOptions::new().append(true).open(path)?;
-            file.write_all(&bytes[present.len()..])?;
-            files.pop();
-            return remove(files);
-        }
-    }
-    // TensorBoard goes on in a file where it stopped reading: other contents need another name.
-    let number = files.last().map_or(1, |(number, _)| number + 1);
-    crate::metrics::replace_view(&folder.join(format!("{NAME}{number:010}.altup")), &bytes)?;
-    remove(files)
+/// What is new is appended, so that a TensorBoard that watches sees it. Where the file that is there isn't the beginning
+/// of what the rows say, as after a return to an earlier step, a new one takes its place.
+#[derive(Debug)]
+pub struct EventFile {
+    folder: PathBuf,
+    clock: Clock,
+    /// None once a write has failed.
+    target: Option<Target>,
+    /// Bytes of all events so far.
+    bytes: u64,
 }
 
-fn remove(files: Vec<(u64, PathBuf)>) -> io::Result<()> {
-    files.iter().try_for_each(|(_, path)| fs::remove_file(path))
+/// Where events are written.
+#[derive(Debug)]
+enum Target {
+    /// A file without a name yet.
+    New(BufWriter<NamedTempFile>),
+    /// The end of the event file.
+    End(PathBuf, BufWriter<File>),
+}
+
+impl EventFile {
+    /// The event file in `folder`, which is made. It takes all rows of the run anew; a file that is there is compared
+    /// with them. Nobody else must write it meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// That of the file system.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            // A process was killed while it wrote.
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED_VIEW) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        let new = BufWriter::new(new_view(&folder.join(NAME))?);
+        let (folder, target) = (folder.to_owned(), Some(Target::New(new)));
+        Ok(Self { folder, clock: Clock::default(), target, bytes: 0 })
+    }
+
+    /// Takes the next row. What it says is in the file after [`flush`](Self::flush).
+    ///
+    /// # Errors
+    ///
+    /// That of the file system. After one, rows are refused.
+    pub fn push(&mut self, row: &MetricsRow) -> io::Result<()> {
+        let events = self.clock.events(row);
+        self.bytes += events.len() as u64;
+        match &mut self.target {
+            Some(Target::New(file)) => file.write_all(&events),
+            Some(Target::End(_, file)) => file.write_all(&events),
+            None => Err(io::Error::other("an earlier write failed")),
+        }
+    }
+
+    /// Brings the file up to the rows so far.
+    ///
+    /// # Errors
+    ///
+    /// That of the file system. After one, rows are refused.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.target = Some(match self.target.take() {
+            Some(Target::New(new)) if self.bytes > 0 => {
+                let path = place(&self.folder, new.into_inner()?)?;
+                let file = OpenOptions::new().append(true).open(&path)?;
+                Target::End(path, BufWriter::new(file))
+            }
+            Some(Target::End(path, mut file)) => {
+                file.flush()?;
+                Target::End(path, file)
+            }
+            Some(unnamed) => unnamed,
+            None => return Err(io::Error::other("an earlier write failed")),
+        });
+        Ok(())
+    }
+
+    /// Whether the file is as it was left.
+    pub(crate) fn is_current(&self) -> bool {
+        match &self.target {
+            Some(Target::New(_)) => true,
+            Some(Target::End(path, _)) => {
+                fs::metadata(path).is_ok_and(|file| file.len() == self.bytes)
+            }
+            None => false,
+        }
+    }
+}
+
+/// Gives a run's events the place of those that are there, and returns it.
+fn place(folder: &Path, new: NamedTempFile) -> io::Result<PathBuf> {
+    let mut others = event_files(folder)?;
+    let (number, path) = match others.pop() {
+        Some((number, path)) => (number, Some(path)),
+        None => (0, None),
+    };
+    let path = match path {
+        Some(path) if append_rest(new.path(), &path)? => path,
+        present => {
+            // TensorBoard goes on in a file where it stopped reading: other contents need another name.
+            let path = folder.join(format!("{NAME}{:010}.altup", number + 1));
+            new.persist(&path)?;
+            others.extend(present.map(|path| (number, path)));
+            path
+        }
+    };
+    others.iter().try_for_each(|(_, path)| fs::remove_file(path))?;
+    Ok(path)
+}
+
+/// Appends what `whole` has behind what `path` has. False, and nothing is done, if `path` isn't the beginning of `whole`.
+fn append_rest(whole: &Path, path: &Path) -> io::Result<bool> {
+    let mut whole = BufReader::new(File::open(whole)?);
+    let mut present = BufReader::new(OpenOptions::new().read(true).append(true).open(path)?);
+    loop {
+        let (there, wanted) = (present.fill_buf()?, whole.fill_buf()?);
+        let length = there.len().min(wanted.len());
+        if there[..length] != wanted[..length] || (wanted.is_empty() && !there.is_empty()) {
+            return Ok(false);
+        }
+        if length == 0 {
+            break;
+        }
+        present.consume(length);
+        whole.consume(length);
+    }
+    io::copy(&mut whole, present.get_mut())?;
+    Ok(true)
 }
 
 /// The event files of this program in a folder, by their numbers.
@@ -68,26 +174,39 @@ fn event_files(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(files)
 }
 
-/// The rows as the bytes of an event file.
-fn events(rows: &[MetricsRow]) -> Vec<u8> {
-    let start = rows.iter().find_map(|row| match row {
-        MetricsRow::Start(row) => Some(row.unix_seconds),
-        _ => None,
-    });
-    let mut wall_time = start.unwrap_or_default();
-    let mut bytes = Vec::new();
-    append_record(&mut bytes, &Event { wall_time, step: 0, body: Body::Version }.encoded());
-    for row in rows {
-        if let (MetricsRow::Train(row), Some(start)) = (row, start) {
-            wall_time = start + row.elapsed_seconds;
+/// When the events of rows happened.
+#[derive(Debug, Default)]
+struct Clock {
+    has_begun: bool,
+    /// When the run began, in seconds since 1970.
+    start: Option<f64>,
+    wall_time: f64,
+}
+
+impl Clock {
+    /// The events of the next row as bytes, behind those that every file begins with if it is the first.
+    fn events(&mut self, row: &MetricsRow) -> Vec<u8> {
+        match (row, self.start) {
+            (MetricsRow::Start(row), None) => {
+                self.start = Some(row.unix_seconds);
+                self.wall_time = row.unix_seconds;
+            }
+            (MetricsRow::Train(row), Some(start)) => self.wall_time = start + row.elapsed_seconds,
+            _ => {}
+        }
+        let wall_time = self.wall_time;
+        let mut bytes = Vec::new();
+        if !self.has_begun {
+            self.has_begun = true;
+            append_record(&mut bytes, &Event { wall_time, step: 0, body: Body::Version }.encoded());
         }
         let scalars = scalars(row);
         if !scalars.is_empty() {
             let body = Body::Scalars(&scalars);
             append_record(&mut bytes, &Event { wall_time, step: row.step(), body }.encoded());
         }
+        bytes
     }
-    bytes
 }
 
 /// What TensorBoard shows of a row, by tags whose first part groups the charts.
@@ -255,6 +374,19 @@ mod tests {
         })
     }
 
+    /// Brings the event file in a folder up to the rows of a run, as a process does that is new to them.
+    fn write(folder: &Path, rows: &[MetricsRow]) {
+        let mut file = EventFile::open(folder).unwrap();
+        rows.iter().for_each(|row| file.push(row).unwrap());
+        file.flush().unwrap();
+        assert!(file.is_current());
+    }
+
+    fn events(rows: &[MetricsRow]) -> Vec<u8> {
+        let mut clock = Clock::default();
+        rows.iter().flat_map(|row| clock.events(row)).collect()
+    }
+
     fn names(folder: &Path) -> Vec<String> {
         let files = event_files(folder).unwrap().into_iter();
         files.map(|(_, path)| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
@@ -282,36 +414,51 @@ mod tests {
     }
 
     #[test]
-    fn new_rows_are_appended() {
+    fn new_rows_are_appended_by_this_process_and_by_others() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &[start(), train(1, 3.0)]).unwrap();
+        fs::write(folder.path().join(".view-killed"), "left over").unwrap();
+        let rows = [start(), train(1, 3.0), valid(1), train(2, 2.0), train(3, 1.5)];
+        let mut file = EventFile::open(folder.path()).unwrap();
+        file.flush().unwrap();
+        assert!(names(folder.path()).is_empty(), "there is nothing to say yet");
+        rows[..2].iter().for_each(|row| file.push(row).unwrap());
+        file.flush().unwrap();
         let before = names(folder.path());
-        let rows = [start(), train(1, 3.0), valid(1), train(2, 2.0)];
-        write(folder.path(), &rows).unwrap();
-        assert_eq!(names(folder.path()), before);
-        assert_eq!(fs::read(folder.path().join(&before[0])).unwrap(), events(&rows));
+        let contents = || fs::read(folder.path().join(&before[0])).unwrap();
+        assert_eq!(contents(), events(&rows[..2]));
+        file.push(&rows[2]).unwrap();
+        file.flush().unwrap();
+        assert_eq!(contents(), events(&rows[..3]));
+        assert!(file.is_current());
+
+        write(folder.path(), &rows);
+        assert_eq!((names(folder.path()), contents()), (before.clone(), events(&rows)));
+        assert!(!file.is_current(), "another process has gone on with it");
+        write(folder.path(), &rows);
+        assert_eq!((names(folder.path()), contents()), (before.clone(), events(&rows)));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
     #[test]
     fn rows_that_are_done_again_are_in_a_new_file() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &[start(), train(1, 3.0), train(2, 2.0)]).unwrap();
+        write(folder.path(), &[start(), train(1, 3.0), train(2, 2.0)]);
         let before = names(folder.path());
-        let resumed = [start(), train(1, 3.0)];
-        write(folder.path(), &resumed).unwrap();
-        let after = names(folder.path());
-        assert_eq!(after.len(), 1, "the old one is gone");
-        assert_ne!(after, before);
-        assert_eq!(fs::read(folder.path().join(&after[0])).unwrap(), events(&resumed));
+        // The beginning of the old ones, and others.
+        for resumed in [vec![start(), train(1, 3.0)], vec![start(), train(1, 2.0), valid(1)]] {
+            write(folder.path(), &resumed);
+            let after = names(folder.path());
+            assert_eq!(after.len(), 1, "the old one is gone");
+            assert_ne!(after, before);
+            assert_eq!(fs::read(folder.path().join(&after[0])).unwrap(), events(&resumed));
+        }
 
         // A torn end, as of a full disk, is no beginning either.
-        let path = folder.path().join(&after[0]);
-        fs::write(&path, b"torn").unwrap();
-        write(folder.path(), &resumed).unwrap();
-        assert_eq!(
-            fs::read(folder.path().join(&names(folder.path())[0])).unwrap(),
-            events(&resumed)
-        );
+        let resumed = [start(), train(1, 3.0)];
+        fs::write(folder.path().join(&names(folder.path())[0]), b"torn").unwrap();
+        write(folder.path(), &resumed);
+        let path = folder.path().join(&names(folder.path())[0]);
+        assert_eq!(fs::read(path).unwrap(), events(&resumed));
     }
 
     #[test]
@@ -319,7 +466,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let other = folder.path().join("events.out.tfevents.1700000000.host");
         fs::write(&other, "theirs").unwrap();
-        write(folder.path(), &[train(1, 3.0)]).unwrap();
+        write(folder.path(), &[train(1, 3.0)]);
         assert_eq!(fs::read_to_string(other).unwrap(), "theirs");
     }
 }

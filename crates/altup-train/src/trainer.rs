@@ -7,7 +7,8 @@
 use altup_data::{Batch, DataError, Prefetcher};
 use altup_models::{LayerRouting, Noise};
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::store::RecordError;
 use burn::tensor::Device;
 use burn::train::TrainStep;
 use std::sync::Arc;
@@ -24,15 +25,18 @@ use crate::metrics::{
 };
 use crate::progress::Progress;
 use crate::recorder::Recorder;
+use crate::replicas::{GradientSum, MicroBatches, Replicas, ShareError, Turns};
 use crate::task_evaluation::TaskEvaluationError;
 use crate::training_batches::TrainingBatches;
 use crate::validation::{Validated, Validation};
 use altup_optim::{GroupError, global_norm, make_contiguous, scale_gradients};
 
-/// A run in progress.
+/// A run in progress, on one of its replicas.
 pub struct Trainer {
     /// How it trains.
     pub config: TrainerConfig,
+    /// Those that train it together.
+    pub replicas: Replicas,
     /// The device that it trains on, with autodiff.
     pub device: Device,
     /// What it trains on.
@@ -47,14 +51,20 @@ pub struct Trainer {
     pub state: RunState,
     /// Where the run was when its newest checkpoint was written or read.
     pub saved: Option<RunState>,
-    /// Where it saves itself.
-    pub checkpoints: Checkpoints,
-    /// Where its metrics go.
-    pub metrics: MetricsLog,
+    /// What it writes into its folder, on the replica that has it.
+    pub files: Option<RunFiles>,
     /// Who watches.
     pub progress: Progress,
     /// What writes down how it goes.
     pub recorder: Recorder,
+}
+
+/// What a run writes into its folder while it trains.
+pub struct RunFiles {
+    /// Where it saves itself.
+    pub checkpoints: Checkpoints,
+    /// Where its metrics go.
+    pub metrics: MetricsLog,
 }
 
 /// How a call of [`Trainer::train`] ended.
@@ -95,6 +105,23 @@ pub enum TrainError {
         /// The step of the newest checkpoint from which training went on well.
         last_good: Option<u64>,
     },
+    /// The replicas can't share a step.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// A replica computes something else.
+    #[error(
+        "the weights of replica {rank} are not those of replica 0 after step {step}, bit by bit, and nothing was saved: \
+         its device or its memory computes something else"
+    )]
+    OtherWeights {
+        /// The first replica with other weights.
+        rank: usize,
+        /// The step.
+        step: u64,
+    },
+    /// What replica 0 has read of a checkpoint can't be given to the others.
+    #[error("the checkpoint can't be given to all replicas")]
+    Record(#[from] RecordError),
     /// Groups of parameters can't be formed.
     #[error("optimizer.groups")]
     Groups(#[from] GroupError),
@@ -121,7 +148,7 @@ fn describe(last_good: &Option<u64>) -> String {
 
 impl Trainer {
     /// Trains to the last step, or until `stop` is set: then it ends before the next batch, without the
-    /// step that it is in, and saves itself.
+    /// step that it is in, and saves itself. Several replicas end together, at the end of a step, once it is set on any.
     ///
     /// # Errors
     ///
@@ -155,8 +182,8 @@ impl Trainer {
         let training = &self.config.training;
         let (total_steps, checkpoint_every) = (training.steps, training.checkpoint_every);
         let minutes = training.checkpoint_minutes;
-        let accumulation = training.gradient_accumulation as u64;
-        let mut batches = self.batches(self.state.data_steps() * accumulation)?;
+        let own = MicroBatches::of(&self.replicas, training.gradient_accumulation as u64)?;
+        let mut batches = self.batches(own)?;
         let mut saved_at = Instant::now();
         loop {
             let step = self.state.step;
@@ -164,7 +191,10 @@ impl Trainer {
                 return self.stop();
             }
             let last = step >= total_steps || self.valid_data.is_satisfied();
-            let by_time = minutes > 0.0 && saved_at.elapsed().as_secs_f64() >= 60.0 * minutes;
+            let by_time = minutes > 0.0 && {
+                let is_due = saved_at.elapsed().as_secs_f64() >= 60.0 * minutes;
+                self.replicas.any(is_due, &format!("step {}", step + 1))
+            };
             if last || by_time || (step > 0 && step.is_multiple_of(checkpoint_every)) {
                 self.save()?;
                 saved_at = Instant::now();
@@ -172,13 +202,14 @@ impl Trainer {
             if last {
                 return Ok(Outcome::Finished);
             }
-            if unless(stop) == Err(Stopped) {
+            let is_told = stop.load(Ordering::Relaxed);
+            if self.replicas.any(is_told, &format!("step {}", step + 1)) {
                 return self.stop();
             }
             let started = Instant::now();
-            let batches = batches.by_ref().take(accumulation as usize).collect::<Result<_, _>>()?;
+            let batches = batches.by_ref().take(own.count as usize).collect::<Result<_, _>>()?;
             let data_wait = started.elapsed().as_secs_f64();
-            if self.step(step + 1, batches, stop)? == Err(Stopped) {
+            if self.step(step + 1, own, batches, stop)? == Err(Stopped) {
                 return self.stop();
             }
             self.state.window.data_wait += data_wait;
@@ -206,21 +237,25 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes a checkpoint, unless there is one that says the same.
+    /// Writes a checkpoint, unless there is one that says the same. Several replicas first compare their weights.
     ///
     /// # Errors
     ///
-    /// If it can't be written. Earlier checkpoints stay as they are.
+    /// If it can't be written, or a replica has other weights. Earlier checkpoints stay as they are.
     pub fn save(&mut self) -> Result<(), TrainError> {
-        // A checkpoint says that the rows before it are written.
-        self.metrics.sync()?;
-        match &self.saved {
-            Some(saved) if *saved == self.state => return Ok(()),
-            // Neither model nor optimizer has changed.
-            Some(saved) if saved.step == self.state.step => {
-                self.checkpoints.restate(&self.state)?
+        let step = self.state.step;
+        if let Some(rank) = self.replicas.first_with_other_weights(&self.learner) {
+            return Err(TrainError::OtherWeights { rank, step });
+        }
+        if let Some(RunFiles { checkpoints, metrics }) = &mut self.files {
+            // A checkpoint says that the rows before it are written.
+            metrics.sync()?;
+            match &self.saved {
+                Some(saved) if *saved == self.state => {}
+                // Neither model nor optimizer has changed.
+                Some(saved) if saved.step == step => checkpoints.restate(&self.state)?,
+                _ => checkpoints.save(&self.state, &self.learner, &self.optimizer)?,
             }
-            _ => self.checkpoints.save(&self.state, &self.learner, &self.optimizer)?,
         }
         self.saved = Some(self.state.clone());
         self.warn_of_left_overs();
@@ -229,7 +264,8 @@ impl Trainer {
 
     /// Says what of old checkpoints couldn't be removed.
     fn warn_of_left_overs(&mut self) {
-        for note in self.checkpoints.take_notes() {
+        let notes = self.files.as_mut().map(|files| files.checkpoints.take_notes());
+        for note in notes.unwrap_or_default() {
             self.progress.warn(&format!("warning: {note}"));
         }
     }
@@ -254,8 +290,12 @@ impl Trainer {
     /// before the checkpoint is rewritten is undone at the next start.
     fn roll_back(&mut self, to: u64, from: u64, quantity: &str) -> Result<(), TrainError> {
         let optimizer = self.learner.optimizer(&self.config.optimizer)?;
+        let read = self
+            .files
+            .as_mut()
+            .map(|files| files.checkpoints.restore(Some(to), &self.learner, &optimizer));
         let Restored { state, learner, optimizer, .. } =
-            self.checkpoints.restore(Some(to), &self.learner, &optimizer)?;
+            self.replicas.share_restored(read.transpose()?, &self.learner, &optimizer)?;
         let learner = learner.freeze(&self.config.optimizer)?;
         let state = RunState {
             skipped_steps: self.state.skipped_steps + from - to,
@@ -264,12 +304,16 @@ impl Trainer {
             elapsed_seconds: self.state.elapsed_seconds,
             ..state
         };
-        self.checkpoints.remove_later(to)?;
+        if let Some(files) = &mut self.files {
+            files.checkpoints.remove_later(to)?;
+        }
         self.warn_of_left_overs();
         // A validation that is still due comes again.
         self.valid_data.rewind(to.saturating_sub(u64::from(state.validation_is_due)));
         let undone = RunState { rollbacks: self.state.rollbacks, ..state.clone() };
-        self.metrics = self.metrics.reopen(&undone)?;
+        if let Some(files) = &mut self.files {
+            files.metrics = files.metrics.reopen(&undone)?;
+        }
         self.record(MetricsRow::Rollback(RollbackRow {
             step: to,
             number: state.rollbacks,
@@ -277,7 +321,9 @@ impl Trainer {
             quantity: quantity.to_owned(),
             skipped_steps: state.skipped_steps,
         }))?;
-        self.checkpoints.restate(&state)?;
+        if let Some(files) = &self.files {
+            files.checkpoints.restate(&state)?;
+        }
         self.progress.warn(&format!(
             "warning: the {quantity} is not finite at step {from}: back to step {to}, without the batches in between"
         ));
@@ -286,27 +332,33 @@ impl Trainer {
         Ok(())
     }
 
-    fn batches(&self, first: u64) -> Result<Prefetcher<Batch>, DataError> {
+    /// This replica's batches from where the run is.
+    fn batches(&self, own: MicroBatches) -> Result<Prefetcher<Batch>, DataError> {
         const AHEAD: usize = 4;
         let data = Arc::clone(&self.train_data);
-        let make = move |number: u64| data.batch(number);
+        let make = move |nth: u64| data.batch(own.batch(nth));
+        let first = self.state.data_steps() * own.count;
         Prefetcher::start(first, self.config.workers, AHEAD, make)
     }
 
-    /// One optimizer step, over the gradients of several batches. If it is stopped between them, all is
+    /// One optimizer step, over the gradients of several batches on each replica. If it is stopped between them, all is
     /// as it was before the step.
     fn step(
         &mut self,
         step: u64,
+        own: MicroBatches,
         batches: Vec<Batch>,
         stop: &AtomicBool,
     ) -> Result<Result<(), Stopped>, TrainError> {
-        let targets: u64 = batches.iter().map(Batch::num_targets).sum();
-        let inputs: u64 = batches.iter().map(Batch::num_inputs).sum();
-        let Ok(summed) = self.gradients(step, &batches, targets, stop) else {
+        let count = |of: fn(&Batch) -> u64| batches.iter().map(of).sum::<u64>();
+        let counts = [count(Batch::num_targets), count(Batch::num_inputs)];
+        let [targets, inputs] =
+            self.replicas.sum_counts(counts, &format!("the batches of step {step}"));
+        let Ok(summed) = self.gradients(step, own, &batches, targets, stop) else {
             return Ok(Err(Stopped));
         };
-        let Summed { loss, mut gradients, routing } = summed;
+        let Summed { passes, mut gradients, exchange } = summed;
+        let loss: f64 = passes.iter().map(|pass| pass.loss).sum();
         make_contiguous(&self.learner, &mut gradients);
         let norm = global_norm(&self.learner, &gradients);
         for (quantity, value) in [("loss", loss), ("gradient norm", norm)] {
@@ -325,14 +377,18 @@ impl Trainer {
 
         self.state.step = step;
         self.state.tokens += inputs + targets;
+        self.state.exchange_seconds += exchange.as_secs_f64();
         let window = &mut self.state.window;
         window.loss += loss;
         window.targets += targets;
         window.tokens += inputs + targets;
         window.grad_norm += norm;
         window.steps += 1;
-        window.flops += batches.iter().map(|batch| self.recorder.train_flops(batch)).sum::<f64>();
-        routing.into_iter().for_each(|routing| window.add_routing(routing));
+        window.exchange += exchange.as_secs_f64();
+        for pass in passes {
+            window.flops += pass.flops;
+            window.add_routing(pass.routing);
+        }
         Ok(Ok(()))
     }
 
@@ -340,33 +396,40 @@ impl Trainer {
         TrainError::Diverged { quantity, value, step, last_good: self.state.proven }
     }
 
-    /// The summed loss of the batches of step `step`, and the gradients of its mean over their `targets`.
+    /// What the batches of step `step` come to on all replicas: the gradients of the mean loss over their `targets`.
     fn gradients(
         &self,
         step: u64,
+        own: MicroBatches,
         batches: &[Batch],
         targets: u64,
         stop: &AtomicBool,
     ) -> Result<Summed, Stopped> {
-        let mut accumulator = GradientsAccumulator::new();
-        let mut sum = 0.0;
-        let mut routing = Vec::new();
-        for (micro_batch, batch) in (0..).zip(batches) {
-            unless(stop)?;
+        let mut sum = GradientSum::default();
+        let mut passes = Vec::with_capacity(batches.len());
+        for (number, batch) in (0..).zip(batches) {
+            if self.replicas.is_lone() {
+                unless(stop)?;
+            }
             let data_step = self.state.data_steps() + 1;
+            let micro_batch = own.first as u32 + number;
             let noise = Noise::training(self.config.seed, data_step, micro_batch);
             let loss = self.config.loss.options();
+            let flops = self.recorder.train_flops(batch);
             let batch = DeviceBatch { noise, loss, ..batch.to_device(targets, &self.device) };
             let output = self.config.training.precision.step(&self.learner, batch);
-            sum += output.item.sum.into_scalar::<f64>();
-            self.progress.micro_batch(step, u64::from(micro_batch) + 1, batches.len() as u64);
-            routing.push(routing_rows(output.item.routing));
-            if batches.len() == 1 {
-                return Ok(Summed { loss: sum, gradients: output.grads, routing });
-            }
-            accumulator.accumulate(&self.learner, output.grads);
+            let loss = output.item.sum.into_scalar::<f64>();
+            self.progress.micro_batch(step, u64::from(number) + 1, batches.len() as u64);
+            passes.push(PassRow { loss, flops, routing: routing_rows(output.item.routing) });
+            sum.push(&self.learner, output.grads);
         }
-        Ok(Summed { loss: sum, gradients: accumulator.grads(), routing })
+        let started = Instant::now();
+        // First: so all of them are here when their gradients go out.
+        let passes = PassRow::of_all(passes, &self.replicas, &format!("the losses of step {step}"));
+        let what = format!("the gradients of step {step}");
+        let gradients = sum.total(&self.learner, &self.replicas, &what);
+        let exchange = if self.replicas.is_lone() { Duration::ZERO } else { started.elapsed() };
+        Ok(Summed { passes, gradients, exchange })
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
@@ -387,10 +450,11 @@ impl Trainer {
             tokens_per_second: tokens as f64 / seconds,
             elapsed_seconds: self.state.elapsed_seconds,
             data_wait_seconds: Some(window.data_wait),
+            exchange_seconds: (!self.replicas.is_lone()).then_some(window.exchange),
             memory_bytes: memory::resident(),
             peak_memory_bytes: memory::peak(),
             flops_per_second: Some(flops_per_second),
-            peak_share: self.recorder.peak_share(flops_per_second),
+            peak_share: self.recorder.peak_share(flops_per_second / self.replicas.size() as f64),
             routing: Window::mean_routing(window.routing, batches),
             epochs: self.epochs(),
         };
@@ -425,7 +489,8 @@ impl Trainer {
     fn score(&mut self, stop: &AtomicBool) -> Result<Option<Validated>, TrainError> {
         let model = self.config.training.precision.to_compute(&self.learner.model.valid());
         let device = self.device.clone().without_autodiff();
-        self.valid_data.score(&Learner { model }, self.state.step, &device, stop)
+        let turns = Turns { replicas: &self.replicas, stop };
+        self.valid_data.score(&Learner { model }, self.state.step, &device, turns)
     }
 
     /// How often the sources of the data have been gone through so far.
@@ -435,17 +500,61 @@ impl Trainer {
     }
 
     fn record(&mut self, row: MetricsRow) -> Result<(), TrainError> {
-        Ok(self.metrics.append(&row)?)
+        match &mut self.files {
+            Some(files) => Ok(files.metrics.append(&row)?),
+            None => Ok(()),
+        }
     }
 }
 
-/// What the batches of a step come to together.
+/// What the batches of a step come to together, on all replicas.
 struct Summed {
-    /// In nats.
-    loss: f64,
+    /// In the order of the micro-batches.
+    passes: Vec<PassRow>,
     gradients: GradientsParams,
-    /// How the layers with experts routed each batch.
-    routing: Vec<Vec<RoutingRow>>,
+    /// From when this replica had its own gradients to when it had those of all.
+    exchange: Duration,
+}
+
+/// What is written down of a micro-batch.
+#[derive(Clone, Debug, PartialEq)]
+struct PassRow {
+    /// The summed cross-entropy, in nats.
+    loss: f64,
+    /// Operations.
+    flops: f64,
+    /// How the layers with experts routed it.
+    routing: Vec<RoutingRow>,
+}
+
+impl PassRow {
+    /// Those of all replicas, which have as many each, in the order of the micro-batches.
+    fn of_all(own: Vec<Self>, replicas: &Replicas, what: &str) -> Vec<Self> {
+        if replicas.is_lone() {
+            return own;
+        }
+        let mut numbers: Vec<f64> = Vec::new();
+        let mut own = own;
+        for pass in &mut own {
+            numbers.extend(pass.values_mut().map(|value| *value));
+        }
+        let mut all = Vec::with_capacity(own.len() * replicas.size());
+        for of_one in replicas.gather_numbers(&numbers, what) {
+            let mut values = of_one.into_iter();
+            for pass in &own {
+                // The same layers, with its own numbers.
+                let mut pass = pass.clone();
+                pass.values_mut().zip(&mut values).for_each(|(value, of_one)| *value = of_one);
+                all.push(pass);
+            }
+        }
+        all
+    }
+
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut f64> {
+        let routing = self.routing.iter_mut().flat_map(RoutingRow::values_mut);
+        [&mut self.loss, &mut self.flops].into_iter().chain(routing)
+    }
 }
 
 fn routing_rows(routing: Vec<LayerRouting>) -> Vec<RoutingRow> {
@@ -460,3 +569,6 @@ fn routing_rows(routing: Vec<LayerRouting>) -> Vec<RoutingRow> {
     };
     routing.into_iter().map(row).collect()
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod together;

@@ -2,17 +2,17 @@
 
 use altup_data::Mixture;
 use burn::tensor::Device;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::evaluation::Pass;
 use crate::learner::Learner;
 use crate::metrics::ValidRow;
+use crate::replicas::Turns;
 use crate::trainer::TrainError;
 
 /// Scores a model in training.
 pub trait Validation {
-    /// Scores the model of `step`. It must not be on an autodiff device, and `device` is its device. Once `stop` is
-    /// set, it ends before its next batch, and gives nothing.
+    /// Scores the model of `step`. It must not be on an autodiff device, and `device` is its device. All replicas score
+    /// it in turns, and get the same. Once they are to stop, they end before the next batch, and get nothing.
     ///
     /// # Errors
     ///
@@ -22,7 +22,7 @@ pub trait Validation {
         learner: &Learner,
         step: u64,
         device: &Device,
-        stop: &AtomicBool,
+        turns: Turns<'_>,
     ) -> Result<Option<Validated>, TrainError>;
 
     /// Training goes back to `step`: what was scored behind it never was. Default: nothing is remembered
@@ -66,15 +66,12 @@ impl Validation for TextValidation {
         learner: &Learner,
         step: u64,
         device: &Device,
-        stop: &AtomicBool,
+        turns: Turns<'_>,
     ) -> Result<Option<Validated>, TrainError> {
         let max_examples = if step == self.last_step { self.final_examples } else { self.examples };
         let batch_size = self.batch_size;
-        let pass = Pass { learner, max_examples, batch_size, step, device };
-        let row = pass.score_mixture(&self.data, &mut || match stop.load(Ordering::Relaxed) {
-            true => Err(()),
-            false => Ok(()),
-        });
-        Ok(row.ok().map(|row| Validated { cost: row.loss, row }))
+        let pass = Pass { learner, max_examples, batch_size, step, device, turns };
+        let row = pass.score_mixture(&self.data);
+        Ok(row.map(|row| Validated { cost: row.loss, row }))
     }
 }

@@ -5,8 +5,8 @@ mod support;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 use support::{Workspace, assert_same, fails, names_in, rows, set, succeeds};
@@ -130,6 +130,111 @@ fn a_preparation_that_is_killed_again_and_again_ends_with_the_same_files() {
     assert!(token_files(&workspace, "killed") == token_files(&workspace, "whole"));
 }
 
+/// A program, as nobody where this is root, who may write anywhere.
+#[cfg(unix)]
+fn without_privileges(workspace: &Workspace, args: &[&str]) -> Command {
+    use std::os::unix::process::CommandExt;
+    let whole = workspace.altup(args);
+    // Where nobody can reach it.
+    let program = workspace.path("program");
+    if !program.exists() {
+        fs::copy(whole.get_program(), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(whole.get_args()).current_dir(workspace.path(""));
+    let set = whole.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command.envs(set);
+    // SAFETY: it only asks.
+    if unsafe { libc::geteuid() } == 0 {
+        command.uid(65534).gid(65534);
+    }
+    command
+}
+
+/// Gives everything in a folder these permissions, and those to enter them to folders.
+#[cfg(unix)]
+fn permit(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    let is_folder = path.is_dir();
+    let set = |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    set(if is_folder { mode | 0o700 } else { mode });
+    if is_folder {
+        names_in(path).iter().for_each(|name| permit(&path.join(name), mode));
+        set(mode | 0o111);
+    }
+}
+
+/// As one that a team prepares and all of it read.
+#[cfg(unix)]
+#[test]
+fn a_cache_that_may_only_be_read_serves_while_it_has_everything() {
+    let workspace = with_shards();
+    json_of(workspace.altup(&prepare("team")).output().unwrap());
+    permit(&workspace.path("shards"), 0o644);
+    permit(&workspace.path("team"), 0o444);
+    fs::create_dir(workspace.path("runs")).unwrap();
+    permit(&workspace.path("runs"), 0o777);
+    permit(&workspace.path("tokenizer/tokenizer.json"), 0o644);
+    let mode = |name: &str, mode| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(workspace.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("", 0o755);
+    mode("tokenizer", 0o755);
+    let state = || -> Vec<(PathBuf, Vec<u8>, std::time::SystemTime)> {
+        let tokens = workspace.path("team/tokens/v2");
+        let entries = fs::read_dir(&tokens).unwrap().map(|entry| entry.unwrap().path());
+        let files = entries.flat_map(|path| match path.is_dir() {
+            true => names_in(&path).into_iter().map(|name| path.join(name)).collect(),
+            false => vec![path],
+        });
+        let mut files: Vec<PathBuf> = files.collect();
+        files.sort();
+        let state = |path: PathBuf| {
+            let modified = fs::metadata(&path).unwrap().modified().unwrap();
+            let bytes = fs::read(&path).unwrap();
+            (path, bytes, modified)
+        };
+        files.into_iter().map(state).collect()
+    };
+    let before = state();
+    let run = |run: &str, more: &[&str]| {
+        let text = ["train", "--config", "config.toml", "--train", "shards", "--cache-dir", "team"];
+        let output = format!("runs/{run}");
+        let args = [&text[..], &["--output", &output, "--quiet"], more].concat();
+        without_privileges(&workspace, &args).output().unwrap()
+    };
+    let tokenizer = ["--tokenizer", "tokenizer/tokenizer.json"];
+    succeeds(run("first", &tokenizer));
+    assert!(state() == before, "nothing is written");
+    // Hashes that aren't remembered are computed again.
+    let touched = fs::File::options().write(true).open(workspace.path("shards/03.txt")).unwrap();
+    touched.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    succeeds(run("second", &tokenizer));
+    assert!(state() == before, "nothing is written");
+    let list = ["data", "list", "--cache-dir", "team"];
+    succeeds(without_privileges(&workspace, &list).output().unwrap());
+
+    let says = |message: String, lacks: &str| {
+        for words in ["team/tok", "can't be written to", lacks, "--cache-dir", "altup data prepare"]
+        {
+            assert!(message.contains(words), "{message:?} doesn't say {words:?}");
+        }
+    };
+    says(fails(run("untrained", &[])), "lacks the tokenizer of this text and size");
+    workspace.write("shards/99.txt", "A new text.\n\nAnd another.\n");
+    let message = fails(run("more", &tokenizer));
+    says(message.clone(), "lacks the tokens of ");
+    assert!(message.contains("99.txt"), "{message}");
+    assert!(state() == before, "nothing is written");
+    let other = ["--tokenizer", "runs/first/tokenizer.json", "--cache-dir", "runs/own"];
+    let args =
+        ["train", "--config", "config.toml", "--train", "shards", "--output", "runs/own-run"];
+    let own = without_privileges(&workspace, &[&args[..], &other, &["--quiet"]].concat()).output();
+    succeeds(own.unwrap());
+    permit(&workspace.path("team"), 0o755);
+}
+
 #[test]
 fn a_broken_line_stops_a_run_or_is_left_out_and_reported() {
     let workspace = with_shards();
@@ -149,8 +254,16 @@ fn a_broken_line_stops_a_run_or_is_left_out_and_reported() {
     let skipped = &summary["skipped"];
     assert_eq!((skipped.as_array().unwrap().len(), skipped[0]["count"].as_u64()), (1, Some(1)));
     assert!(skipped[0]["first"][0].as_str().unwrap().contains(&place), "{skipped}");
+    let record: Value =
+        serde_json::from_slice(&fs::read(workspace.path("run/run.json")).unwrap()).unwrap();
+    assert_eq!(record["skipped"], *skipped);
+    // While the run goes on, too: there is no summary yet.
+    fs::remove_file(workspace.path("run/summary.json")).unwrap();
+    fs::remove_file(workspace.path("run/report.html")).unwrap();
+    succeeds(workspace.altup(&["report", "run"]).output().unwrap());
     let report = fs::read_to_string(workspace.path("run/report.html")).unwrap();
     assert!(report.contains("Left out"));
+    assert!(report.contains(&format!("05.txt: line {line} is not valid")), "{report}");
 
     let flags = [&prepare("cache")[..], &["--on-error", "skip"]].concat();
     let prepared = json_of(workspace.altup(&flags).output().unwrap());
@@ -241,7 +354,9 @@ fn a_mixture_has_losses_and_epochs_by_source_and_resumes_exactly() {
     assert_eq!(summary["sources"], valid["sources"]);
     assert_eq!(summary["epochs"], last("train")["epochs"]);
     let report = fs::read_to_string(workspace.path("whole/report.html")).unwrap();
-    assert!(report.contains("second: validation loss"));
+    assert!(report.contains("<h2>Sources</h2>"), "{report}");
+    assert!(report.contains("Validation loss by source"), "{report}");
+    assert!(workspace.path("whole/charts/source_epochs.svg").exists());
 
     let run = workspace.path("killed");
     let mut child = start("killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

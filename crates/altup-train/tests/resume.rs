@@ -568,6 +568,43 @@ fn a_run_goes_back_to_a_step_and_keeps_what_lay_behind() {
     }
 }
 
+/// As where checkpoints lie on a larger disk. `/dev/shm` is another file system than that of temporary files on most
+/// machines that have it.
+#[cfg(target_os = "linux")]
+#[test]
+#[allow(clippy::print_stderr)] // What is skipped is said.
+fn a_run_goes_back_though_its_checkpoints_lie_on_another_file_system() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let workspace = Workspace::new();
+    let Ok(disk) = tempfile::tempdir_in("/dev/shm") else {
+        eprintln!("not tried: there is no /dev/shm");
+        return;
+    };
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    if device(disk.path()) == device(&workspace.path("")) {
+        eprintln!("not tried: temporary files lie in /dev/shm");
+        return;
+    }
+    succeeds(workspace.train("run", &set(&["training.keep_last=10"])));
+    copy_folder(&workspace.path("run"), &workspace.path("before"));
+    let run = workspace.path("run");
+    let (here, there) = (run.join("checkpoints"), disk.path().join("checkpoints"));
+    copy_folder(&here, &there);
+    fs::remove_dir_all(&here).unwrap();
+    symlink(&there, &here).unwrap();
+    let resume = ["train", "--resume", "run", "--quiet", "--from", "6"];
+    succeeds(workspace.altup(&resume).output().unwrap());
+    assert_same(&workspace, "run", "before", "with its checkpoints elsewhere");
+    let names = |steps: &[u64]| steps.iter().copied().map(checkpoint_name).collect::<Vec<_>>();
+    assert_eq!(names_in(&run.join("abandoned/1/checkpoints")), names(&[9, 12]));
+    assert_eq!(names_in(&there), names(&[3, 6, 9, 12]));
+    for file in ["model.bpk", "optimizer.bpk", "state.json"] {
+        let [aside, before] = ["run/abandoned/1", "before"]
+            .map(|folder| workspace.path(folder).join("checkpoints/step-00000009").join(file));
+        assert!(fs::read(aside).unwrap() == fs::read(before).unwrap(), "{file}");
+    }
+}
+
 #[test]
 fn a_run_goes_on_with_no_other_data() {
     let workspace = Workspace::new();
@@ -665,9 +702,9 @@ fn a_run_of_another_version_is_refused_by_name() {
     let checkpoint = "run/checkpoints/step-00000012/state.json";
     for (file, old, new, words) in [
         ("run/run.json", "\"format\": 1", "\"format\": 2", "format of files has version 2"),
-        ("run/run.json", "\"numerics\": 1", "\"numerics\": 7", "arithmetic has version 7"),
+        ("run/run.json", "\"numerics\": 2", "\"numerics\": 7", "arithmetic has version 7"),
         (checkpoint, "\"format\": 1", "\"format\": 0", "format of files has version 0"),
-        (checkpoint, "\"numerics\": 1", "\"numerics\": 0", "arithmetic has version 0"),
+        (checkpoint, "\"numerics\": 2", "\"numerics\": 0", "arithmetic has version 0"),
     ] {
         let message = edit(file, old, new);
         assert!(message.contains(words) && message.contains("altup 0.1.0"), "{message}");

@@ -271,6 +271,29 @@ fn a_run_starts_from_a_model_and_needs_its_directory_no_more() {
     assert_same(&workspace, "run", "whole", "without the directory");
     fs::rename(workspace.path("gone"), workspace.path("recycled")).unwrap();
 
+    // As one that was killed before its first checkpoint: the model must still be the one that the run was started with.
+    copy_folder(&workspace.path("whole"), &workspace.path("killed"));
+    fs::remove_dir_all(workspace.path("killed/checkpoints")).unwrap();
+    let weights = workspace.path("recycled/model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    let mut other = bytes.clone();
+    *other.last_mut().unwrap() ^= 1;
+    fs::write(&weights, &other).unwrap();
+    let resume = ["train", "--resume", "killed", "--quiet"];
+    let words = ["the run in killed", "recycled is another one than the run was started with"];
+    says(workspace.altup(&resume).output().unwrap(), &words);
+    let record = |run: &str| -> Value {
+        serde_json::from_slice(&fs::read(workspace.path(run).join("run.json")).unwrap()).unwrap()
+    };
+    succeeds(train("changed", &[]));
+    assert_ne!(record("changed")["init"], record("whole")["init"]);
+    fs::write(&weights, &bytes).unwrap();
+    succeeds(workspace.altup(&resume).output().unwrap());
+    assert_same(&workspace, "killed", "whole", "from the same model");
+    let report = fs::read_to_string(workspace.path("killed/report.html")).unwrap();
+    let hash = record("whole")["init"].as_str().unwrap()[..16].to_owned();
+    assert!(report.contains("Begun with") && report.contains(&hash), "{report}");
+
     for flags in [&["--size", "altup-s"][..], &["--variant", "dense"], &["--blocks", "4"]] {
         let output = train("refused", flags);
         let errors = String::from_utf8(output.stderr).unwrap();

@@ -1,24 +1,29 @@
 //! Which files a corpus is made of, in what order, and how each is read.
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::{self, Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
 use crate::DataError;
 
 /// A file with text in it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SourceFile {
-    /// In canonical form, so that a file is recognised however it was named.
+    /// As it was found, made absolute, its links as they are: what it is sorted and called by. A download cache is made
+    /// of links, whose names say what order files have; the files behind them have the names of hashes.
     pub(crate) path: PathBuf,
+    /// The same without links, so that a file is recognised however it was found: what is read.
+    pub(crate) target: PathBuf,
     pub(crate) format: Format,
     /// In bytes, as it lies on the disk.
     pub(crate) size: u64,
 }
 
 /// What a file's name says of its contents. How they are compressed, they say themselves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Text,
     Json,
@@ -62,8 +67,21 @@ impl Format {
     }
 }
 
+/// The data files behind `sources`, sorted by their paths. Of several names of one file, as links give it, the first
+/// counts.
+pub(crate) fn find_all(sources: &[String]) -> Result<Vec<SourceFile>, DataError> {
+    let mut files = Vec::new();
+    for source in sources {
+        find(source, &mut files)?;
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut found = HashSet::new();
+    files.retain(|file| found.insert(file.target.clone()));
+    Ok(files)
+}
+
 /// Adds the data files behind a file's name, a folder's or a glob.
-pub(crate) fn find(source: &str, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
+fn find(source: &str, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
     let path = Path::new(source);
     if path.is_file() {
         let format = Format::of(path).ok_or_else(|| DataError::UnsupportedExtension {
@@ -144,10 +162,12 @@ fn is_dangling(error: &walkdir::Error) -> bool {
 }
 
 fn source_file(path: &Path, format: Format) -> Result<SourceFile, DataError> {
-    let read_error = |source| DataError::Read { file: path.to_owned(), source };
-    let path = fs::canonicalize(path).map_err(read_error)?;
-    let size = fs::metadata(&path).map_err(read_error)?.len();
-    Ok(SourceFile { path, format, size })
+    let source_file = || {
+        let target = fs::canonicalize(path)?;
+        let size = fs::metadata(&target)?.len();
+        Ok(SourceFile { path: path::absolute(path)?, target, format, size })
+    };
+    source_file().map_err(|source: io::Error| DataError::Read { file: path.to_owned(), source })
 }
 
 /// Sizes of the source files taken into the built-in corpus: shorter ones are mostly `mod` lines

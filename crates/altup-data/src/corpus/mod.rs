@@ -15,6 +15,7 @@ mod files;
 mod reader;
 mod sample;
 
+use std::collections::HashSet;
 use std::env;
 use std::fmt;
 use std::mem;
@@ -22,11 +23,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use self::files::SourceFile;
 use self::reader::Reader;
 use crate::DataError;
 
 pub use self::defect::{Defect, OnError, Place, SkippedInFile};
+pub(crate) use self::files::SourceFile;
 pub use self::reader::Document;
 pub(crate) use self::reader::READER_VERSION;
 
@@ -95,20 +96,16 @@ impl Corpus {
     /// Finds the files behind `sources`: each a file, a folder (searched with its subfolders) or a
     /// glob.
     ///
-    /// The files are sorted, and a file found twice is read once. In folders and globs, files with
-    /// other extensions are passed over; a file that is named itself must have a known one. Hidden
-    /// files and folders below a folder are passed over too.
+    /// The files are sorted by their paths as they were found: a link stands where its name says, wherever the file
+    /// behind it lies. A file found twice is read once; of several names of it, the first in this order counts. In
+    /// folders and globs, files with other extensions are passed over; a file that is named itself must have a known
+    /// one. Hidden files and folders below a folder are passed over too.
     ///
     /// # Errors
     ///
     /// Names the source that has no data file, or the file or folder that can't be read.
     pub fn open(sources: &[String]) -> Result<Self, DataError> {
-        let mut files = Vec::new();
-        for source in sources {
-            files::find(source, &mut files)?;
-        }
-        files.sort();
-        files.dedup();
+        let files = files::find_all(sources)?;
         Ok(Self::new(sources.to_vec(), files, MAX_SINGLE_FILES))
     }
 
@@ -160,9 +157,17 @@ impl Corpus {
         &self.sources
     }
 
-    /// The files, in the order in which they are read.
+    /// The files as they were found, in the order in which they are read.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.source_files().map(|file| file.path.as_path())
+    }
+
+    /// Those of its files that another corpus has too, under whatever name.
+    pub fn files_shared_with<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Path> {
+        let others: HashSet<&Path> =
+            other.source_files().map(|file| file.target.as_path()).collect();
+        let shared = self.source_files().filter(move |file| others.contains(file.target.as_path()));
+        shared.map(|file| file.path.as_path())
     }
 
     /// The size of the files in bytes, as they lie on the disk.
@@ -185,12 +190,7 @@ impl Corpus {
 
     /// The error that the corpus holds no text.
     pub(crate) fn without_text(&self) -> DataError {
-        let mut files = self.files();
-        let files = match (files.next(), files.count()) {
-            (None, _) => "no file".to_owned(),
-            (Some(file), 0) => file.display().to_string(),
-            (Some(first), rest) => format!("{} and {rest} more", first.display()),
-        };
+        let files = named(&mut self.files());
         match self.selection {
             Selection::Only { every } => DataError::NothingHeldOut { every, files },
             _ => DataError::EmptyCorpus { files },
@@ -243,6 +243,20 @@ impl Shard {
     /// The size of the files in bytes, as they lie on the disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// What it is called where it is missed.
+    pub(crate) fn name(&self) -> String {
+        named(&mut self.files.iter().map(|file| file.path.as_path()))
+    }
+}
+
+/// Some files in a few words.
+fn named(files: &mut dyn Iterator<Item = &Path>) -> String {
+    match (files.next(), files.count()) {
+        (None, _) => "no file".to_owned(),
+        (Some(file), 0) => file.display().to_string(),
+        (Some(first), rest) => format!("{} and {rest} more", first.display()),
     }
 }
 
@@ -621,6 +635,42 @@ mod tests {
         assert_eq!(read(&open(&folder, "").unwrap()).unwrap(), ["c\n", "d\n"]);
     }
 
+    /// A folder of links to files that are named by hashes, as download caches are.
+    #[cfg(unix)]
+    #[test]
+    fn links_stand_where_their_names_say_wherever_the_files_lie() {
+        use std::os::unix::fs::symlink;
+        let names = ["a.jsonl", "b.jsonl", "c.jsonl"];
+        let row = |name: &str| format!("{{\"text\": \"{name}\"}}").into_bytes();
+        for blobs in [["3f", "11", "a0"], ["09", "f0", "51"]] {
+            let folder = folder_with(&[]);
+            let at = |name: &str| folder.path().join(name);
+            fs::create_dir_all(at("blobs")).unwrap();
+            fs::create_dir_all(at("snapshot/en")).unwrap();
+            for (name, blob) in names.iter().zip(blobs) {
+                fs::write(at("blobs").join(blob), row(name)).unwrap();
+                let target = Path::new("../../blobs").join(blob);
+                symlink(target, at("snapshot/en").join(name)).unwrap();
+            }
+            for source in ["snapshot", "snapshot/en/*.jsonl"] {
+                let corpus = open(&folder, source).unwrap();
+                assert_eq!(read(&corpus).unwrap(), names, "{source}");
+                assert!(corpus.files().eq(names.map(|name| at("snapshot/en").join(name))));
+            }
+
+            // A second name of a file is passed over: here the link, whose folder comes later.
+            fs::rename(at("blobs").join(blobs[1]), at("snapshot/b.jsonl")).unwrap();
+            let link = at("snapshot/en/b.jsonl");
+            fs::remove_file(&link).unwrap();
+            symlink("../b.jsonl", &link).unwrap();
+            let corpus = open(&folder, "snapshot").unwrap();
+            assert_eq!(read(&corpus).unwrap(), ["b.jsonl", "a.jsonl", "c.jsonl"]);
+            let linked = open(&folder, "snapshot/en").unwrap();
+            let shared: Vec<&Path> = linked.files_shared_with(&corpus).collect();
+            assert!(shared.iter().eq(&names.map(|name| at("snapshot/en").join(name))));
+        }
+    }
+
     #[test]
     fn splits_of_c4_are_told_apart_by_their_globs() {
         let names = ["train.00000-of-01024", "train.00001-of-01024", "validation.00000-of-00008"];
@@ -639,11 +689,13 @@ mod tests {
 
     #[test]
     fn many_small_files_share_shards_that_a_new_file_changes_one_of() {
-        let file = |number: u64| SourceFile {
-            path: format!("/corpus/{number:06}.txt").into(),
+        let named = |name: &str| SourceFile {
+            path: format!("/corpus/{name}.txt").into(),
+            target: format!("/corpus/{name}.txt").into(),
             format: Format::Text,
             size: 1000,
         };
+        let file = |number: u64| named(&format!("{number:06}"));
         let files: Vec<SourceFile> = (0..5000).map(file).collect();
         assert_eq!(shards(files[..100].to_vec(), 100).len(), 100);
         let before = shards(files.clone(), 100);
@@ -651,7 +703,7 @@ mod tests {
         let joined: Vec<SourceFile> = before.iter().flat_map(|shard| shard.files.clone()).collect();
         assert_eq!(joined, files);
         let mut more = files.clone();
-        more.insert(2500, SourceFile { path: "/corpus/002499b.txt".into(), ..file(0) });
+        more.insert(2500, named("002499b"));
         let new = shards(more, 100).into_iter().filter(|shard| !before.contains(shard)).count();
         assert!(new <= 2, "{new}");
 

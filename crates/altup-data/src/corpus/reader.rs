@@ -64,17 +64,16 @@ enum DocumentReader {
 impl Reader {
     /// Opens a file. `bytes_read` grows by the bytes that are read from it.
     pub(crate) fn open(file: &SourceFile, bytes_read: &Arc<AtomicU64>) -> Result<Self, DataError> {
-        let path = file.path.as_path();
-        let input = || Input::open(path, bytes_read);
+        let input = || Input::open(file, bytes_read);
         let documents = match file.format {
             Format::Text => DocumentReader::Text(TextReader::new(input()?)),
             Format::Json => DocumentReader::Json(JsonReader::new(input()?)),
             Format::Parquet => {
-                DocumentReader::Parquet(Box::new(ParquetReader::open(path, bytes_read)?))
+                DocumentReader::Parquet(Box::new(ParquetReader::open(file, bytes_read)?))
             }
             Format::Whole => {
                 bytes_read.fetch_add(file.size, Ordering::Relaxed);
-                DocumentReader::Whole(Some(path.to_owned()))
+                DocumentReader::Whole(Some(file.path.clone()))
             }
         };
         Ok(Self { documents, pieces: VecDeque::new() })
@@ -178,9 +177,10 @@ impl<R: Read> Read for Counted<R> {
 const BUFFER_BYTES: usize = 64 << 10;
 
 impl Input {
-    fn open(path: &Path, bytes_read: &Arc<AtomicU64>) -> Result<Self, DataError> {
-        let read_error = |source| DataError::Read { file: path.to_owned(), source };
-        let file = File::open(path).map_err(read_error)?;
+    fn open(source: &SourceFile, bytes_read: &Arc<AtomicU64>) -> Result<Self, DataError> {
+        let path = source.path.clone();
+        let read_error = |source| DataError::Read { file: path.clone(), source };
+        let file = File::open(&source.target).map_err(read_error)?;
         let file = Counted { inner: file, bytes_read: Arc::clone(bytes_read) };
         let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
         // A read returns few bytes only at the end of a file.
@@ -195,7 +195,7 @@ impl Input {
                 Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder))
             }
         };
-        let mut input = Self { file: path.to_owned(), compression, bytes, line: 1, ended: false };
+        let mut input = Self { file: path, compression, bytes, line: 1, ended: false };
         input.skip_byte_order_mark()?;
         Ok(input)
     }
@@ -511,9 +511,10 @@ struct ParquetReader {
 impl ParquetReader {
     const ROWS_AT_ONCE: usize = 64;
 
-    fn open(path: &Path, bytes_read: &Arc<AtomicU64>) -> Result<Self, DataError> {
-        let file =
-            File::open(path).map_err(|source| DataError::Read { file: path.to_owned(), source })?;
+    fn open(source: &SourceFile, bytes_read: &Arc<AtomicU64>) -> Result<Self, DataError> {
+        let path = source.path.as_path();
+        let file = File::open(&source.target)
+            .map_err(|source| DataError::Read { file: path.to_owned(), source })?;
         let file =
             SerializedFileReader::new(file).map_err(|source| broken_parquet(path, &source))?;
 

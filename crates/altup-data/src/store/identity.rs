@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::{store_error, written_if_allowed};
 use crate::DataError;
-use crate::corpus::READER_VERSION;
-use crate::corpus::Shard;
+use crate::corpus::{READER_VERSION, Shard, SourceFile};
 
-/// The hashes of source files, remembered by path, size and time of modification.
+/// The hashes of source files, remembered by path without links, size and time of modification.
 ///
 /// A file of one JSON object a line, to which processes append under a lock. Of two lines for a path
 /// the later counts. A line that can't be read is passed over: what it said is found out again.
@@ -59,16 +59,16 @@ impl Stamp {
 pub(crate) struct ShardIdentity {
     /// Names the content and how it is read.
     pub(crate) key: blake3::Hash,
-    stamps: Vec<(PathBuf, Stamp)>,
+    stamps: Vec<(SourceFile, Stamp)>,
 }
 
 impl ShardIdentity {
     /// Checks that no file has changed since its content was hashed.
     pub(crate) fn check_unchanged(&self) -> Result<(), DataError> {
-        for (path, stamp) in &self.stamps {
-            let now = Stamp::of(path).map_err(|source| read_error(path, source))?;
+        for (file, stamp) in &self.stamps {
+            let now = Stamp::of(&file.target).map_err(|source| read_error(file, source))?;
             if now != *stamp {
-                return Err(DataError::ChangedMeanwhile { file: path.clone() });
+                return Err(DataError::ChangedMeanwhile { file: file.path.clone() });
             }
         }
         Ok(())
@@ -100,12 +100,12 @@ impl Identities {
         let mut stamps = Vec::with_capacity(shard.files.len());
         let mut lines = Vec::new();
         for file in &shard.files {
-            let path = &file.path;
-            let stamp = Stamp::of(path).map_err(|source| read_error(path, source))?;
+            let path = &file.target;
+            let stamp = Stamp::of(path).map_err(|source| read_error(file, source))?;
             let hash = match self.known.get(path) {
                 Some((known, hash)) if *known == stamp => *hash,
                 _ => {
-                    let hash = hash(path).map_err(|source| read_error(path, source))?;
+                    let hash = hash(path).map_err(|source| read_error(file, source))?;
                     let line = Line { path: path.clone(), stamp, blake3: hash.to_string() };
                     // A path that JSON can't hold is not remembered.
                     if stamp.is_settled()
@@ -119,11 +119,10 @@ impl Identities {
             };
             key.update(file.format.name().as_bytes());
             key.update(hash.as_bytes());
-            stamps.push((path.clone(), stamp));
+            stamps.push((file.clone(), stamp));
         }
         if !lines.is_empty() {
-            self.append(&lines)
-                .map_err(|source| DataError::Store { path: self.path.clone(), source })?;
+            written_if_allowed(self.append(&lines)).map_err(store_error(&self.path))?;
         }
         Ok(ShardIdentity { key: key.finalize(), stamps })
     }
@@ -168,8 +167,8 @@ fn hash(path: &Path) -> io::Result<blake3::Hash> {
     Ok(hasher.finalize())
 }
 
-fn read_error(path: &Path, source: io::Error) -> DataError {
-    DataError::Read { file: path.to_owned(), source }
+fn read_error(file: &SourceFile, source: io::Error) -> DataError {
+    DataError::Read { file: file.path.clone(), source }
 }
 
 #[cfg(test)]

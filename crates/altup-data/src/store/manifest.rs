@@ -14,7 +14,7 @@ use super::claim::{remove_left_overs, write_whole};
 use super::identity::Identities;
 use super::prepare::Done;
 use super::token_file::FORMAT_VERSION;
-use super::{MANIFEST_EXTENSION, TOKENS_EXTENSION, TokenStore, store_error};
+use super::{MANIFEST_EXTENSION, TOKENS_EXTENSION, TokenStore, store_error, written_if_allowed};
 use crate::{Corpus, DataError, TextTokenizer};
 
 /// A corpus in the store: which shards it has, in order. The file is written again at each use, and
@@ -125,7 +125,7 @@ impl TokenizerFolder {
 }
 
 impl TokenStore {
-    /// Writes down that a corpus has been prepared, or used again.
+    /// Writes down that a corpus has been prepared, or used again, unless nothing may be written.
     pub(super) fn record(
         &self,
         corpus: &Corpus,
@@ -153,7 +153,8 @@ impl TokenStore {
         let name = format!("{}.{MANIFEST_EXTENSION}", name.finalize());
         let path = self.tokenizer_folder(tokenizer).join(name);
         let contents = serde_json::to_vec(&manifest).map_err(io::Error::from);
-        contents.and_then(|contents| write_whole(&path, &contents)).map_err(store_error(&path))
+        let written = contents.and_then(|contents| write_whole(&path, &contents));
+        written_if_allowed(written).map_err(store_error(&path))
     }
 
     /// What is in the store.

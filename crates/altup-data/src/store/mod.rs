@@ -5,7 +5,7 @@
 //! FOLDER/
 //! └── v2/
 //!     ├── sources.jsonl          hashes of source files, by path, size and time of modification
-//!     └── <tokenizer>/           its hash
+//!     └── <tokenizer>/           its hash, and the version of tokenising
 //!         ├── <shard>.tokens     the hash of the shard's content: the tokens
 //!         └── <corpus>.json      a manifest: which shards a corpus has, and what it was opened with
 //! ```
@@ -15,6 +15,9 @@
 //! tokenised by one; and what a dead process has left is told by its missing lock. A shard is known
 //! by its content: it is found again when it was moved, touched or mounted elsewhere, and of a corpus
 //! that has changed, only what has changed is made anew.
+//!
+//! A store that may only be read, as one that others prepare and share, serves as any other while it has all that is
+//! asked for. It then remembers neither hashes nor uses.
 
 mod claim;
 mod identity;
@@ -22,10 +25,11 @@ mod manifest;
 mod prepare;
 mod token_file;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::error::is_refused;
+use crate::tokenizer::TOKENIZING_VERSION;
 use crate::{DataError, TextTokenizer};
 
 pub(crate) use self::claim::Claim;
@@ -63,7 +67,7 @@ impl TokenStore {
     }
 
     fn tokenizer_folder(&self, tokenizer: &TextTokenizer) -> PathBuf {
-        self.current().join(tokenizer.fingerprint().to_hex().as_str())
+        self.current().join(format!("{}-{TOKENIZING_VERSION}", tokenizer.fingerprint()))
     }
 }
 
@@ -71,12 +75,17 @@ fn store_error(path: &Path) -> impl FnOnce(io::Error) -> DataError {
     move |source| DataError::Store { path: path.to_owned(), source }
 }
 
-fn create_folder(path: &Path) -> Result<(), DataError> {
-    fs::create_dir_all(path).map_err(store_error(path))
+/// Whether something was written; not where nothing may be.
+fn written_if_allowed(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if is_refused(&error) => Ok(()),
+        written => written,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::{Duration, SystemTime};
 
     use tempfile::TempDir;

@@ -1,8 +1,9 @@
 //! From the shards of a corpus to its token files, on several threads and beside other processes.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,7 +16,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use super::claim::{Claim, remove_left_overs};
 use super::identity::{Identities, ShardIdentity};
 use super::token_file::{TokenFile, TokenFileWriter};
-use super::{TOKENS_EXTENSION, TokenStore, create_folder, store_error};
+use super::{TOKENS_EXTENSION, TokenStore, store_error, written_if_allowed};
 use crate::corpus::{OnError, Shard};
 use crate::token_row::{Origin, ShardSource, TokenRow};
 use crate::{Corpus, DataError, TextTokenizer};
@@ -75,13 +76,18 @@ impl TokenStore {
         progress: &mut dyn FnMut(PrepareProgress),
     ) -> Result<TokenRow, DataError> {
         let folder = self.tokenizer_folder(tokenizer);
-        create_folder(&folder)?;
-        remove_left_overs(&folder).map_err(store_error(&folder))?;
+        fs::create_dir_all(&folder).map_err(|source| {
+            let lacks = "any tokens that this tokenizer made".to_owned();
+            DataError::not_written(&self.folder, lacks, source)
+        })?;
+        let removed = remove_left_overs(&folder).map(|_| ());
+        written_if_allowed(removed).map_err(store_error(&folder))?;
         let sources = self.sources();
         let identities = Identities::open(sources.clone()).map_err(store_error(&sources))?;
 
         let shards = corpus.shards();
         let work = Work {
+            store: &self.folder,
             folder,
             shards,
             tokenizer,
@@ -132,7 +138,8 @@ impl TokenStore {
     ///
     /// Names the file that can't be read.
     pub fn identify(&self, corpus: &Corpus) -> Result<Vec<ShardSource>, DataError> {
-        create_folder(&self.current())?;
+        written_if_allowed(fs::create_dir_all(self.current()))
+            .map_err(store_error(&self.current()))?;
         let sources = self.sources();
         let identities = Identities::open(sources.clone()).map_err(store_error(&sources))?;
         let shards = corpus.shards().par_iter();
@@ -149,6 +156,8 @@ pub(super) struct Done {
 
 /// What the threads share.
 struct Work<'a> {
+    /// The folder of the store, and the tokenizer's in it.
+    store: &'a Path,
     folder: PathBuf,
     shards: &'a [Shard],
     tokenizer: &'a TextTokenizer,
@@ -263,7 +272,11 @@ impl Work<'_> {
                 true => Claim::wait(&path, || self.has_failed()),
                 false => Claim::attempt(&path),
             };
-            let Some(claim) = claim.map_err(store_error(&path))? else {
+            let lacking = |source| {
+                let lacks = format!("the tokens of {}", shard.name());
+                DataError::not_written(self.store, lacks, source)
+            };
+            let Some(claim) = claim.map_err(lacking)? else {
                 lock(&self.deferred).push_back((number, identity));
                 return Ok(());
             };

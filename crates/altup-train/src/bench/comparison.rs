@@ -151,7 +151,12 @@ impl Plan {
         Ok(comparison)
     }
 
-    fn config(&self, size: &str, model: &str) -> anyhow::Result<T5Config> {
+    /// The configuration of a model.
+    ///
+    /// # Errors
+    ///
+    /// If a name is unknown.
+    pub fn config(&self, size: &str, model: &str) -> anyhow::Result<T5Config> {
         let config = models::model(size, model).with_context(|| {
             let sizes: Vec<&str> = altup_models::size_names().collect();
             format!(

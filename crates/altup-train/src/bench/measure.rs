@@ -17,7 +17,7 @@ use crate::precision::Precision;
 use crate::token_rows;
 use altup_optim::{OptimizerConfig, OptimizerKind};
 
-const LEARNING_RATE: f64 = 1e-4;
+pub(super) const LEARNING_RATE: f64 = 1e-4;
 
 impl BenchBatch {
     /// Reads a batch.

@@ -7,6 +7,7 @@
 
 pub mod breakdown;
 pub mod comparison;
+pub mod exchange;
 pub mod measure;
 pub mod models;
 pub mod scaling;

@@ -45,7 +45,7 @@ pub struct Point {
     pub y: f64,
     /// From where to where x may lie: an error bar.
     pub x_range: Option<(f64, f64)>,
-    /// From where to where y may lie: of a [`Style::Line`] a band, else an error bar.
+    /// From where to where y may lie: of a curve without dots a band, else an error bar.
     pub y_range: Option<(f64, f64)>,
     /// A name that stands beside the point where there is room, and in its hint; may be empty.
     pub label: String,
@@ -64,7 +64,7 @@ pub enum Style {
     Line,
     /// A line with a dot at each point, for curves of few points.
     Marked,
-    /// The moving mean as a line over the faint raw curve, for noisy curves.
+    /// The moving mean as a line over the faint raw curve, or over the band of its ranges, for noisy curves.
     Smoothed,
     /// Only the moving mean, faint, for curves that are the background of others.
     Faint,
@@ -280,13 +280,18 @@ impl<'a> Drawn<'a> {
         let line = format!("l s{color}");
         match self.series.style {
             Style::Line => {
-                self.draw_band(svg, frame);
+                if self.has_band() {
+                    self.draw_band(svg, frame);
+                }
                 frame.draw_curve(svg, &line, &dashed, &places);
             }
             Style::Marked => frame.draw_curve(svg, &line, &dashed, &places),
             Style::Smoothed => {
                 let faint = " style=\"stroke-width:1\" stroke-opacity=\"0.3\"";
-                frame.draw_curve(svg, &line, faint, &places);
+                match self.has_band() {
+                    true => self.draw_band(svg, frame),
+                    false => frame.draw_curve(svg, &line, faint, &places),
+                }
                 frame.draw_curve(svg, &line, &dashed, &moving_mean(&places));
             }
             Style::Faint => {
@@ -301,7 +306,7 @@ impl<'a> Drawn<'a> {
             }
             Style::Scattered => {}
         }
-        if self.series.style != Style::Line {
+        if !matches!(self.series.style, Style::Line | Style::Smoothed | Style::Faint) {
             self.draw_error_bars(svg, frame);
         }
         if self.shows_dots() {
@@ -311,10 +316,11 @@ impl<'a> Drawn<'a> {
         }
     }
 
+    fn has_band(&self) -> bool {
+        self.points.iter().any(|point| point.y_low < point.y_high)
+    }
+
     fn draw_band(&self, svg: &mut Svg, frame: &Frame) {
-        if self.points.iter().all(|point| point.y_low == point.y_high) {
-            return;
-        }
         let end = |x: f64, y: f64| frame.pixel((x, y.min(frame.y.high)));
         let above = self.points.iter().map(|point| end(point.at.0, point.y_high));
         let below = self.points.iter().rev().map(|point| end(point.at.0, point.y_low));
@@ -616,6 +622,12 @@ mod tests {
         assert_eq!(band.len(), 1);
         assert_eq!(band[0].matches(['M', 'L']).count(), 6, "there and back: {}", band[0]);
         assert!(attributes(&line, "line", "s0", "x1").is_empty());
+
+        // Under a moving mean, in the place of the raw curve.
+        let smoothed = chart(vec![Series::new("", points(), Style::Smoothed)], Scale::Linear).svg();
+        assert_eq!(attributes(&smoothed, "path", "f0", "d"), band);
+        assert_eq!(attributes(&smoothed, "path", "l s0", "d").len(), 1);
+        assert!(attributes(&smoothed, "line", "s0", "x1").is_empty());
 
         let dots = chart(vec![Series::new("", points(), Style::Scattered)], Scale::Linear).svg();
         assert!(attributes(&dots, "path", "f0", "d").is_empty());

@@ -1,16 +1,24 @@
 use altup_train::bench::comparison::{Plan, Side};
-use altup_train::bench::{Work, measure, models, scaling};
+use altup_train::bench::exchange::{Exchanges, ModelExchange};
+use altup_train::bench::{BenchBatch, Work, measure, models, scaling};
 use altup_train::device::{Backend, DeviceName};
+use altup_train::machine::Machine;
 use altup_train::precision::Precision;
-use anyhow::{Context, bail};
-use clap::Args;
+use altup_train::process;
+use altup_train::replicas::Replicas;
+use anyhow::{Context, bail, ensure};
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use super::replicas::{agreement_on, together};
 use super::{BackendArgs, PrecisionArgs, backends, output};
 
 /// Compare the speed of models on backends and in other programs, side by side
 ///
-/// Every side runs in a process of its own, in turns; all must compute the same loss before any is timed.
+/// Every side runs in a process of its own, in turns; all must compute the same loss before any is timed. The exchange
+/// between replicas is measured where they are: `mpirun -n 2 altup bench --works exchange`.
 #[derive(Args)]
 pub(super) struct BenchArgs {
     /// Sizes of models (`altup sizes` lists them)
@@ -29,7 +37,7 @@ pub(super) struct BenchArgs {
     peer: Vec<Side>,
     /// What is timed
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["forward", "train", "prefill", "decode"])]
-    works: Vec<Work>,
+    works: Vec<Asked>,
     /// Rows of a batch
     #[arg(long, default_value_t = 4)]
     batch_size: usize,
@@ -70,6 +78,36 @@ pub(super) struct BenchArgs {
     /// A folder for comparison.json, comparison.md and the charts; it must not hold a comparison yet
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+}
+
+/// What is timed: a work of each side, or what replicas do together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    OfSides(Work),
+    Exchange,
+}
+
+impl ValueEnum for Asked {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::OfSides(Work::Forward),
+            Self::OfSides(Work::Train),
+            Self::OfSides(Work::Prefill),
+            Self::OfSides(Work::Decode),
+            Self::OfSides(Work::Breakdown),
+            Self::Exchange,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::OfSides(work) => work.to_possible_value(),
+            Self::Exchange => Some(
+                PossibleValue::new("exchange")
+                    .help("The sum of a model's gradients over all replicas, under mpirun, beside a training step"),
+            ),
+        }
+    }
 }
 
 /// Measure one model directory on one backend and print a line of JSON: one side of `altup bench`
@@ -124,14 +162,113 @@ pub(super) fn measure(args: MeasureArgs) -> anyhow::Result<()> {
     Ok(output::json(&measured)?)
 }
 
-pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
-    let name = if args.scaling { "scaling" } else { "comparison" };
-    if let Some(folder) = &args.output {
-        let results = folder.join(format!("{name}.json"));
-        if results.exists() {
-            bail!("{} is there already; choose another folder", results.display());
+pub(super) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    if args.works.contains(&Asked::Exchange) {
+        return together(|replicas| exchange(args, replicas));
+    }
+    process::set_up();
+    bench(args).map(|()| ExitCode::SUCCESS)
+}
+
+/// Measures the exchange between the replicas, all of which are here.
+fn exchange(args: BenchArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
+    replicas.agree(
+        &agreement_on("altup bench").and("sizes", &args.sizes).and("models", &args.models),
+    )?;
+    ensure!(
+        args.works == [Asked::Exchange] && args.peer.is_empty() && !args.scaling,
+        "the exchange is measured alone: without other --works, --peer and --scaling"
+    );
+    ensure!(
+        !replicas.is_lone(),
+        "an exchange needs several replicas, as in: mpirun -n 2 altup bench --works exchange"
+    );
+    const NAME: &str = "exchange";
+    check_free(args.output.as_deref().filter(|_| replicas.is_first()), NAME)?;
+    let backend = match &args.backends[..] {
+        [] => DeviceName::default(),
+        [backend] => backend.clone(),
+        _ => bail!("the exchange is measured on one of the --backends at a time"),
+    };
+    let place = replicas.place();
+    let device = backends::open(&backend.of_replica(place.local_rank))?;
+    args.precision.check(&device)?;
+    let plan = args.plan(Vec::new());
+    let mut measured = Vec::new();
+    for size in &plan.sizes {
+        for model in &plan.models {
+            let config = plan.config(size, model)?;
+            if !args.quiet && replicas.is_first() {
+                output::note(&format!("{size} {model}: steps of {} replicas", place.size));
+            }
+            let lengths = [plan.input_length, plan.target_length];
+            let batch =
+                BenchBatch::random(config.vocab_size, plan.batch_size, lengths, 1, plan.seed);
+            let (name, steps) = ((size.as_str(), model.as_str()), plan.rounds * plan.repeats);
+            measured.push(ModelExchange::measure(
+                replicas,
+                name,
+                &config,
+                &batch,
+                &device,
+                plan.precision,
+                steps,
+            ));
         }
     }
+    if replicas.is_first() {
+        let exchanges = Exchanges {
+            machine: Machine::here(),
+            commit: args.commit,
+            replicas: place.size,
+            on_machine: place.local_size,
+            threads: process::num_threads(),
+            backend: backend.to_string(),
+            batch: [plan.batch_size, plan.input_length, plan.target_length],
+            models: measured,
+        };
+        let json = serde_json::to_string_pretty(&exchanges)?;
+        tell(NAME, exchanges.markdown(), json, Vec::new(), args.output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl BenchArgs {
+    fn plan(&self, works: Vec<Work>) -> Plan {
+        Plan {
+            sizes: self.sizes.clone(),
+            models: self.models.clone(),
+            works,
+            batch_size: self.batch_size,
+            input_length: self.input_length,
+            target_length: self.target_length,
+            new_tokens: self.new_tokens,
+            vocab_size: self.vocab_size,
+            rounds: self.rounds,
+            repeats: self.repeats,
+            precision: self.precision,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Checks that a folder holds no results of this name yet.
+fn check_free(folder: Option<&Path>, name: &str) -> anyhow::Result<()> {
+    if let Some(folder) = folder {
+        let results = folder.join(format!("{name}.json"));
+        ensure!(!results.exists(), "{} is there already; choose another folder", results.display());
+    }
+    Ok(())
+}
+
+fn bench(args: BenchArgs) -> anyhow::Result<()> {
+    let name = if args.scaling { "scaling" } else { "comparison" };
+    check_free(args.output.as_deref(), name)?;
+    let works = args.works.iter().filter_map(|asked| match asked {
+        Asked::OfSides(work) => Some(*work),
+        Asked::Exchange => None,
+    });
+    let plan = args.plan(works.collect());
     let mut backends = args.backends;
     if backends.is_empty() {
         backends = default_backends();
@@ -150,25 +287,11 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
         may_lack_models: false,
     };
     let sides: Vec<Side> = backends.iter().map(side).chain(args.peer).collect();
-    let plan = Plan {
-        sizes: args.sizes,
-        models: args.models,
-        works: args.works,
-        batch_size: args.batch_size,
-        input_length: args.input_length,
-        target_length: args.target_length,
-        new_tokens: args.new_tokens,
-        vocab_size: args.vocab_size,
-        rounds: args.rounds,
-        repeats: args.repeats,
-        precision: args.precision,
-        seed: args.seed,
-    };
     let mut note = |text: &str| match args.quiet {
         true => (),
         false => output::note(text),
     };
-    let (markdown, json, mut files) = if args.scaling {
+    let (markdown, json, files) = if args.scaling {
         let axes = scaling::run(&plan, &sides, args.commit, &mut note)?;
         (scaling::markdown(&plan, &axes), serde_json::to_string_pretty(&axes)?, Vec::new())
     } else {
@@ -176,8 +299,19 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
         let json = serde_json::to_string_pretty(&comparison)?;
         (comparison.markdown(), json, comparison.charts())
     };
+    tell(name, markdown, json, files, args.output)
+}
+
+/// Prints results, and writes them into a folder if there is one.
+fn tell(
+    name: &str,
+    markdown: String,
+    json: String,
+    mut files: Vec<(String, String)>,
+    folder: Option<PathBuf>,
+) -> anyhow::Result<()> {
     output::line(&markdown)?;
-    match args.output {
+    match folder {
         Some(folder) => {
             files.push((format!("{name}.md"), markdown));
             // Last: its presence says that the folder is complete.

@@ -5,22 +5,25 @@ use altup_train::fine_tuning::{
 };
 use altup_train::memory;
 use altup_train::metrics::{MetricsLog, StartRow, TaskScore};
-use altup_train::progress::{ProgressMode, format_count, format_duration};
-use altup_train::recorder::{RecordError, ViewError, warning};
-use altup_train::report::{Fact, Report, RunCurves, Tile};
-use altup_train::run_folder::RunFolder;
-use altup_train::task_evaluation::AnswerBy;
+use altup_train::progress::{format_count, format_duration};
+use altup_train::recorder::{RecordError, warning};
+use altup_train::replicas::{Replicas, Turns};
+use altup_train::report::{Fact, History, Report, RunCurves, Tile};
+use altup_train::task_evaluation::{AnswerBy, answer_in_turns};
 use altup_train::trainer::Outcome;
+use altup_train::views::ViewError;
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use super::convert::copy_companions;
 use super::model_source::ModelSource;
+use super::replicas::agreement_on;
 use super::start::{Place, Start};
-use super::start_fine_tuning::{Running, describe};
+use super::start_fine_tuning::{FINETUNE, Running, describe};
 use super::{output, stop};
 
 /// Fine-tune a model on benchmark tasks, text to text as T5 does it.
@@ -109,14 +112,20 @@ struct Summary {
     tokens: u64,
     tokens_per_second: f64,
     train_seconds: f64,
+    replicas: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchange_share: Option<f64>,
     peak_memory_bytes: Option<u64>,
     version: &'static str,
 }
 
-pub(super) fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
-    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
-    let start = Start { backend: args.backend.as_ref(), mode };
-    let begun = args.output.as_ref().filter(|path| args.auto_resume && RunFolder::is_begun(path));
+pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
+    let agreement = agreement_on(FINETUNE)
+        .and("--resume", args.resume.is_some())
+        .and("--auto-resume", args.auto_resume);
+    replicas.agree(&agreement)?;
+    let start = Start::new(args.backend.as_ref(), args.quiet, replicas);
+    let begun = start.begun(args.output.as_ref(), args.auto_resume)?;
     let mut running = match args.resume.as_ref().or(begun) {
         Some(path) => {
             anyhow::ensure!(
@@ -149,6 +158,7 @@ pub(super) fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
 /// Begins to write down how the run goes: the metrics get their first row.
 fn begin_record(running: &mut Running) -> anyhow::Result<()> {
     let Running { backend, config, data, trainer, .. } = running;
+    let Some(files) = &mut trainer.files else { return Ok(()) };
     let tasks = data.training.iter().map(|task| describe(task, config));
     let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
     let start = StartRow {
@@ -156,10 +166,11 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
         parameters: num_parameters(&trainer.learner.model) as u64,
         backend: format!("{backend}{}", hardware.unwrap_or_default()),
         text: tasks.collect::<Vec<_>>().join("; "),
+        replicas: trainer.replicas.size(),
         ..StartRow::default()
     };
     let dtype = config.training.precision.dtype();
-    Ok(trainer.recorder.begin(&mut trainer.metrics, start, &trainer.device, dtype)?)
+    Ok(trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?)
 }
 
 /// Puts the file, then the flags over a configuration.
@@ -198,21 +209,33 @@ fn configured(config: FineTuningConfig, args: &FinetuneArgs) -> anyhow::Result<F
 /// Writes the best model, what it made of the tasks and the report, and prints what came of the run.
 fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
     let Running { folder, backend, model_config, config, data, trainer, .. } = running;
+    let replicas = &trainer.replicas;
+    let best = replicas.from_first("the best step", || {
+        best_step(&MetricsLog::read(&folder.metrics())?).context("the run has no validation row")
+    })?;
+    let of_kind = model_config.build(&trainer.device.clone().without_autodiff());
+    let files = trainer.files.as_ref();
+    let read = files.map(|files| files.checkpoints.model(Some(best), of_kind.clone()));
+    let model = replicas.share_module(read.transpose()?.as_ref(), &of_kind, "the best model")?;
+
+    trainer.progress.note(&format!("scoring the model of step {best} on all validation examples"));
+    let splits = data.whole_validation(config)?;
+    let computing = config.training.precision.to_compute(&model);
+    let turns = Turns { replicas, stop: &AtomicBool::new(false) };
+    let mut answers = Vec::new();
+    for split in &splits {
+        let of_split = answer_in_turns(&computing, &data.tokenizer, split, &config.answers, turns)?;
+        answers.extend(of_split);
+    }
+    if !replicas.is_first() {
+        return Ok(());
+    }
     let rows = MetricsLog::read(&folder.metrics())?;
-    let best = best_step(&rows).context("the run has no validation row")?;
-    let device = trainer.device.clone().without_autodiff();
-    let model = trainer.checkpoints.model(Some(best), model_config.build(&device))?;
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
     copy_companions(&config.model.path, &folder.model())?;
     data.tokenizer.save(&directory.tokenizer_json())?;
-
-    trainer.progress.note(&format!("scoring the model of step {best} on all validation examples"));
-    let splits = data.whole_validation(config)?;
-    let model = config.training.precision.to_compute(&model);
-    let (tokenizer, training) = (&data.tokenizer, &data.training);
-    let results =
-        TaskResults::write(folder, best, &model, tokenizer, &splits, training, &config.answers)?;
+    let results = TaskResults::write(folder, best, &splits, &answers, &data.training)?;
 
     let state = &trainer.state;
     let summary = Summary {
@@ -229,16 +252,19 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
         tokens: state.tokens,
         tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
         train_seconds: state.elapsed_seconds,
+        replicas: replicas.size(),
+        exchange_share: state.exchange_share(),
         peak_memory_bytes: memory::peak(),
         version: env!("CARGO_PKG_VERSION"),
     };
     folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
+    let history = History::of(&rows);
     let report = Report {
         title: config.name(),
         status: None,
-        tiles: Tile::summary(&rows, None),
+        tiles: Tile::summary(&history, None),
         facts: facts(&summary, config, data, &results),
-        runs: vec![RunCurves { name: config.name(), rows }],
+        runs: vec![RunCurves { name: config.name(), history }],
         samples: Vec::new(),
         configuration: config.to_toml(),
     };

@@ -13,6 +13,7 @@ mod generate;
 mod inspect;
 mod model_source;
 pub(crate) mod output;
+mod replicas;
 mod report;
 mod sizes;
 mod start;
@@ -137,9 +138,16 @@ impl CacheArgs {
 }
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    let done = match Cli::parse().command {
-        Command::Train(args) => return train::run(args),
-        Command::Finetune(args) => return finetune::run(args),
+    let command = Cli::parse().command;
+    // Replicas share a machine, and set themselves up once they have met.
+    if !matches!(command, Command::Train(_) | Command::Finetune(_) | Command::Bench(_)) {
+        altup_train::process::set_up();
+    }
+    let done = match command {
+        Command::Train(args) => return replicas::together(|replicas| train::run(args, replicas)),
+        Command::Finetune(args) => {
+            return replicas::together(|replicas| finetune::run(args, replicas));
+        }
         Command::Data(args) => data::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Generate(args) => generate::run(args),
@@ -151,7 +159,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Study(args) => return study::run(args),
         Command::Tasks(args) => tasks::run(args),
         Command::Backends(args) => backends::run(args),
-        Command::Bench(args) => bench::bench(args),
+        Command::Bench(args) => return bench::run(args),
         Command::Measure(args) => bench::measure(args),
     };
     done.map(|()| ExitCode::SUCCESS)

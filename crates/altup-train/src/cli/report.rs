@@ -1,6 +1,6 @@
-use altup_train::recorder::write_views;
 use altup_train::report::write_comparison;
 use altup_train::run_folder::RunFolder;
+use altup_train::views::Views;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ pub(super) fn run(args: ReportArgs) -> anyhow::Result<()> {
             output
         }
         (None, [run]) => {
-            write_views(&RunFolder::open(run)?.0)?;
+            Views::new(RunFolder::open(run)?.0).write()?;
             run
         }
         (None, _) => {

@@ -1,31 +1,35 @@
 //! How a run gets going: in a folder of its own, or from where it was.
 
 use altup_data::TextTokenizer;
-use altup_data::pretraining::EXAMPLES_VERSION;
-use altup_models::{ModelDirectory, T5, T5Config};
+use altup_models::{ModelDirectory, T5, T5Config, parameters};
 use altup_optim::OptimizerConfig;
 use altup_train::checkpoint::{Checkpoints, Restored, RunState};
-use altup_train::config::{RunConfig, TrainerConfig, TrainingConfig};
+use altup_train::config::{RunConfig, RunConfiguration, TrainerConfig, TrainingConfig};
 use altup_train::config_changes::Difference;
 use altup_train::data_identity::DataIdentity;
 use altup_train::device::DeviceName;
 use altup_train::fine_tuning::FineTuningConfig;
+use altup_train::folder_lock::FolderLock;
 use altup_train::learner::Learner;
 use altup_train::metrics::MetricsLog;
 use altup_train::process::quoted;
 use altup_train::progress::{Progress, ProgressMode};
 use altup_train::recorder::Recorder;
-use altup_train::run_data::{RunData, identify_texts};
-use altup_train::run_folder::{NewRun, OpenRun, RunFolder, RunLock};
+use altup_train::replicas::{Agreement, MicroBatches, Replicas};
+use altup_train::run_data::{RunData, identify_texts, train_tokenizer};
+use altup_train::run_folder::{NewRun, OpenRun, RunFolder};
 use altup_train::run_record::{HistoryRow, RunRecord};
-use altup_train::trainer::{Outcome, TrainError, Trainer};
+use altup_train::trainer::{Outcome, RunFiles, TrainError, Trainer};
 use altup_train::training_batches::{TextBatches, TrainingBatches};
 use altup_train::validation::{TextValidation, Validation};
 use anyhow::Context;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
 
 use super::backends;
 use super::stop::Stop;
@@ -38,6 +42,8 @@ pub(super) struct Start<'a> {
     /// The backend that was asked for.
     pub(super) backend: Option<&'a DeviceName>,
     pub(super) mode: ProgressMode,
+    /// Those that train it together.
+    pub(super) replicas: &'a Replicas,
 }
 
 /// Where a new run goes.
@@ -48,11 +54,21 @@ pub(super) enum Place {
     Fresh(PathBuf),
 }
 
-/// A run that is ready to train.
+impl Place {
+    /// The folder, as far as its name is known.
+    fn path(&self) -> &Path {
+        match self {
+            Self::Output { path, .. } | Self::Fresh(path) => path,
+        }
+    }
+}
+
+/// A run that is ready to train, on one of its replicas.
 pub(super) struct Running<C = RunConfig, D = RunData> {
+    /// Only replica 0 has it; on the others it is a name.
     pub(super) folder: RunFolder,
     /// Keeps others out of the folder.
-    pub(super) _lock: RunLock,
+    pub(super) _lock: Option<FolderLock>,
     pub(super) backend: DeviceName,
     pub(super) model_config: T5Config,
     pub(super) config: C,
@@ -63,7 +79,36 @@ pub(super) struct Running<C = RunConfig, D = RunData> {
     pub(super) command: &'static str,
 }
 
-impl Start<'_> {
+/// A run as its folder has it.
+pub(super) struct Stored<C> {
+    pub(super) folder: RunFolder,
+    pub(super) lock: Option<FolderLock>,
+    pub(super) config: C,
+    pub(super) record: RunRecord,
+}
+
+/// A file that all replicas have.
+pub(super) struct SharedFile {
+    pub(super) path: PathBuf,
+    /// Where it lies on a replica that was given it.
+    _folder: Option<TempDir>,
+}
+
+impl<'a> Start<'a> {
+    /// On one of `replicas`, of which the first alone shows how it goes.
+    pub(super) fn new(
+        backend: Option<&'a DeviceName>,
+        quiet: bool,
+        replicas: &'a Replicas,
+    ) -> Self {
+        let mode = match (replicas.is_first(), quiet) {
+            (false, _) => ProgressMode::Silent,
+            (true, true) => ProgressMode::Quiet,
+            (true, false) => ProgressMode::Auto,
+        };
+        Self { backend, mode, replicas }
+    }
+
     /// Starts a new run. What it replaces stays until all that can go wrong has been tried.
     /// `cache` is where prepared data is kept.
     pub(super) fn new_run(
@@ -73,37 +118,42 @@ impl Start<'_> {
         cache: &Path,
     ) -> anyhow::Result<Running> {
         config.validate()?;
-        if let Some(directory) = &config.model.init {
-            ModelDirectory::new(directory).config()?;
-        }
         let backend = self.backend.cloned().unwrap_or_default();
+        self.agree(&config, &backend, &config.training)?;
         check_groups(&config)?;
-        let device = open(&backend, &config.training)?;
-        let progress = Progress::new(self.mode, config.training.steps, 0);
+        let device = self.open(&backend, &config.training)?;
+        let progress = self.progress(&config.training)?;
         let (run, stop) = self.take(&place, TRAIN, &progress)?;
 
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
+        record.init = init_fingerprint(&config)?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
-        run.announce(&record, &first)?;
-        let data = RunData::prepare(&config, None, cache, &progress)?;
-        let (model_config, model) = initial_model(&config, &data.tokenizer, &device)?;
+        if let Some(run) = &run {
+            run.announce(&record, &first)?;
+        }
+        let trained = self.trained_tokenizer(&config, cache, &progress)?;
+        let trained = trained.as_ref().map(|file| file.path.as_path());
+        let data = RunData::prepare(&config, trained, cache, &progress)?;
+        let (model_config, model) = initial_model(&config, &record, &data.tokenizer, &device)?;
         record.model = Some(model_config.clone());
         record.data = Some(data.identity.clone());
-        let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
-            Ok(data.tokenizer.save(&folder.tokenizer())?)
-        })?;
-        stop.say(stopped_early(TRAIN, folder.path()));
+        record.skipped = data.skipped.clone();
+        self.agree_on_record(&record, &model)?;
+        let (record, first, tokenizer) = (&record, &first, &data.tokenizer);
+        let begins = Begins { place: &place, command: TRAIN, record, first, tokenizer };
+        let begun = self.begin(run, begins, &stop)?;
         let learner = Learner { model };
         let parts = Parts {
             optimizer: optimizer(&learner, &config.optimizer)?,
             learner,
             state: RunState::default(),
             saved: None,
-            checkpoints: Checkpoints::new(folder.checkpoints(), config.training.keep_last),
-            metrics: MetricsLog::create(&folder.metrics())?,
+            files: begun.files(&config.training)?,
         };
+        let Begun { folder, lock } = begun;
         let text = text(&config, &data);
-        let mut trainer = parts.trainer(config.trainer(), device, &model_config, text, progress)?;
+        let mut trainer =
+            parts.trainer(self, config.trainer(), device, &model_config, text, progress)?;
         if config.model.init.is_some() {
             // From here on, the model's directory is no longer needed.
             trainer.save()?;
@@ -136,89 +186,92 @@ impl Start<'_> {
             "{} is a run of `altup finetune`: go on with `altup finetune --resume`",
             path.display()
         );
-        let OpenRun { folder, lock, config: stored, mut record } =
-            OpenRun::<RunConfig>::open(path)?;
+        let Stored { folder, lock, config: stored, mut record } =
+            self.open_run::<RunConfig>(path)?;
         let config = configure(stored.clone())?;
         let changes = stored.differences(&config);
         check_changes(path, &changes)?;
         config.validate()?;
         let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
+        self.agree(&config, &backend, &config.training)?;
         check_groups(&config)?;
-        let device = open(&backend, &config.training)?;
-        let progress = Progress::new(self.mode, config.training.steps, 0);
+        let device = self.open(&backend, &config.training)?;
+        let progress = self.progress(&config.training)?;
         let stop = self.listen(&stopped_early(TRAIN, path))?;
 
         let named = config.data.tokenizer != stored.data.tokenizer;
-        let own = record.data.as_ref().map(|_| folder.tokenizer()).filter(|_| !named);
+        let of_run = match &record.data {
+            Some(_) => Some(self.share_file(|| Ok(folder.tokenizer()))?),
+            None => self.trained_tokenizer(&config, cache, &progress)?,
+        };
+        let of_run = of_run.as_ref().map(|file| file.path.as_path());
+        let own = of_run.filter(|_| record.data.is_none() || !named);
         if let Some(identity) = &record.data {
             // Before anything is prepared, which may take hours.
-            let tokenizer = own.clone().or_else(|| config.data.tokenizer.clone());
-            let tokenizer = tokenizer.unwrap_or_else(|| folder.tokenizer());
-            let now = DataIdentity {
-                examples_version: EXAMPLES_VERSION,
-                tokenizer: TextTokenizer::load(&tokenizer)?.fingerprint().to_string(),
-                sources: identify_texts(&config, cache)?,
-            };
+            let tokenizer = own.or(config.data.tokenizer.as_deref()).or(of_run);
+            let tokenizer = tokenizer.context("the run has no tokenizer")?;
+            let tokenizer = TextTokenizer::load(tokenizer)?;
+            let now = DataIdentity::new(&tokenizer, identify_texts(&config, cache)?);
             identity.check(&now).with_context(|| cannot_resume(path))?;
         }
-        let data = RunData::prepare(&config, own.as_deref(), cache, &progress)?;
+        let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
+        let from_start = self.goes_from_start(&checkpoints, from)?;
+        if from_start {
+            check_init(&config, &record).with_context(|| cannot_resume(path))?;
+        }
+        let data = RunData::prepare(&config, own, cache, &progress)?;
         if let Some(identity) = &record.data {
             identity.check(&data.identity).with_context(|| cannot_resume(path))?;
         }
-
-        let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
-        let from_start = match from {
-            Some(step) => step == 0 && !checkpoints.has(0),
-            None => checkpoints.is_empty()?,
-        };
         let (model_config, model) = match &record.model {
             Some(model_config) if !from_start || config.model.init.is_none() => {
                 (model_config.clone(), model_config.init(config.seed, &device))
             }
-            _ => initial_model(&config, &data.tokenizer, &device)?,
+            _ => initial_model(&config, &record, &data.tokenizer, &device)?,
         };
+        let now = RunRecord { data: Some(data.identity.clone()), ..record.clone() };
+        self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
-        let restored = match from_start {
-            true => None,
-            false => Some(checkpoints.restore(from, &learner, &optimizer)?),
+        let Restored { state, learner, optimizer, damaged } = match from_start {
+            true => Restored::fresh(learner, optimizer),
+            false => self.restore(&mut checkpoints, from, &learner, &optimizer)?,
         };
-        let is_restored = restored.is_some();
-        let Restored { state, learner, optimizer, damaged } = restored.unwrap_or(Restored {
-            state: RunState::default(),
-            learner,
-            optimizer,
-            damaged: Vec::new(),
-        });
         let step = state.step;
         let going_on = GoingOn { folder: &folder, progress: &progress, step };
         going_on.check(&damaged, config.training.steps)?;
 
         // Everything is at hand. From here on, the folder changes.
-        if from.is_some() {
-            going_on.set_aside(&checkpoints)?;
+        let mut files = None;
+        if lock.is_some() {
+            if from.is_some() {
+                going_on.set_aside(&checkpoints)?;
+            }
+            let is_prepared = record.data.is_some();
+            if !is_prepared {
+                data.tokenizer.save(&folder.tokenizer())?;
+            }
+            if !is_prepared || backend != recorded || record.skipped != data.skipped {
+                record.backend = backend.to_string();
+                record.model = Some(model_config.clone());
+                record.data = Some(data.identity.clone());
+                record.skipped = data.skipped.clone();
+                folder.write_record(&record)?;
+            }
+            folder.write_config(&HistoryRow::now(step, &config, &backend.to_string()))?;
+            going_on.announce(&recorded, &backend, &changes);
+            let metrics = match from_start {
+                true => MetricsLog::create(&folder.metrics())?,
+                false => MetricsLog::resume(&folder.metrics(), &state)?,
+            };
+            files = Some(RunFiles { checkpoints, metrics });
         }
-        let is_prepared = record.data.is_some();
-        if !is_prepared {
-            data.tokenizer.save(&folder.tokenizer())?;
-        }
-        if !is_prepared || backend != recorded {
-            record.backend = backend.to_string();
-            record.model = Some(model_config.clone());
-            record.data = Some(data.identity.clone());
-            folder.write_record(&record)?;
-        }
-        folder.write_config(&HistoryRow::now(step, &config, &backend.to_string()))?;
-        going_on.announce(&recorded, &backend, &changes);
-        let metrics = match is_restored {
-            true => MetricsLog::resume(&folder.metrics(), &state)?,
-            false => MetricsLog::create(&folder.metrics())?,
-        };
-        let saved = is_restored.then(|| state.clone());
-        let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
+        let saved = (!from_start).then(|| state.clone());
+        let parts = Parts { learner, optimizer, state, saved, files };
         let text = text(&config, &data);
-        let trainer = parts.trainer(config.trainer(), device, &model_config, text, progress)?;
+        let trainer =
+            parts.trainer(self, config.trainer(), device, &model_config, text, progress)?;
         let command = TRAIN;
         Ok(Running {
             folder,
@@ -233,13 +286,16 @@ impl Start<'_> {
         })
     }
 
-    /// Takes the folder of a new run of `command`, and listens for signals.
+    /// Takes the folder of a new run of `command`, on replica 0, and listens for signals.
     pub(super) fn take(
         &self,
         place: &Place,
         command: &str,
         progress: &Progress,
-    ) -> anyhow::Result<(NewRun, Stop)> {
+    ) -> anyhow::Result<(Option<NewRun>, Stop)> {
+        if !self.replicas.is_first() {
+            return Ok((None, self.listen("")?));
+        }
         let run = match place {
             Place::Output { path, overwrite } => NewRun::at(path, *overwrite)?,
             Place::Fresh(base) => NewRun::fresh(base)?,
@@ -252,14 +308,214 @@ impl Start<'_> {
             true => format!("stopped before its start: {} is as it was", path.display()),
             false => stopped_early(command, path),
         })?;
-        Ok((run, stop))
+        Ok((Some(run), stop))
+    }
+
+    /// Begins a run in the folder that replica 0 has taken.
+    pub(super) fn begin<C: RunConfiguration>(
+        &self,
+        run: Option<NewRun>,
+        begins: Begins<'_, C>,
+        stop: &Stop,
+    ) -> anyhow::Result<Begun> {
+        let Begins { place, command, record, first, tokenizer } = begins;
+        let Some(run) = run else {
+            return Ok(Begun { folder: RunFolder::at(place.path()), lock: None });
+        };
+        let (folder, lock) = run.begin(record, first, |folder| -> anyhow::Result<()> {
+            Ok(tokenizer.save(&folder.tokenizer())?)
+        })?;
+        stop.say(stopped_early(command, folder.path()));
+        Ok(Begun { folder, lock: Some(lock) })
+    }
+
+    /// Opens the folder of a run, on replica 0, and tells the others what it is.
+    pub(super) fn open_run<C: RunConfiguration>(&self, path: &Path) -> anyhow::Result<Stored<C>> {
+        let mut lock = None;
+        let open = || -> anyhow::Result<(C, RunRecord)> {
+            let run = OpenRun::<C>::open(path)?;
+            lock = Some(run.lock);
+            Ok((run.config, run.record))
+        };
+        let (config, record) = self.replicas.from_first("the run's configuration", open)?;
+        Ok(Stored { folder: RunFolder::at(path), lock, config, record })
+    }
+
+    /// Gives a file that replica 0 has to the others.
+    pub(super) fn share_file(
+        &self,
+        path: impl FnOnce() -> anyhow::Result<PathBuf>,
+    ) -> anyhow::Result<SharedFile> {
+        const WHAT: &str = "the tokenizer";
+        if !self.replicas.is_first() {
+            let folder = tempfile::tempdir()?;
+            let path = folder.path().join("tokenizer.json");
+            std::fs::write(&path, self.replicas.broadcast(Vec::new(), WHAT))?;
+            return Ok(SharedFile { path, _folder: Some(folder) });
+        }
+        let path = path()?;
+        if !self.replicas.is_lone() {
+            let read = std::fs::read(&path);
+            let bytes = read.with_context(|| format!("cannot use {}", path.display()))?;
+            self.replicas.broadcast(bytes, WHAT);
+        }
+        Ok(SharedFile { path, _folder: None })
+    }
+
+    /// The tokenizer that several replicas train from their texts: the first trains it, as other numbers of threads give
+    /// other last bits. None where there is one already, or one process that trains it as it prepares.
+    fn trained_tokenizer(
+        &self,
+        config: &RunConfig,
+        cache: &Path,
+        progress: &Progress,
+    ) -> anyhow::Result<Option<SharedFile>> {
+        if self.replicas.is_lone() || config.data.tokenizer.is_some() {
+            return Ok(None);
+        }
+        let folder = tempfile::tempdir()?;
+        let file = self.share_file(|| {
+            let path = folder.path().join("tokenizer.json");
+            train_tokenizer(config, cache, progress)?.save(&path)?;
+            Ok(path)
+        })?;
+        let own = self.replicas.is_first().then_some(folder);
+        Ok(Some(SharedFile { path: file.path, _folder: file._folder.or(own) }))
+    }
+
+    /// The output folder, if a run that was begun there is to go on.
+    pub(super) fn begun<'p>(
+        &self,
+        output: Option<&'p PathBuf>,
+        auto_resume: bool,
+    ) -> anyhow::Result<Option<&'p PathBuf>> {
+        let is_begun = |path: &PathBuf| auto_resume && RunFolder::is_begun(path);
+        let goes_on = self.replicas.from_first("a look into the output folder", || {
+            Ok::<_, anyhow::Error>(output.is_some_and(is_begun))
+        })?;
+        Ok(output.filter(|_| goes_on))
+    }
+
+    /// Whether a run goes on from its start: it has no checkpoint yet, or is told to go back there.
+    pub(super) fn goes_from_start(
+        &self,
+        checkpoints: &Checkpoints,
+        from: Option<u64>,
+    ) -> anyhow::Result<bool> {
+        Ok(self.replicas.from_first("the list of checkpoints", || match from {
+            Some(step) => Ok(step == 0 && !checkpoints.has(0)),
+            None => checkpoints.is_empty(),
+        })?)
+    }
+
+    /// Reads a checkpoint on replica 0, for all.
+    pub(super) fn restore(
+        &self,
+        checkpoints: &mut Checkpoints,
+        from: Option<u64>,
+        learner: &Learner,
+        optimizer: &ModuleOptimizer,
+    ) -> anyhow::Result<Restored> {
+        let is_first = self.replicas.is_first();
+        let read = is_first.then(|| checkpoints.restore(from, learner, optimizer)).transpose()?;
+        Ok(self.replicas.share_restored(read, learner, optimizer)?)
+    }
+
+    /// Checks that all replicas are asked for the same run, that they can share its steps, and takes from its
+    /// configuration how long they wait for each other.
+    pub(super) fn agree<C: RunConfiguration>(
+        &self,
+        config: &C,
+        backend: &DeviceName,
+        training: &TrainingConfig,
+    ) -> anyhow::Result<()> {
+        let agreement = Agreement::on_config(config).and("backend", backend.to_string());
+        self.replicas.agree(&agreement)?;
+        MicroBatches::of(self.replicas, training.gradient_accumulation as u64)?;
+        self.replicas.set_timeout(Duration::from_secs_f64(training.replica_timeout));
+        Ok(())
+    }
+
+    /// Checks that all replicas have the same data and the same parameters.
+    pub(super) fn agree_on_record(&self, record: &RunRecord, model: &T5) -> anyhow::Result<()> {
+        let shapes: BTreeMap<String, Vec<usize>> =
+            parameters(model).into_iter().map(|info| (info.name, info.shape)).collect();
+        let mut agreement = Agreement::default().and("parameters", shapes);
+        if let Some(data) = &record.data {
+            agreement = agreement.and("data", data);
+        }
+        if let Some(examples) = &record.examples {
+            agreement = agreement.and("examples", examples);
+        }
+        Ok(self.replicas.agree(&agreement)?)
+    }
+
+    /// The device that this replica trains on.
+    pub(super) fn open(
+        &self,
+        backend: &DeviceName,
+        training: &TrainingConfig,
+    ) -> anyhow::Result<Device> {
+        let device = match self.replicas.is_lone() {
+            true => backends::open(backend)?,
+            false => backends::open(&backend.of_replica(self.replicas.place().local_rank))?,
+        };
+        let device = device.autodiff();
+        training.precision.check(&device)?;
+        Ok(match training.gradient_checkpointing {
+            true => device.gradient_checkpointing(),
+            false => device,
+        })
+    }
+
+    /// What shows how the run goes.
+    pub(super) fn progress(&self, training: &TrainingConfig) -> anyhow::Result<Progress> {
+        let size = self.replicas.size();
+        let progress = Progress::new(self.mode, training.steps, 0).among(size);
+        let own = MicroBatches::of(self.replicas, training.gradient_accumulation as u64)?;
+        if !own.sums_as_one() {
+            progress.note(&format!(
+                "each of {size} replicas adds {} micro-batches, which is no power of two: the last bits of sums are not \
+                 those of another number of replicas",
+                own.count
+            ));
+        }
+        Ok(progress)
     }
 
     pub(super) fn listen(&self, message: &str) -> anyhow::Result<Stop> {
-        Stop::listen(match self.mode {
-            ProgressMode::Quiet => String::new(),
-            _ => message.to_owned(),
-        })
+        // Where there are several, a launcher ends this one by a signal when another has said what is wrong.
+        let says_nothing = self.mode != ProgressMode::Auto || !self.replicas.is_lone();
+        Stop::listen(if says_nothing { String::new() } else { message.to_owned() })
+    }
+}
+
+/// What a run begins with.
+pub(super) struct Begins<'a, C> {
+    pub(super) place: &'a Place,
+    pub(super) command: &'a str,
+    pub(super) record: &'a RunRecord,
+    pub(super) first: &'a HistoryRow<C>,
+    pub(super) tokenizer: &'a TextTokenizer,
+}
+
+/// A run that was just begun.
+pub(super) struct Begun {
+    pub(super) folder: RunFolder,
+    pub(super) lock: Option<FolderLock>,
+}
+
+impl Begun {
+    /// Its files, on the replica that has them.
+    pub(super) fn files(&self, training: &TrainingConfig) -> anyhow::Result<Option<RunFiles>> {
+        let Self { folder, lock } = self;
+        let files = || -> anyhow::Result<RunFiles> {
+            Ok(RunFiles {
+                checkpoints: Checkpoints::new(folder.checkpoints(), training.keep_last),
+                metrics: MetricsLog::create(&folder.metrics())?,
+            })
+        };
+        lock.is_some().then(files).transpose()
     }
 }
 
@@ -270,6 +526,11 @@ impl<C, D> Running<C, D> {
         let run = self.folder.path().display().to_string();
         let trained = self.trainer.train(self.stop.flag());
         self.trainer.progress.finish();
+        if !matches!(trained, Ok(Outcome::Finished)) {
+            // What people look at may be older than the last row.
+            let warning = self.trainer.recorder.write_views();
+            warning.iter().for_each(|warning| self.trainer.progress.warn(warning));
+        }
         let outcome = trained.map_err(|error| match error {
             TrainError::Diverged { last_good, .. } => {
                 let step = last_good.unwrap_or(0);
@@ -365,31 +626,31 @@ pub(super) struct Parts {
     pub(super) optimizer: ModuleOptimizer,
     pub(super) state: RunState,
     pub(super) saved: Option<RunState>,
-    pub(super) checkpoints: Checkpoints,
-    pub(super) metrics: MetricsLog,
+    pub(super) files: Option<RunFiles>,
 }
 
 impl Parts {
     pub(super) fn trainer(
         self,
+        start: &Start<'_>,
         config: TrainerConfig,
         device: Device,
         model_config: &T5Config,
         (train_data, valid_data): (Arc<dyn TrainingBatches>, Box<dyn Validation>),
         progress: Progress,
     ) -> anyhow::Result<Trainer> {
-        let Self { learner, optimizer, state, saved, checkpoints, metrics } = self;
+        let Self { learner, optimizer, state, saved, files } = self;
         Ok(Trainer {
             learner: learner.freeze(&config.optimizer).context(GROUPS)?,
             config,
+            replicas: start.replicas.clone(),
             device,
             train_data,
             valid_data,
             optimizer,
             state,
             saved,
-            checkpoints,
-            metrics,
+            files,
             progress,
             recorder: Recorder::new(model_config.clone()),
         })
@@ -419,16 +680,6 @@ fn text(config: &RunConfig, data: &RunData) -> (Arc<dyn TrainingBatches>, Box<dy
     (train, Box::new(valid))
 }
 
-/// The device that a run trains on.
-pub(super) fn open(backend: &DeviceName, training: &TrainingConfig) -> anyhow::Result<Device> {
-    let device = backends::open(backend)?.autodiff();
-    training.precision.check(&device)?;
-    Ok(match training.gradient_checkpointing {
-        true => device.gradient_checkpointing(),
-        false => device,
-    })
-}
-
 /// Checks the groups of parameters of a run that starts from a seed: a pattern that matches nothing must not cost hours
 /// of preparing text first.
 fn check_groups(config: &RunConfig) -> anyhow::Result<()> {
@@ -440,13 +691,47 @@ fn check_groups(config: &RunConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The hash of the model that a run begins with, if that comes from a directory.
+fn init_fingerprint(config: &RunConfig) -> anyhow::Result<Option<String>> {
+    let Some(directory) = &config.model.init else { return Ok(None) };
+    let directory = ModelDirectory::new(directory);
+    directory.config()?;
+    Ok(Some(directory.fingerprint()?.to_string()))
+}
+
+/// Checks that the model that a run begins with, if that comes from a directory, is still the one that its record names.
+fn check_init(config: &RunConfig, record: &RunRecord) -> anyhow::Result<()> {
+    let Some(directory) = &config.model.init else { return Ok(()) };
+    check_directory(&ModelDirectory::new(directory), record)
+}
+
+/// Checks that the model in a directory is still the one that a run's record says it begins with: another may be there by
+/// now.
+pub(super) fn check_directory(
+    directory: &ModelDirectory,
+    record: &RunRecord,
+) -> anyhow::Result<()> {
+    let Some(was) = &record.init else { return Ok(()) };
+    let is = directory.fingerprint()?.to_string();
+    anyhow::ensure!(
+        is == *was,
+        "the model in {} is another one than the run was started with: that had tensors of BLAKE3 {was}, and this one \
+         has {is}",
+        directory.path().display()
+    );
+    Ok(())
+}
+
 /// The model that a run begins with: from the seed, or from a directory.
 fn initial_model(
     config: &RunConfig,
+    record: &RunRecord,
     tokenizer: &TextTokenizer,
     device: &Device,
 ) -> anyhow::Result<(T5Config, T5)> {
     let model_config = config.model_config(tokenizer.vocab_size())?;
+    // Preparing text may have taken hours.
+    check_init(config, record)?;
     Ok(match &config.model.init {
         Some(directory) => ModelDirectory::new(directory).load_as(model_config, device)?,
         None => {
@@ -457,7 +742,7 @@ fn initial_model(
     })
 }
 
-fn cannot_resume(path: &Path) -> String {
+pub(super) fn cannot_resume(path: &Path) -> String {
     format!("cannot go on with the run in {}", path.display())
 }
 

@@ -7,21 +7,22 @@ use altup_train::fine_tuning::{FineTuningConfig, FineTuningData, TaskTraining, T
 use altup_train::learner::Learner;
 use altup_train::metrics::{MetricsLog, MetricsRow};
 use altup_train::progress::Progress;
-use altup_train::run_folder::OpenRun;
 use altup_train::run_record::{HistoryRow, RunRecord};
+use altup_train::trainer::RunFiles;
 use altup_train::training_batches::TrainingBatches;
 use altup_train::validation::Validation;
+use anyhow::Context;
 use burn::tensor::Device;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::start::{
-    self, GoingOn, Parts, Place, Start, check_changes, open, optimizer, recorded_backend,
-    stopped_early,
+    self, Begins, Begun, GoingOn, Parts, Place, Start, Stored, cannot_resume, check_changes,
+    check_directory, optimizer, recorded_backend, stopped_early,
 };
 
 /// What a fine-tuning run is resumed with.
-const FINETUNE: &str = "altup finetune";
+pub(super) const FINETUNE: &str = "altup finetune";
 
 /// A fine-tuning run that is ready to train. Its model's configuration is that of the model as it is passed on.
 pub(super) type Running = start::Running<FineTuningConfig, FineTuningData>;
@@ -35,36 +36,40 @@ impl Start<'_> {
     ) -> anyhow::Result<Running> {
         config.validate()?;
         let backend = self.backend.cloned().unwrap_or_default();
-        let device = open(&backend, &config.training)?;
+        self.agree(&config, &backend, &config.training)?;
+        let device = self.open(&backend, &config.training)?;
         let quiet = Progress::new(self.mode, config.training.steps, 0);
         let (run, stop) = self.take(&place, FINETUNE, &quiet)?;
         let tokenizer = FineTuningData::tokenizer(&config)?;
 
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
-        run.announce(&record, &HistoryRow::now(0, &config, &backend.to_string()))?;
+        record.init = Some(config.directory().fingerprint()?.to_string());
+        if let Some(run) = &run {
+            run.announce(&record, &HistoryRow::now(0, &config, &backend.to_string()))?;
+        }
         let data = FineTuningData::prepare(&config, tokenizer)?;
         let config = config.with_steps_for(data.num_examples());
-        let progress = self.watch(&config, &data);
-        let (model_config, model) = initial_model(&config, &device)?;
+        let progress = self.watch(&config, &data)?;
+        let (model_config, model) = initial_model(&config, &record, &device)?;
         record.model = Some(model_config.clone());
         record.examples = Some(data.fingerprint.clone());
+        self.agree_on_record(&record, &model)?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
-        let (folder, lock) = run.begin(&record, &first, |folder| -> anyhow::Result<()> {
-            Ok(data.tokenizer.save(&folder.tokenizer())?)
-        })?;
-        stop.say(stopped_early(FINETUNE, folder.path()));
+        let (record, first, tokenizer) = (&record, &first, &*data.tokenizer);
+        let begins = Begins { place: &place, command: FINETUNE, record, first, tokenizer };
+        let begun = self.begin(run, begins, &stop)?;
         let learner = Learner { model };
         let parts = Parts {
             optimizer: optimizer(&learner, &config.optimizer)?,
             learner,
             state: RunState::default(),
             saved: None,
-            checkpoints: Checkpoints::new(folder.checkpoints(), config.training.keep_last),
-            metrics: MetricsLog::create(&folder.metrics())?,
+            files: begun.files(&config.training)?,
         };
+        let Begun { folder, lock } = begun;
         let tasks = tasks(&config, &data, &[]);
         let mut trainer =
-            parts.trainer(config.trainer(), device, &model_config, tasks, progress)?;
+            parts.trainer(self, config.trainer(), device, &model_config, tasks, progress)?;
         // From here on, the model's directory is no longer needed.
         trainer.save()?;
         let (_lock, command) = (lock, FINETUNE);
@@ -79,19 +84,20 @@ impl Start<'_> {
         from: Option<u64>,
         configure: impl FnOnce(FineTuningConfig) -> anyhow::Result<FineTuningConfig>,
     ) -> anyhow::Result<Running> {
-        let OpenRun { folder, lock, config: stored, mut record } =
-            OpenRun::<FineTuningConfig>::open(path)?;
+        let Stored { folder, lock, config: stored, mut record } =
+            self.open_run::<FineTuningConfig>(path)?;
         let config = configure(stored.clone())?;
         check_changes(path, &stored.differences(&config))?;
         config.validate()?;
         let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
-        let device = open(&backend, &config.training)?;
+        self.agree(&config, &backend, &config.training)?;
+        let device = self.open(&backend, &config.training)?;
         let stop = self.listen(&stopped_early(FINETUNE, path))?;
 
         let is_prepared = record.examples.is_some();
         let tokenizer = match is_prepared {
-            true => TextTokenizer::load(&folder.tokenizer())?,
+            true => TextTokenizer::load(&self.share_file(|| Ok(folder.tokenizer()))?.path)?,
             false => FineTuningData::tokenizer(&config)?,
         };
         let data = FineTuningData::prepare(&config, tokenizer)?;
@@ -102,56 +108,61 @@ impl Start<'_> {
         );
         let [stored, config] = [stored, config].map(|of| of.with_steps_for(data.num_examples()));
         let changes = stored.differences(&config);
-        let progress = self.watch(&config, &data);
+        let progress = self.watch(&config, &data)?;
 
         let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
-        let from_start = match from {
-            Some(step) => step == 0 && !checkpoints.has(0),
-            None => checkpoints.is_empty()?,
-        };
+        let from_start = self.goes_from_start(&checkpoints, from)?;
         let (model_config, model) = match &record.model {
             Some(model_config) if !from_start => {
                 let model = config.in_training(model_config).init(config.seed, &device);
                 (model_config.clone(), model)
             }
-            _ => initial_model(&config, &device)?,
+            _ => initial_model(&config, &record, &device).with_context(|| cannot_resume(path))?,
         };
+        let now = RunRecord { examples: Some(data.fingerprint.clone()), ..record.clone() };
+        self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
         let Restored { state, learner, optimizer, damaged } = match from_start {
-            false => checkpoints.restore(from, &learner, &optimizer)?,
-            true => {
-                let (state, damaged) = (RunState::default(), Vec::new());
-                Restored { state, learner, optimizer, damaged }
-            }
+            true => Restored::fresh(learner, optimizer),
+            false => self.restore(&mut checkpoints, from, &learner, &optimizer)?,
         };
         let going_on = GoingOn { folder: &folder, progress: &progress, step: state.step };
         going_on.check(&damaged, config.training.steps)?;
 
         // Everything is at hand. From here on, the folder changes.
-        if from.is_some() {
-            going_on.set_aside(&checkpoints)?;
+        let mut files = None;
+        if lock.is_some() {
+            if from.is_some() {
+                going_on.set_aside(&checkpoints)?;
+            }
+            if !is_prepared {
+                data.tokenizer.save(&folder.tokenizer())?;
+            }
+            if !is_prepared || backend != recorded {
+                record.backend = backend.to_string();
+                record.model = Some(model_config.clone());
+                record.examples = Some(data.fingerprint.clone());
+                folder.write_record(&record)?;
+            }
+            folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
+            going_on.announce(&recorded, &backend, &changes);
+            let metrics = match from_start {
+                true => MetricsLog::create(&folder.metrics())?,
+                false => MetricsLog::resume(&folder.metrics(), &state)?,
+            };
+            files = Some(RunFiles { checkpoints, metrics });
         }
-        if !is_prepared {
-            data.tokenizer.save(&folder.tokenizer())?;
-        }
-        if !is_prepared || backend != recorded {
-            record.backend = backend.to_string();
-            record.model = Some(model_config.clone());
-            record.examples = Some(data.fingerprint.clone());
-            folder.write_record(&record)?;
-        }
-        folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
-        going_on.announce(&recorded, &backend, &changes);
-        let metrics = match from_start {
-            false => MetricsLog::resume(&folder.metrics(), &state)?,
-            true => MetricsLog::create(&folder.metrics())?,
-        };
-        let tasks = tasks(&config, &data, &MetricsLog::read(&folder.metrics())?);
+        let rows = self.replicas.from_first("the scores so far", || {
+            let mut rows = MetricsLog::read(&folder.metrics())?;
+            rows.retain(|row| matches!(row, MetricsRow::Valid(_)));
+            Ok::<_, anyhow::Error>(rows)
+        })?;
+        let tasks = tasks(&config, &data, &rows);
         let saved = (!from_start).then(|| state.clone());
-        let parts = Parts { learner, optimizer, state, saved, checkpoints, metrics };
+        let parts = Parts { learner, optimizer, state, saved, files };
         let mut trainer =
-            parts.trainer(config.trainer(), device, &model_config, tasks, progress)?;
+            parts.trainer(self, config.trainer(), device, &model_config, tasks, progress)?;
         if from_start {
             trainer.save()?;
         }
@@ -159,19 +170,24 @@ impl Start<'_> {
         Ok(Running { folder, _lock, backend, model_config, config, data, trainer, stop, command })
     }
 
-    /// Who watches a run, told what it trains on.
-    fn watch(&self, config: &FineTuningConfig, data: &FineTuningData) -> Progress {
-        let progress = Progress::new(self.mode, config.training.steps, 0);
+    /// What shows how a run goes, told what it trains on.
+    fn watch(&self, config: &FineTuningConfig, data: &FineTuningData) -> anyhow::Result<Progress> {
+        let progress = self.progress(&config.training)?;
         for task in &data.training {
             progress.note(&describe(task, config));
         }
-        progress
+        Ok(progress)
     }
 }
 
 /// The model that a run begins with, in training, and its configuration as it is passed on.
-fn initial_model(config: &FineTuningConfig, device: &Device) -> anyhow::Result<(T5Config, T5)> {
+fn initial_model(
+    config: &FineTuningConfig,
+    record: &RunRecord,
+    device: &Device,
+) -> anyhow::Result<(T5Config, T5)> {
     let directory = config.directory();
+    check_directory(&directory, record)?;
     let source = directory.config()?;
     let (in_training, model) = directory.load_as(config.in_training(&source), device)?;
     Ok((T5Config { dropout_rate: source.dropout_rate, ..in_training }, model))

@@ -1,5 +1,6 @@
 use altup_train::bench::comparison::Side;
 use altup_train::progress::{ProgressMode, format_count};
+use altup_train::replicas::Launch;
 use altup_train::run_folder::RunFolder;
 use altup_train::study::execute::{Executor, Outcome};
 use altup_train::study::fine_tuning::PlannedFineTuning;
@@ -116,6 +117,13 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         dry_run(&plan, args.output.map(|path| StudyFolder::new(&path)))?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(launch) = Launch::here() {
+        anyhow::bail!(
+            "{} processes of this program were started together ({}), and a study starts its own: start it alone",
+            launch.size,
+            launch.variable
+        );
     }
     let does = |part: Part| args.only.is_none_or(|only| only == part);
     args.backend.open()?;

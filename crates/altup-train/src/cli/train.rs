@@ -5,11 +5,11 @@ use altup_train::memory;
 use altup_train::metrics::{MetricsLog, MetricsRow, SourceEpochs, StartRow};
 use altup_train::precision::Precision;
 use altup_train::process::quoted;
-use altup_train::progress::{ProgressMode, format_duration};
-use altup_train::recorder::{RecordError, warning, write_views};
-use altup_train::run_folder::RunFolder;
+use altup_train::progress::format_duration;
+use altup_train::recorder::warning;
+use altup_train::replicas::Replicas;
 use altup_train::samples::{self, SamplePrompts, SampleRow};
-use altup_train::summary::{SkippedLines, Summary};
+use altup_train::summary::Summary;
 use altup_train::trainer::Outcome;
 use altup_train::variant::Variant;
 use anyhow::Context;
@@ -17,7 +17,8 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::start::{Place, Running, Start};
+use super::replicas::agreement_on;
+use super::start::{Place, Running, Start, TRAIN};
 use super::{CacheArgs, output, stop};
 
 /// Pre-train a T5 or an AltUp T5 on text: by span corruption, or by the objective that data.objective names.
@@ -26,6 +27,9 @@ use super::{CacheArgs, output, stop};
 ///
 /// Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end a run before its next batch, saved, with the exit code 75: it is not
 /// finished, and --resume goes on with it. A second signal ends it at once.
+///
+/// Several processes train one model together under a launcher, in a build with `--features mpi`: `mpirun -n 4 altup
+/// train …`. They share the micro-batches of each step, training.gradient_accumulation (docs/scale-out.md).
 #[derive(Args)]
 pub(super) struct TrainArgs {
     /// A TOML file of the run's configuration; flags go over its keys
@@ -97,11 +101,14 @@ pub(super) struct TrainArgs {
     cache: CacheArgs,
 }
 
-pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: TrainArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
+    let agreement = agreement_on(TRAIN)
+        .and("--resume", args.resume.is_some())
+        .and("--auto-resume", args.auto_resume);
+    replicas.agree(&agreement)?;
     let cache = args.cache.folder();
-    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
-    let start = Start { backend: args.backend.as_ref(), mode };
-    let begun = args.output.as_ref().filter(|path| args.auto_resume && RunFolder::is_begun(path));
+    let start = Start::new(args.backend.as_ref(), args.quiet, replicas);
+    let begun = start.begun(args.output.as_ref(), args.auto_resume)?;
     let mut running = match args.resume.as_ref().or(begun) {
         Some(path) => start.resume(path, args.from, &cache, |stored| configured(stored, &args))?,
         None => {
@@ -120,7 +127,9 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<ExitCode> {
     if running.train()? == Outcome::Stopped {
         return Ok(stop::exit_code());
     }
-    finish(&args, running)?;
+    if replicas.is_first() {
+        finish(&args, &mut running)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -187,39 +196,42 @@ fn configured(config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> 
 /// Begins to write down how the run goes: the metrics get their first row.
 fn begin_record(running: &mut Running) -> anyhow::Result<()> {
     let Running { folder, backend, config, data, trainer, .. } = running;
+    let Some(files) = &mut trainer.files else { return Ok(()) };
     /// Validation examples that are samples beside the configuration's prompts.
     const EXAMPLES: u64 = 3;
     let training = &config.training;
     let valid = &data.valid.sources()[0].data;
     let examples = (0..EXAMPLES.min(valid.num_segments())).map(|n| valid.example(n).inputs);
     let prompts = SamplePrompts::new(&training.prompts, examples, &data.tokenizer)?;
-    trainer.recorder.show(folder.clone(), prompts)?;
+    trainer.recorder.show(folder.clone(), prompts, &trainer.state)?;
     let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
     let start = StartRow {
         step: trainer.state.step,
         parameters: num_parameters(&trainer.learner.model) as u64,
         backend: format!("{backend}{}", hardware.unwrap_or_default()),
         text: data.description.clone(),
+        replicas: trainer.replicas.size(),
         ..StartRow::default()
     };
     let dtype = training.precision.dtype();
-    Ok(trainer.recorder.begin(&mut trainer.metrics, start, &trainer.device, dtype)?)
+    Ok(trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?)
 }
 
 /// Writes the trained model, its figures and the report, and prints what came of the run.
-fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
+fn finish(args: &TrainArgs, running: &mut Running) -> anyhow::Result<()> {
     use burn::module::Module;
-    let Running { folder, backend, model_config, config, data, trainer, .. } = &running;
+    let Running { folder, backend, model_config, config, data, trainer, .. } = running;
     let model = trainer.learner.valid().model;
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
     data.tokenizer.save(&directory.tokenizer_json())?;
 
-    let rows = MetricsLog::read(&folder.metrics())?;
-    let valid = rows.iter().rev().find_map(|row| match row {
-        MetricsRow::Valid(row) => Some(row),
-        _ => None,
-    });
+    let mut valid = None;
+    for row in MetricsLog::rows(&folder.metrics())? {
+        if let MetricsRow::Valid(row) = row? {
+            valid = Some(row);
+        }
+    }
     let valid = valid.context("the run has no validation row")?;
     let state = &trainer.state;
     let summary = Summary {
@@ -237,15 +249,17 @@ fn finish(args: &TrainArgs, running: Running) -> anyhow::Result<()> {
         unigram_loss: data.unigram_loss(config.training.eval_examples),
         tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
         train_seconds: state.elapsed_seconds,
+        replicas: trainer.replicas.size(),
+        exchange_share: state.exchange_share(),
         peak_memory_bytes: memory::peak(),
-        sources: valid.sources.clone(),
+        sources: valid.sources,
         epochs: SourceEpochs::of(&data.train, examples_seen(config, state.data_steps())),
-        skipped: data.skipped.iter().map(SkippedLines::from).collect(),
+        skipped: data.skipped.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
-    if let Err(error) = write_views(folder) {
-        trainer.progress.warn(&warning(&RecordError::from(error)));
+    if let Some(warning) = trainer.recorder.write_views() {
+        trainer.progress.warn(&warning);
     }
     if args.json {
         return Ok(output::json(&summary)?);
@@ -265,7 +279,7 @@ fn examples_seen(config: &RunConfig, steps: u64) -> u64 {
 fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
     output::line(&format!(
         "\nvalidation loss {:.3} nats a token, where a unigram model has {:.3}\n\
-         perplexity {:.1} · accuracy {:.1} % · {} steps in {} · {:.0} tokens/s",
+         perplexity {:.1} · accuracy {:.1} % · {} steps in {} · {:.0} tokens/s{}",
         summary.valid_loss,
         summary.unigram_loss,
         summary.valid_perplexity,
@@ -273,6 +287,7 @@ fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
         summary.steps,
         format_duration(summary.train_seconds),
         summary.tokens_per_second,
+        summary.together().map_or_else(String::new, |together| format!(" · {together}")),
     ))?;
     let last: Vec<&SampleRow> =
         samples.iter().filter(|sample| sample.step == summary.steps).collect();

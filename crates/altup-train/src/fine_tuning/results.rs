@@ -1,14 +1,12 @@
 //! What the best model of a run made of its tasks: the files in `tasks/` of the run folder.
 
-use altup_data::TextTokenizer;
-use altup_models::T5;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 use super::TaskTraining;
 use crate::metrics::TaskScore;
 use crate::run_folder::{RunFolder, RunFolderError};
-use crate::task_evaluation::{AnswerConfig, Answers, TaskEvaluationError, TaskSplit, answer};
+use crate::task_evaluation::{Answers, TaskEvaluationError, TaskSplit};
 
 /// Mistakes of a task that are kept.
 const MISTAKES: usize = 20;
@@ -98,31 +96,28 @@ pub enum TaskResultsError {
 }
 
 impl TaskResults {
-    /// Lets the model of `step` answer whole splits, and writes what it made of them into the run folder:
-    /// `tasks/scores.json`, and for each task `tasks/NAME.predictions.jsonl`.
+    /// Writes what the model of `step` answered to whole splits into the run folder: `tasks/scores.json`, and for each
+    /// task `tasks/NAME.predictions.jsonl`.
     ///
     /// # Errors
     ///
-    /// If a task can't be evaluated or a file not be written.
+    /// If a task can't be scored or a file not be written.
     pub fn write(
         folder: &RunFolder,
         step: u64,
-        model: &T5,
-        tokenizer: &TextTokenizer,
         splits: &[TaskSplit],
+        answers: &[Answers],
         training: &[TaskTraining],
-        config: &AnswerConfig,
     ) -> Result<Self, TaskResultsError> {
         let tasks = folder.tasks();
         std::fs::create_dir_all(&tasks)
             .map_err(|source| RunFolderError::File { path: tasks.clone(), source })?;
         let mut results = Vec::new();
-        for (split, training) in splits.iter().zip(training) {
-            let answers = answer(model, tokenizer, split, config)?;
-            let predictions = predictions(split, &answers);
+        for ((split, answers), training) in splits.iter().zip(answers).zip(training) {
+            let predictions = predictions(split, answers);
             let path = tasks.join(format!("{}.predictions.jsonl", split.task().name()));
             folder.write(&path, predictions.as_bytes())?;
-            results.push(TaskResult::new(split, &answers, training)?);
+            results.push(TaskResult::new(split, answers, training)?);
         }
         let mean_score =
             results.iter().map(|of| of.score.mean()).sum::<f64>() / results.len().max(1) as f64;

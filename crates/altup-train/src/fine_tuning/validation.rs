@@ -2,13 +2,13 @@
 
 use burn::tensor::Device;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use altup_data::TextTokenizer;
 
 use crate::learner::Learner;
 use crate::metrics::{MetricsRow, SourceScore, ValidRow};
-use crate::task_evaluation::{AnswerConfig, TaskEvaluationError, TaskSplit, answer_until};
+use crate::replicas::Turns;
+use crate::task_evaluation::{AnswerConfig, TaskEvaluationError, TaskSplit, answer_in_turns};
 use crate::trainer::TrainError;
 use crate::validation::{Validated, Validation};
 
@@ -61,7 +61,7 @@ impl Validation for TaskValidation {
         learner: &Learner,
         step: u64,
         _device: &Device,
-        stop: &AtomicBool,
+        turns: Turns<'_>,
     ) -> Result<Option<Validated>, TrainError> {
         let mut row = ValidRow {
             step,
@@ -74,7 +74,7 @@ impl Validation for TaskValidation {
         };
         for split in &self.splits {
             let answers =
-                answer_until(&learner.model, &self.tokenizer, split, &self.answers, stop)?;
+                answer_in_turns(&learner.model, &self.tokenizer, split, &self.answers, turns)?;
             let Some(answers) = answers else { return Ok(None) };
             let scores = split.score(&answers.texts()).map_err(TaskEvaluationError::from)?;
             let tokens = answers.tokens as f64;

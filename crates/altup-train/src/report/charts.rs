@@ -1,9 +1,10 @@
 //! The charts of a report.
 
-use super::{RunCurves, coefficient_rows, train_rows, valid_rows};
-use crate::chart::{Axis, ColumnGroup, HeatMap, Series, Style, XyChart};
+use super::RunCurves;
+use super::history::{History, Quantity};
+use crate::chart::{Axis, ColumnGroup, HeatMap, Point, Series, Style, XyChart};
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
-use crate::metrics::{MetricsRow, RoutingRow, TrainRow};
+use crate::metrics::{SourceScore, ValidRow};
 
 /// A chart with the name of its file.
 pub(super) struct Figure {
@@ -31,51 +32,37 @@ pub(super) fn curves(runs: &[RunCurves]) -> Vec<Figure> {
         }
     };
     add("loss", "Loss", Axis::linear("nats per target token"), loss(runs));
-    let accuracy = series(runs, Style::Marked, |rows| {
-        valid_rows(rows).map(|row| (row.step, 100.0 * row.accuracy)).collect()
+    let accuracy = series(runs, Style::Marked, |history| {
+        validations(history, |row| Some(100.0 * row.accuracy))
     });
-    add(
-        "accuracy",
-        "Validation accuracy",
-        Axis::linear("% of target tokens predicted right"),
-        accuracy,
-    );
-    let mut of_train =
-        |file: &str, title: &str, y: Axis, style, value: fn(&TrainRow) -> Option<f64>| {
-            let points = |rows: &[MetricsRow]| {
-                train_rows(rows).filter_map(|row| Some((row.step, value(row)?))).collect()
-            };
-            add(file, title, y, series(runs, style, points));
-        };
+    let unit = "% of target tokens predicted right";
+    add("accuracy", "Validation accuracy", Axis::linear(unit), accuracy);
+    for SourceChart { file, title, unit, series } in source_charts(runs) {
+        add(&file, &title, Axis::linear(unit), series);
+    }
+    let mut of_train = |file: &str, title: &str, y: Axis, style, quantity, unit| {
+        add(file, title, y, series(runs, style, |history| training(history, quantity, unit)));
+    };
     let (smoothed, line) = (Style::Smoothed, Style::Line);
-    of_train("learning_rate", "Learning rate", Axis::linear("of the last step"), line, |row| {
-        Some(row.learning_rate)
-    });
-    of_train("gradient_norm", "Gradient norm", Axis::log("before clipping"), smoothed, |row| {
-        Some(row.grad_norm)
-    });
-    let unit = "input and target tokens per second";
-    of_train("tokens_per_second", "Speed", Axis::linear(unit), smoothed, |row| {
-        Some(row.tokens_per_second)
-    });
-    let unit = "model FLOP/s, % of the device's measured peak";
-    of_train("utilization", "Utilization", Axis::linear(unit), smoothed, |row| {
-        row.peak_share.map(|share| 100.0 * share)
-    });
-    let unit = "seconds, summed over a row's steps";
-    of_train("data_wait", "Waiting for data", Axis::linear(unit), line, |row| {
-        row.data_wait_seconds
-    });
+    let unit = Axis::linear("of the last step");
+    of_train("learning_rate", "Learning rate", unit, line, Quantity::LearningRate, 1.0);
+    let unit = Axis::log("before clipping");
+    of_train("gradient_norm", "Gradient norm", unit, smoothed, Quantity::GradientNorm, 1.0);
+    let unit = Axis::linear("input and target tokens per second");
+    of_train("tokens_per_second", "Speed", unit, smoothed, Quantity::TokensPerSecond, 1.0);
+    let unit = Axis::linear("model FLOP/s, % of the device's measured peak");
+    of_train("utilization", "Utilization", unit, smoothed, Quantity::PeakShare, 100.0);
+    let unit = Axis::linear("seconds, summed over a row's steps");
+    of_train("data_wait", "Waiting for data", unit, line, Quantity::DataWait, 1.0);
     let memory = memory(runs);
     add("memory", "Memory of the process", Axis::linear("GB"), memory);
 
-    let is_routed = |run: &RunCurves| train_rows(&run.rows).any(|row| !row.routing.is_empty());
-    if runs.iter().any(is_routed) {
-        let peak = routing(runs, RoutingRow::peak_load);
+    if runs.iter().any(|run| !run.history.routing().is_empty()) {
+        let peak = routing(runs, Quantity::PeakLoad, 1.0);
         add("expert_load", "Most chosen expert", Axis::linear("times its even share"), peak);
-        let entropy = routing(runs, |layer| layer.entropy);
+        let entropy = routing(runs, Quantity::RouterEntropy, 1.0);
         add("router_entropy", "Router entropy", Axis::linear("nats a token"), entropy);
-        let dropped = routing(runs, |layer| 100.0 * layer.dropped);
+        let dropped = routing(runs, Quantity::Dropped, 100.0);
         add("dropped", "Dropped by full experts", Axis::linear("% of choices"), dropped);
     }
     figures
@@ -89,34 +76,37 @@ fn chart(title: &str, y: Axis, series: Vec<Series>) -> XyChart {
 fn series(
     runs: &[RunCurves],
     style: Style,
-    points: impl Fn(&[MetricsRow]) -> Vec<(u64, f64)>,
+    points: impl Fn(&History) -> Vec<Point>,
 ) -> Vec<Series> {
     let curve = |(color, run): (usize, &RunCurves)| {
-        Series::new(&run.name, steps(points(&run.rows)), style).color(color)
+        Series::new(&run.name, points(&run.history), style).color(color)
     };
     runs.iter().enumerate().map(curve).collect()
 }
 
-fn steps(points: Vec<(u64, f64)>) -> impl Iterator<Item = (f64, f64)> {
-    points.into_iter().map(|(step, value)| (step as f64, value))
+/// What training said of a quantity, times `unit`.
+fn training(history: &History, quantity: Quantity, unit: f64) -> Vec<Point> {
+    history.curve(quantity).map_or_else(Vec::new, |curve| curve.points(unit))
+}
+
+/// What the validations say.
+fn validations(history: &History, value: impl Fn(&ValidRow) -> Option<f64>) -> Vec<Point> {
+    let rows = history.validations().into_iter();
+    rows.filter_map(|row| Some(Point::from((row.step as f64, value(row)?)))).collect()
 }
 
 /// Training and validation loss: of one run in two colours; of several in a colour a run, where the training losses
 /// stay in the background.
 fn loss(runs: &[RunCurves]) -> Vec<Series> {
-    let train = |rows: &[MetricsRow]| -> Vec<(u64, f64)> {
-        train_rows(rows).map(|row| (row.step, row.loss)).collect()
-    };
-    let valid = |rows: &[MetricsRow]| -> Vec<(u64, f64)> {
-        valid_rows(rows).map(|row| (row.step, row.loss)).collect()
-    };
+    let train = |history: &History| training(history, Quantity::Loss, 1.0);
+    let valid = |history: &History| validations(history, |row| Some(row.loss));
     if let [run] = runs {
         return vec![
-            Series::new("training", steps(train(&run.rows)), Style::Smoothed),
-            Series::new("validation", steps(valid(&run.rows)), Style::Marked).color(1),
+            Series::new("training", train(&run.history), Style::Smoothed),
+            Series::new("validation", valid(&run.history), Style::Marked).color(1),
         ];
     }
-    let compared_by_training = runs.iter().all(|run| valid(&run.rows).is_empty());
+    let compared_by_training = runs.iter().all(|run| run.history.last_valid().is_none());
     let style = if compared_by_training { Style::Smoothed } else { Style::Faint };
     let mut all = Vec::new();
     for (name, mut curves) in [
@@ -131,51 +121,109 @@ fn loss(runs: &[RunCurves]) -> Vec<Series> {
     all
 }
 
+/// A chart about the sources of mixtures.
+struct SourceChart {
+    file: String,
+    title: String,
+    unit: &'static str,
+    series: Vec<Series>,
+}
+
+/// Of one run's mixture the losses, accuracies and epochs of its sources; of several runs the losses, a chart for each
+/// source.
+fn source_charts(runs: &[RunCurves]) -> Vec<SourceChart> {
+    let score = |history: &History, source: &str, value: fn(&SourceScore) -> f64| {
+        validations(history, |row| row.sources.iter().find(|score| score.name == source).map(value))
+    };
+    let chart = |file: &str, title: &str, unit, series| {
+        let (file, title) = (file.to_owned(), title.to_owned());
+        SourceChart { file, title, unit, series }
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for source in runs.iter().flat_map(|run| run.history.sources()) {
+        if !names.contains(&source) {
+            names.push(source);
+        }
+    }
+    let [run] = runs else {
+        let of_source = |(number, source): (usize, &&str)| {
+            let curves =
+                series(runs, Style::Marked, |history| score(history, source, |score| score.loss));
+            let (file, title) =
+                (format!("source_{}_loss", number + 1), format!("Validation loss of {source}"));
+            chart(&file, &title, "nats per target token", curves)
+        };
+        return names.iter().enumerate().map(of_source).collect();
+    };
+    let of_each = |style, points: &dyn Fn(usize, &str) -> Vec<Point>| -> Vec<Series> {
+        let sources = names.iter().enumerate();
+        sources.map(|(n, name)| Series::new(name, points(n, name), style).color(n)).collect()
+    };
+    let history = &run.history;
+    let losses = of_each(Style::Marked, &|_, name| score(history, name, |score| score.loss));
+    let accuracies =
+        of_each(Style::Marked, &|_, name| score(history, name, |score| 100.0 * score.accuracy));
+    let epochs =
+        of_each(Style::Line, &|number, _| training(history, Quantity::Epochs(number), 1.0));
+    vec![
+        chart("source_loss", "Validation loss by source", "nats per target token", losses),
+        chart(
+            "source_accuracy",
+            "Validation accuracy by source",
+            "% of target tokens predicted right",
+            accuracies,
+        ),
+        chart("source_epochs", "Epochs by source", "times gone through", epochs),
+    ]
+}
+
 /// Of one run what is in memory and the peak; of several the peaks.
 fn memory(runs: &[RunCurves]) -> Vec<Series> {
-    let gigabytes = |value: fn(&TrainRow) -> Option<u64>| {
-        move |rows: &[MetricsRow]| -> Vec<(u64, f64)> {
-            train_rows(rows).filter_map(|row| Some((row.step, value(row)? as f64 / 1e9))).collect()
-        }
-    };
-    let peak = series(runs, Style::Line, gigabytes(|row| row.peak_memory_bytes));
+    let gigabytes =
+        |quantity| series(runs, Style::Line, move |history| training(history, quantity, 1e-9));
+    let peak = gigabytes(Quantity::PeakMemory);
     if runs.len() > 1 {
         return peak;
     }
-    let resident = series(runs, Style::Line, gigabytes(|row| row.memory_bytes));
     let named = |name: &str, series: Vec<Series>, color| {
         series.into_iter().map(move |s| Series { name: name.into(), ..s }.color(color)).collect()
     };
-    let both: [Vec<Series>; 2] = [named("in memory", resident, 0), named("peak", peak, 1)];
+    let resident = named("in memory", gigabytes(Quantity::Memory), 0);
+    let both: [Vec<Series>; 2] = [resident, named("peak", peak, 1)];
     both.into_iter().flatten().filter(|series| !series.points.is_empty()).collect()
 }
 
 /// Of one run a curve for each layer that has experts; of several the mean over a run's layers.
-fn routing(runs: &[RunCurves], value: impl Fn(&RoutingRow) -> f64) -> Vec<Series> {
+fn routing(runs: &[RunCurves], quantity: fn(usize) -> Quantity, unit: f64) -> Vec<Series> {
+    let layers = |history: &History| -> Vec<Vec<Point>> {
+        let layers = 0..history.routing().len();
+        layers.map(|layer| training(history, quantity(layer), unit)).collect()
+    };
     let [run] = runs else {
-        return series(runs, Style::Smoothed, |rows| {
-            let routed = train_rows(rows).filter(|row| !row.routing.is_empty());
-            let mean = |row: &TrainRow| {
-                row.routing.iter().map(&value).sum::<f64>() / row.routing.len() as f64
-            };
-            routed.map(|row| (row.step, mean(row))).collect()
-        });
+        return series(runs, Style::Smoothed, |history| mean_curve(&layers(history)));
     };
-    let layers = train_rows(&run.rows).map(|row| row.routing.len()).max().unwrap_or(0);
-    let of_layer = |number: usize| {
-        let rows = train_rows(&run.rows);
-        let rows = rows.filter_map(|row| Some((row.step, row.routing.get(number)?)));
-        let rows: Vec<(u64, &RoutingRow)> = rows.collect();
-        let name = rows.first().map(|(_, layer)| format!("{} {}", layer.stack, layer.layer));
-        let points = rows.iter().map(|(step, layer)| (*step, value(layer))).collect();
-        Series::new(&name.unwrap_or_default(), steps(points), Style::Line).color(number)
+    let curves = run.history.routing().iter().zip(layers(&run.history)).enumerate();
+    curves
+        .map(|(number, (layer, points))| {
+            let name = format!("{} {}", layer.stack, layer.layer);
+            Series::new(&name, points, Style::Line).color(number)
+        })
+        .collect()
+}
+
+/// The mean of curves that have points at the same steps.
+fn mean_curve(curves: &[Vec<Point>]) -> Vec<Point> {
+    let Some(first) = curves.first() else { return Vec::new() };
+    let mean = |(number, point): (usize, &Point)| {
+        let values = curves.iter().filter_map(|curve| curve.get(number)).map(|point| point.y);
+        Point::from((point.x, values.sum::<f64>() / curves.len() as f64))
     };
-    (0..layers).map(of_layer).collect()
+    first.iter().enumerate().map(mean).collect()
 }
 
 /// The last coefficients of a run as a heat map for each stack, and all of them as curves for each layer.
-pub(super) fn coefficients(rows: &[MetricsRow]) -> (Vec<Figure>, Vec<Figure>) {
-    let recorded: Vec<&CoefficientsRow> = coefficient_rows(rows).collect();
+pub(super) fn coefficients(history: &History) -> (Vec<Figure>, Vec<Figure>) {
+    let recorded: Vec<&CoefficientsRow> = history.coefficients().collect();
     let Some(last) = recorded.last() else { return (Vec::new(), Vec::new()) };
     let mut maps = Vec::new();
     for stack in ["encoder", "decoder"] {
@@ -193,9 +241,9 @@ pub(super) fn coefficients(rows: &[MetricsRow]) -> (Vec<Figure>, Vec<Figure>) {
             let series = names.iter().enumerate().map(|(color, name)| {
                 let points = recorded.iter().filter_map(|row| {
                     let value = row.layers.get(number)?.named().find(|(n, _)| n == name)?.1;
-                    Some((row.step, value))
+                    Some((row.step as f64, value))
                 });
-                Series::new(name, steps(points.collect()), Style::Line).color(color)
+                Series::new(name, points, Style::Line).color(color)
             });
             let (title, file) = (layer.name(), format!("{}_{}", layer.stack, layer.layer));
             let more = if part == 0 { String::new() } else { format!("_{}", part + 1) };

@@ -5,7 +5,10 @@
 //! killed, and years later. `report.html` in this folder is its template.
 
 mod charts;
+mod history;
 mod marked_text;
+mod recording;
+mod thinning;
 
 use std::fs;
 use std::io;
@@ -15,18 +18,19 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Serialize;
 
-use crate::coefficients::CoefficientsRow;
-use crate::config::RunConfig;
-use crate::metrics::{
-    MetricsError, MetricsLog, MetricsRow, StartRow, TrainRow, ValidRow, replace_view,
-};
-use crate::progress::{format_bytes, format_count, format_duration};
-use crate::run_folder::{RunFolder, RunFolderError};
-use crate::samples::{self, SampleRow, SamplesError};
-use crate::statistics::median;
-use crate::summary::{Summary, SummaryError};
+use crate::durable::replace_view;
+use crate::metrics::{MetricsError, ValidRow};
+use crate::progress::{format_count, format_duration};
+use crate::run_folder::RunFolderError;
+use crate::samples::{SampleRow, SamplesError};
+use crate::summary::SummaryError;
 use charts::Figure;
+use history::Quantity;
 use marked_text::{Piece, with_blanks, with_written};
+use thinning::evenly;
+
+pub use history::History;
+pub use recording::{Recording, write_comparison, write_report};
 
 /// Everything a report shows.
 #[derive(Clone, Debug)]
@@ -52,8 +56,8 @@ pub struct Report {
 pub struct RunCurves {
     /// Name of the run in legends and tables.
     pub name: String,
-    /// The rows of its `metrics.jsonl`.
-    pub rows: Vec<MetricsRow>,
+    /// What its `metrics.jsonl` says.
+    pub history: History,
 }
 
 /// How far a run is.
@@ -115,144 +119,15 @@ pub enum ReportError {
     },
 }
 
-/// What lies in the folder of a run.
-struct Recorded {
-    config: RunConfig,
-    rows: Vec<MetricsRow>,
-    samples: Vec<SampleRow>,
-    summary: Option<Summary>,
-}
-
-impl Recorded {
-    fn read(path: &Path) -> Result<(Self, RunFolder), ReportError> {
-        let (folder, config) = RunFolder::open(path)?;
-        // A run that was killed before its first step may have none.
-        let rows = match folder.metrics().exists() {
-            true => MetricsLog::read(&folder.metrics())?,
-            false => Vec::new(),
-        };
-        let samples = samples::read(&folder.samples())?;
-        let summary = Summary::read(&folder.summary())?;
-        Ok((Self { config, rows, samples, summary }, folder))
-    }
-
-    fn status(&self) -> Status {
-        let step = self.rows.iter().map(MetricsRow::step).max().unwrap_or(0);
-        let total = self.config.training.steps;
-        // A run that was resumed past its old end has a summary of an earlier step.
-        let is_summed_up = self.summary.as_ref().is_some_and(|summary| summary.steps >= step);
-        Status { step, total, is_finished: step >= total || is_summed_up }
-    }
-
-    fn start(&self) -> Option<&StartRow> {
-        StartRow::newest(&self.rows)
-    }
-
-    fn facts(&self) -> Vec<Fact> {
-        let mut facts = Vec::new();
-        let mut add = |name: &str, value: String| {
-            facts.push(Fact { name: name.to_owned(), value });
-        };
-        let config = &self.config;
-        let start = self.start();
-        add(
-            "Model",
-            match start {
-                Some(start) => {
-                    format!("{}, {} parameters", config.name(), format_count(start.parameters))
-                }
-                None => config.name(),
-            },
-        );
-        if let Some(start) = start.filter(|start| !start.text.is_empty()) {
-            add("Training text", start.text.clone());
-        }
-        add("Optimization", config.optimization());
-        if let Some(start) = start {
-            let mut machine = format!("{}, {} threads", start.backend, start.threads);
-            if let Some(peak) = start.matrix_flops_per_second {
-                machine.push_str(&format!(", {}FLOP/s in matrix products", si_count(peak)));
-            }
-            let peak = train_rows(&self.rows).filter_map(|row| row.peak_memory_bytes).max();
-            if let Some(bytes) = peak {
-                machine.push_str(&format!(", peak memory {}", format_bytes(bytes)));
-            }
-            add("Machine", machine);
-        }
-        add("Seed", config.seed.to_string());
-        if let Some(start) = start {
-            add("Software", format!("altup {}, Burn 0.22.1", start.version));
-        }
-        if let Some(summary) = &self.summary {
-            facts.extend(summary.facts());
-        }
-        facts
-    }
-}
-
-/// Writes the report of a run into its folder, from what lies there: `report.html` and `charts/*.svg`, each whole or
-/// not at all. The page of a run that isn't finished says how far it is, and loads itself again every half minute.
-///
-/// # Errors
-///
-/// If the folder isn't that of a run, a file in it can't be read, or one can't be written.
-pub fn write_report(folder: &Path) -> Result<(), ReportError> {
-    let (recorded, folder) = Recorded::read(folder)?;
-    let name = folder.path().canonicalize().ok();
-    let name = name.as_deref().unwrap_or(folder.path()).file_name();
-    let title = name.map_or_else(|| recorded.config.name(), |n| n.to_string_lossy().into_owned());
-    let unigram_loss = recorded.summary.as_ref().map(|summary| summary.unigram_loss);
-    let report = Report {
-        title: title.clone(),
-        status: Some(recorded.status()),
-        facts: recorded.facts(),
-        tiles: Tile::summary(&recorded.rows, unigram_loss),
-        configuration: recorded.config.to_toml(),
-        samples: recorded.samples,
-        runs: vec![RunCurves { name: title, rows: recorded.rows }],
-    };
-    report.write(folder.path())
-}
-
-/// Writes a report that compares runs into the folder `output`, from what lies in theirs.
-///
-/// # Errors
-///
-/// As [`write_report`].
-pub fn write_comparison(runs: &[PathBuf], title: &str, output: &Path) -> Result<(), ReportError> {
-    let (mut curves, mut facts, mut configuration) = (Vec::new(), Vec::new(), String::new());
-    for path in runs {
-        let (recorded, _) = Recorded::read(path)?;
-        let Recorded { config, rows, .. } = recorded;
-        let name = path.file_name();
-        let name = name.map_or_else(|| config.name(), |name| name.to_string_lossy().into_owned());
-        let value = format!("{}, {}", config.name(), config.optimization());
-        facts.push(Fact { name: name.clone(), value });
-        configuration.push_str(&format!("# {name}\n{}\n", config.to_toml()));
-        curves.push(RunCurves { name, rows });
-    }
-    let report = Report {
-        title: title.to_owned(),
-        status: None,
-        runs: curves,
-        facts,
-        tiles: Vec::new(),
-        samples: Vec::new(),
-        configuration,
-    };
-    report.write(output)
-}
-
 impl Tile {
     /// The key numbers of a run. `unigram_loss` is the loss of guessing each target token by its
     /// frequency alone, which a model that has learnt anything beats.
-    pub fn summary(rows: &[MetricsRow], unigram_loss: Option<f64>) -> Vec<Self> {
-        let figures = Figures::of(rows);
+    pub fn summary(history: &History, unigram_loss: Option<f64>) -> Vec<Self> {
         let mut tiles = Vec::new();
         let mut add = |label: &str, value: String, note: String| {
             tiles.push(Self { label: label.to_owned(), value, note });
         };
-        if let (Some(last), Some(best)) = (figures.last_valid, figures.best_valid) {
+        if let (Some(last), Some(best)) = (history.last_valid(), history.best_valid()) {
             let note = format!("best {:.3} at step {}", best.loss, best.step);
             add("Validation loss", format!("{:.3}", last.loss), note);
             add(
@@ -269,9 +144,9 @@ impl Tile {
                 "loss of token frequencies alone".to_owned(),
             );
         }
-        if let Some(last) = figures.last_train {
+        if let Some(last) = history.last_train() {
             add("Training loss", format!("{:.3}", last.loss), format!("at step {}", last.step));
-            add("Speed", speed(&figures), "tokens/s, median".to_owned());
+            add("Speed", speed(history), "tokens/s, median".to_owned());
             if let Some(flops) = last.flops_per_second {
                 let note = last.peak_share.map_or_else(
                     || "model operations".to_owned(),
@@ -304,9 +179,15 @@ struct Page<'a> {
     coefficient_maps: Vec<FigureView>,
     coefficient_curves: Vec<FigureView>,
     validation: Vec<Table>,
+    sources: Vec<Table>,
     experts: Vec<Table>,
     configuration: &'a str,
 }
+
+/// Rows of the table of validations, but for the best one.
+const TABLE_ROWS: usize = 100;
+/// Steps of which it is shown what the model wrote.
+const SAMPLES: usize = 40;
 
 /// A table of a page.
 #[derive(Serialize)]
@@ -363,7 +244,7 @@ impl Report {
             .map_err(|source| ReportError::Write { path: chart_folder.clone(), source })?;
         let curves = charts::curves(&self.runs);
         let (maps, of_layers) = match &self.runs[..] {
-            [run] => charts::coefficients(&run.rows),
+            [run] => charts::coefficients(&run.history),
             _ => (Vec::new(), Vec::new()),
         };
         for figure in curves.iter().chain(&maps).chain(&of_layers) {
@@ -398,6 +279,7 @@ impl Report {
             coefficient_maps: views(maps),
             coefficient_curves: views(of_layers),
             validation: self.validation(),
+            sources: self.sources(),
             experts: self.experts(),
             configuration: &self.configuration,
         };
@@ -410,16 +292,16 @@ impl Report {
             return None;
         }
         let rows = self.runs.iter().map(|run| {
-            let figures = Figures::of(&run.rows);
-            let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
+            let history = &run.history;
+            let (train, valid) = (history.last_train(), history.last_valid());
             let cells = vec![
                 run.name.clone(),
-                or_dash(figures.best_valid.map(|row| format!("{:.3}", row.loss))),
-                or_dash(figures.last_valid.map(|row| format!("{:.3}", row.loss))),
-                or_dash(figures.last_valid.map(|row| percent(row.accuracy))),
-                speed(&figures),
-                or_dash(figures.last_train.map(|row| format_duration(row.elapsed_seconds))),
-                or_dash(figures.last_train.map(|row| format_count(row.tokens))),
+                or_dash(history.best_valid().map(|row| format!("{:.3}", row.loss))),
+                or_dash(valid.map(|row| format!("{:.3}", row.loss))),
+                or_dash(valid.map(|row| percent(row.accuracy))),
+                speed(history),
+                or_dash(train.map(|row| format_duration(row.elapsed_seconds))),
+                or_dash(train.map(|row| format_count(row.tokens))),
             ];
             TableRow { cells, is_best: false }
         });
@@ -442,8 +324,13 @@ impl Report {
 
     fn validation(&self) -> Vec<Table> {
         let table = |run: &RunCurves| {
-            let best = Figures::of(&run.rows).best_valid?;
-            let rows = valid_rows(&run.rows).map(|row| {
+            let best = run.history.best_valid()?;
+            let all = run.history.validations();
+            let mut shown: Vec<&ValidRow> = evenly(&all, TABLE_ROWS).copied().collect();
+            if let Err(place) = shown.binary_search_by_key(&best.step, |row| row.step) {
+                shown.insert(place, best);
+            }
+            let rows = shown.into_iter().map(|row| {
                 let cells = vec![
                     row.step.to_string(),
                     format!("{:.4}", row.loss),
@@ -451,9 +338,31 @@ impl Report {
                     percent(row.accuracy),
                     row.tokens.to_string(),
                 ];
-                TableRow { cells, is_best: row == best }
+                TableRow { cells, is_best: row.step == best.step }
             });
             let header = vec!["Step", "Loss", "Perplexity", "Accuracy", "Target tokens"];
+            Some(Table { heading: self.heading(run), header, rows: rows.collect() })
+        };
+        self.runs.iter().filter_map(table).collect()
+    }
+
+    /// The scores of a mixture's sources at the last validation, and how often each was gone through.
+    fn sources(&self) -> Vec<Table> {
+        let table = |run: &RunCurves| {
+            let valid = run.history.last_valid().filter(|row| !row.sources.is_empty())?;
+            let epochs = run.history.last_train().map_or(&[][..], |row| &row.epochs);
+            let rows = valid.sources.iter().map(|score| {
+                let seen = epochs.iter().find(|source| source.name == score.name);
+                let cells = vec![
+                    score.name.clone(),
+                    format!("{:.4}", score.loss),
+                    percent(score.accuracy),
+                    score.tokens.to_string(),
+                    or_dash(seen.map(|source| format!("{:.2}", source.epochs))),
+                ];
+                TableRow { cells, is_best: false }
+            });
+            let header = vec!["Source", "Loss", "Accuracy", "Target tokens", "Epochs"];
             Some(Table { heading: self.heading(run), header, rows: rows.collect() })
         };
         self.runs.iter().filter_map(table).collect()
@@ -462,8 +371,8 @@ impl Report {
     /// How the layers with experts routed the last row's tokens.
     fn experts(&self) -> Vec<Table> {
         let table = |run: &RunCurves| {
-            let last = train_rows(&run.rows).last().filter(|row| !row.routing.is_empty())?;
-            let rows = last.routing.iter().map(|layer| {
+            let layers = Some(run.history.routing()).filter(|layers| !layers.is_empty())?;
+            let rows = layers.iter().map(|layer| {
                 let idle = layer.loads.iter().filter(|&&load| load == 0.0).count();
                 let cells = vec![
                     format!("{} {}", layer.stack, layer.layer),
@@ -500,7 +409,8 @@ impl Report {
         }
         let view = |prompt: &str| {
             let of_prompt = self.samples.iter().filter(|row| row.prompt == prompt);
-            let mut written: Vec<FilledView> = of_prompt
+            let of_prompt: Vec<&SampleRow> = of_prompt.collect();
+            let mut written: Vec<FilledView> = evenly(&of_prompt, SAMPLES)
                 .map(|row| FilledView { step: row.step, text: with_written(prompt, &row.filled) })
                 .collect();
             let last = written.pop()?;
@@ -528,55 +438,18 @@ impl Status {
     }
 }
 
-/// What a run came to.
-struct Figures<'a> {
-    last_train: Option<&'a TrainRow>,
-    last_valid: Option<&'a ValidRow>,
-    best_valid: Option<&'a ValidRow>,
-    /// The median: the first row waits for caches and compilers, some rows for the disk.
-    tokens_per_second: f64,
-}
-
-impl<'a> Figures<'a> {
-    fn of(rows: &'a [MetricsRow]) -> Self {
-        let speeds: Vec<f64> = train_rows(rows).map(|row| row.tokens_per_second).collect();
-        Self {
-            last_train: train_rows(rows).last(),
-            last_valid: valid_rows(rows).last(),
-            best_valid: valid_rows(rows).min_by(|a, b| a.loss.total_cmp(&b.loss)),
-            tokens_per_second: median(&speeds),
-        }
-    }
-}
-
-fn train_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &TrainRow> {
-    rows.iter().filter_map(|row| match row {
-        MetricsRow::Train(row) => Some(row),
-        _ => None,
-    })
-}
-
-fn valid_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &ValidRow> {
-    rows.iter().filter_map(|row| match row {
-        MetricsRow::Valid(row) => Some(row),
-        _ => None,
-    })
-}
-
-fn coefficient_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &CoefficientsRow> {
-    rows.iter().filter_map(|row| match row {
-        MetricsRow::Coefficients(row) => Some(row),
-        _ => None,
-    })
-}
-
 fn write_file(path: PathBuf, contents: &str) -> Result<(), ReportError> {
     replace_view(&path, contents.as_bytes()).map_err(|source| ReportError::Write { path, source })
 }
 
-fn speed(figures: &Figures<'_>) -> String {
-    let speed = figures.tokens_per_second;
-    if speed.is_nan() { "–".to_owned() } else { format_count(speed.round() as u64) }
+fn or_dash(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "–".to_owned())
+}
+
+/// The median: the first row waits for caches and compilers, some rows for the disk.
+fn speed(history: &History) -> String {
+    let curve = history.curve(Quantity::TokensPerSecond);
+    or_dash(curve.map(|curve| format_count(curve.median().round() as u64)))
 }
 
 fn percent(share: f64) -> String {
@@ -605,7 +478,11 @@ fn decimal(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coefficients::LayerCoefficients;
+    use crate::checkpoint::RunState;
+    use crate::coefficients::{CoefficientsRow, LayerCoefficients};
+    use crate::config::RunConfig;
+    use crate::metrics::{MetricsLog, MetricsRow, SourceEpochs, SourceScore, StartRow, TrainRow};
+    use crate::samples::SamplesLog;
 
     fn rows(final_loss: f64) -> Vec<MetricsRow> {
         let mut rows = vec![MetricsRow::Start(StartRow {
@@ -665,14 +542,14 @@ mod tests {
     fn report(names: &[&str]) -> Report {
         let runs = names
             .iter()
-            .map(|name| RunCurves { name: (*name).to_owned(), rows: rows(3.125) })
+            .map(|name| RunCurves { name: (*name).to_owned(), history: History::of(&rows(3.125)) })
             .collect();
         Report {
             title: "altup-s <K=2>".to_owned(),
             status: Some(Status { step: 100, total: 400, is_finished: false }),
             runs,
             facts: vec![Fact { name: "Model".to_owned(), value: "AltUp & K = 2".to_owned() }],
-            tiles: Tile::summary(&rows(3.125), Some(7.5)),
+            tiles: Tile::summary(&History::of(&rows(3.125)), Some(7.5)),
             samples: vec![
                 sample(25, "Thank you the me to your party the week."),
                 sample(50, "Thank you for <b>inviting</b> me to your party last week."),
@@ -757,6 +634,86 @@ mod tests {
     }
 
     #[test]
+    fn the_sources_of_a_mixture_have_curves_and_a_table_while_the_run_goes_on() {
+        let mixed = |name: &str| {
+            let mut rows = rows(3.125);
+            for row in &mut rows {
+                match row {
+                    MetricsRow::Train(row) => {
+                        let of = |name: &str, times: f64| SourceEpochs {
+                            name: name.to_owned(),
+                            epochs: times * row.step as f64,
+                        };
+                        row.epochs = vec![of("web", 0.01), of("old & new", 0.0234)];
+                    }
+                    MetricsRow::Valid(row) => {
+                        let of = |name: &str, loss: f64| SourceScore {
+                            name: name.to_owned(),
+                            loss,
+                            accuracy: 0.25,
+                            tokens: 77,
+                        };
+                        row.sources = vec![of("web", 2.5), of("old & new", row.loss)];
+                    }
+                    _ => {}
+                }
+            }
+            RunCurves { name: name.to_owned(), history: History::of(&rows) }
+        };
+        let one = Report { runs: vec![mixed("altup")], ..report(&[]) };
+        let (folder, html) = written(&one);
+        assert!(html.contains("<td>old &amp; new</td><td>3.3750</td><td>25.0 %</td>"), "{html}");
+        assert!(html.contains("<td>77</td><td>2.34</td>") && html.contains("<td>1.00</td>"));
+        assert!(html.contains("old &amp; new: 4 points, from 3.38 at 25.0"), "{html}");
+        for file in ["source_loss.svg", "source_accuracy.svg", "source_epochs.svg"] {
+            assert!(folder.path().join("charts").join(file).exists(), "{file}");
+        }
+
+        let two = Report { runs: vec![mixed("a"), mixed("b")], ..report(&[]) };
+        let (folder, html) = written(&two);
+        assert!(html.contains("Validation loss of old &amp; new"), "{html}");
+        assert!(html.contains("<h3>b</h3>"));
+        assert!(folder.path().join("charts/source_2_loss.svg").exists());
+    }
+
+    #[test]
+    fn a_report_of_a_long_run_is_no_larger_than_one_of_a_shorter() {
+        let size = |validations: u64| {
+            let rows = (1..=20 * validations).flat_map(|step| {
+                let train = MetricsRow::Train(TrainRow {
+                    step,
+                    loss: 3.0 + (step as f64).sin(),
+                    grad_norm: 1.0,
+                    tokens_per_second: 5000.0,
+                    ..TrainRow::default()
+                });
+                let valid = MetricsRow::Valid(ValidRow {
+                    step,
+                    loss: 3.0 + (step as f64).cos(),
+                    perplexity: 20.0,
+                    accuracy: 0.5,
+                    tokens: 1140,
+                    sources: Vec::new(),
+                    tasks: Vec::new(),
+                });
+                let valid = (step % 20 == 0).then_some(valid);
+                std::iter::once(train).chain(valid)
+            });
+            let mut history = History::default();
+            rows.for_each(|row| history.push(&row));
+            let steps = 1..=validations;
+            let report = Report {
+                runs: vec![RunCurves { name: "long".to_owned(), history }],
+                samples: steps.map(|step| sample(20 * step, "as it is")).collect(),
+                ..report(&[])
+            };
+            written(&report).1.len()
+        };
+        let (short, long) = (size(1000), size(20_000));
+        assert!(long < short + short / 5, "{short} and {long} bytes");
+    }
+
+    #[test]
     fn a_report_is_computed_from_the_folder_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
@@ -772,7 +729,9 @@ mod tests {
         for row in rows(3.125) {
             log.append(&row).unwrap();
         }
-        samples::record(&path("samples.jsonl"), 25, &[sample(25, "as it is")]).unwrap();
+        let begun = RunState::default();
+        let mut samples = SamplesLog::open(&path("samples.jsonl"), &begun).unwrap();
+        samples.record(25, &[sample(25, "as it is")]).unwrap();
         write_report(folder.path()).unwrap();
         let html = fs::read_to_string(path("report.html")).unwrap();
         for text in [

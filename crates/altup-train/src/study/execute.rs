@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
-use super::folder::{RunStatus, StudyFolder, StudyFolderError, StudyLock};
+use super::folder::{RunStatus, StudyFolder, StudyFolderError};
 use super::job::Job;
 use super::overview::{JobCount, MetricsTail, Overview, Pace, in_words};
+use crate::folder_lock::FolderLock;
 use crate::progress::{ProgressMode, format_duration};
 
 /// How often it looks at its processes.
@@ -29,7 +30,7 @@ pub struct Executor<'a> {
     /// The folder of the study.
     pub folder: &'a StudyFolder,
     /// The right to work there, which the processes share.
-    pub lock: &'a StudyLock,
+    pub lock: &'a FolderLock,
     /// The program that does them.
     pub program: PathBuf,
     /// What it is given besides: the backend, the cache.

@@ -1,17 +1,21 @@
 //! The folder of a study, and where its runs are.
 
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use altup_models::{DirectoryError, ModelDirectory};
 
 use super::fine_tuning::PlannedFineTuning;
 use super::job::Job;
 use super::plan::StudyPlan;
 use crate::config::{RunConfig, RunConfigError};
 use crate::config_changes::Difference;
+use crate::durable::replace_file;
 use crate::fine_tuning::FineTuningConfig;
-use crate::metrics::replace_file;
+use crate::folder_lock::{FolderLock, LockError};
 use crate::run_folder::RunFolder;
 
 /// The folder of a study:
@@ -70,11 +74,13 @@ pub enum StudyFolderError {
         /// The folder.
         path: PathBuf,
     },
-    /// Another process works in it.
-    #[error("{} is in use: another `altup study` works there, or a run that it started", path.display())]
+    /// Another study works in it, or runs that it started.
+    #[error("{} is in use by a study, or by runs that it started: {holder}", path.display())]
     InUse {
         /// The folder.
         path: PathBuf,
+        /// Who started it.
+        holder: String,
     },
     /// Runs in the folder are no runs of this study any more.
     #[error(
@@ -90,6 +96,9 @@ pub enum StudyFolderError {
     /// The configuration of a run can't be read.
     #[error(transparent)]
     Config(#[from] RunConfigError),
+    /// The model that a run begins with can't be read.
+    #[error(transparent)]
+    Model(#[from] DirectoryError),
     /// A file or folder can't be read or written.
     #[error("cannot use {}", path.display())]
     File {
@@ -98,19 +107,6 @@ pub enum StudyFolderError {
         /// The cause.
         source: io::Error,
     },
-}
-
-/// The right to work in a study's folder, which ends when this is dropped and all processes that got it have ended.
-#[derive(Debug)]
-pub struct StudyLock {
-    file: File,
-}
-
-impl StudyLock {
-    /// The locked file, for processes that are to share the lock.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
 }
 
 impl StudyFolder {
@@ -125,7 +121,7 @@ impl StudyFolder {
     /// # Errors
     ///
     /// If it holds something else, if another process works in it, or if it can't be written.
-    pub fn lock(&self, patience: Duration) -> Result<StudyLock, StudyFolderError> {
+    pub fn lock(&self, patience: Duration) -> Result<FolderLock, StudyFolderError> {
         let error = |source| StudyFolderError::File { path: self.path.clone(), source };
         let has_entries =
             fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some());
@@ -133,18 +129,17 @@ impl StudyFolder {
             return Err(StudyFolderError::NotAStudy { path: self.path.clone() });
         }
         fs::create_dir_all(&self.path).map_err(error)?;
-        let file = File::create(self.lock_file()).map_err(error)?;
         let started = Instant::now();
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(StudyLock { file }),
-                Err(fs::TryLockError::WouldBlock) if started.elapsed() < patience => {
+            match FolderLock::take(&self.lock_file()) {
+                Ok(lock) => return Ok(lock),
+                Err(LockError::Held(_)) if started.elapsed() < patience => {
                     std::thread::sleep(Duration::from_millis(50));
                 }
-                Err(fs::TryLockError::WouldBlock) => {
-                    return Err(StudyFolderError::InUse { path: self.path.clone() });
+                Err(LockError::Held(holder)) => {
+                    return Err(StudyFolderError::InUse { path: self.path.clone(), holder });
                 }
-                Err(fs::TryLockError::Error(source)) => return Err(error(source)),
+                Err(LockError::File(source)) => return Err(error(source)),
             }
         }
     }
@@ -156,7 +151,7 @@ impl StudyFolder {
     ///
     /// Names those that have another configuration, or that the plan doesn't have; with `prune` they are removed.
     pub fn reconcile(&self, plan: &StudyPlan, prune: bool) -> Result<(), StudyFolderError> {
-        let mut changed = Vec::new();
+        let (mut changed, mut models) = (Vec::new(), BTreeMap::new());
         for name in self.run_names()? {
             let stored = self.run_folder(&name);
             if !stored.config().exists() {
@@ -166,11 +161,8 @@ impl StudyFolder {
                 changed.push((self.run(&name), format!("{name} is not in the study")));
                 continue;
             };
-            let config = RunConfig::default().with_file(&stored.config())?;
-            let differences = config.differences(&planned.config);
-            if !differences.is_empty() {
-                let what = format!("{name} was run with {}", joined(&differences));
-                changed.push((self.run(&name), what));
+            if let Some(what) = difference(&stored, &planned.config, &mut models)? {
+                changed.push((self.run(&name), format!("{name} {what}")));
                 continue;
             }
             changed.extend(self.changed_fine_tunings(plan, &name)?);
@@ -333,6 +325,29 @@ fn names_in(folder: &Path) -> Result<Vec<String>, StudyFolderError> {
     Ok(names)
 }
 
+/// What makes a stored run another one than that with the planned configuration, as in "was run with …"; none if it is
+/// that one. `models` holds the hashes of model directories that are known already.
+fn difference(
+    stored: &RunFolder,
+    planned: &RunConfig,
+    models: &mut BTreeMap<PathBuf, String>,
+) -> Result<Option<String>, StudyFolderError> {
+    let config = RunConfig::default().with_file(&stored.config())?;
+    let differences = config.differences(planned);
+    if !differences.is_empty() {
+        return Ok(Some(format!("was run with {}", joined(&differences))));
+    }
+    let begun_with = stored.record().ok().and_then(|record| record.init);
+    let (Some(directory), Some(was)) = (&config.model.init, begun_with) else { return Ok(None) };
+    if !models.contains_key(directory) {
+        let is = ModelDirectory::new(directory).fingerprint()?.to_string();
+        models.insert(directory.clone(), is);
+    }
+    let differs = models.get(directory) != Some(&was);
+    let directory = directory.display();
+    Ok(differs.then(|| format!("was begun with another model than is in {directory} now")))
+}
+
 /// Keys with both their values, in a line.
 pub(super) fn joined(differences: &[Difference]) -> String {
     differences.iter().map(Difference::to_string).collect::<Vec<_>>().join(", ")
@@ -341,6 +356,8 @@ pub(super) fn joined(differences: &[Difference]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::precision::Precision;
+    use crate::run_record::RunRecord;
 
     #[test]
     fn one_study_works_in_a_folder_and_in_no_other_kind_of_folder() {
@@ -349,6 +366,8 @@ mod tests {
         let lock = folder.lock(Duration::ZERO).unwrap();
         let refused = folder.lock(Duration::ZERO).unwrap_err();
         assert!(matches!(refused, StudyFolderError::InUse { .. }), "{refused}");
+        let holder = format!("process {}", std::process::id());
+        assert!(refused.to_string().contains(&holder), "{refused}");
         drop(lock);
         folder.lock(Duration::ZERO).unwrap();
 
@@ -358,5 +377,25 @@ mod tests {
         let refused = StudyFolder::new(&other).lock(Duration::ZERO).unwrap_err();
         assert!(matches!(refused, StudyFolderError::NotAStudy { .. }), "{refused}");
         assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nothing is written there");
+    }
+    #[test]
+    fn a_run_that_began_with_another_model_is_another_run() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = ModelDirectory::new(parent.path().join("model"));
+        let model = RunConfig::tiny_altup().model_config(64).unwrap();
+        let save = |seed| directory.save(&model, &model.init(seed, &crate::device::cpu())).unwrap();
+        let mut config = RunConfig::default();
+        config.model.init = Some(directory.path().to_owned());
+        let stored = RunFolder::at(parent.path());
+        stored.write(&stored.config(), config.to_toml().as_bytes()).unwrap();
+        save(0);
+        let mut record = RunRecord::new(Precision::F32, "flex");
+        record.init = Some(directory.fingerprint().unwrap().to_string());
+        stored.write_record(&record).unwrap();
+        let difference = || difference(&stored, &config, &mut BTreeMap::new()).unwrap();
+        assert_eq!(difference(), None);
+        save(1);
+        let what = difference().unwrap();
+        assert!(what.contains("begun with another model than is in "), "{what}");
     }
 }

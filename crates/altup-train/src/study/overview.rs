@@ -2,13 +2,13 @@
 //! whole, elsewhere a plain line when a run starts or ends.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::job::Job;
+use crate::json_lines::{JsonLines, LineError};
 use crate::metrics::{MetricsRow, TrainRow, ValidRow};
 use crate::progress::{ProgressMode, format_count, format_duration};
 
@@ -140,8 +140,7 @@ impl JobCount {
 #[derive(Debug)]
 pub struct MetricsTail {
     path: PathBuf,
-    position: u64,
-    rest: String,
+    lines: JsonLines<MetricsRow>,
     /// The last row of training.
     pub train: Option<TrainRow>,
     /// The last row of validation.
@@ -151,34 +150,23 @@ pub struct MetricsTail {
 impl MetricsTail {
     /// Of the file `path`, which may not be there yet.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, position: 0, rest: String::new(), train: None, valid: None }
+        Self { lines: JsonLines::at(&path), path, train: None, valid: None }
     }
 
     /// Reads what is new. What can't be read now may be at the next time: it is only to look at.
     pub fn read(&mut self) {
-        let Ok(new) = read_from(&self.path, &mut self.position) else { return };
-        self.rest.push_str(&new);
-        while let Some(end) = self.rest.find('\n') {
-            let line: String = self.rest.drain(..=end).collect();
-            match serde_json::from_str(&line) {
+        if self.lines.is_current().is_ok_and(|is_current| !is_current) {
+            self.lines = JsonLines::at(&self.path);
+        }
+        for row in self.lines.by_ref() {
+            match row {
                 Ok(MetricsRow::Train(row)) => self.train = Some(row),
                 Ok(MetricsRow::Valid(row)) => self.valid = Some(row),
-                _ => {}
+                Ok(_) | Err(LineError::Row { .. }) => {}
+                Err(LineError::File(_)) => return,
             }
         }
     }
-}
-
-/// What a file has from `position` on; from its start where it has been written anew.
-fn read_from(path: &Path, position: &mut u64) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    if file.metadata()?.len() < *position {
-        *position = 0;
-    }
-    file.seek(SeekFrom::Start(*position))?;
-    let mut bytes = Vec::new();
-    *position += file.read_to_end(&mut bytes)? as u64;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What jobs have taken, and so what those to come will take.
@@ -215,6 +203,7 @@ mod tests {
     use crate::config::RunConfig;
     use crate::study::StudyFolder;
     use crate::study::plan::{Cell, PlannedRun};
+    use std::path::Path;
 
     fn run(size: &str, steps: u64) -> Job {
         let mut config = RunConfig::tiny_altup();

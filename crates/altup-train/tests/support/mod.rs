@@ -191,14 +191,112 @@ pub(crate) fn losses(run: &Path) -> Vec<Value> {
     rows
 }
 
-/// Checks that two runs have the same metrics and the same model, bit for bit.
+/// Checks that two runs have the same metrics, samples, events and model, bit for bit.
 #[track_caller]
 pub(crate) fn assert_same(workspace: &Workspace, run: &str, expected: &str, what: &str) {
     let [run, expected] = [run, expected].map(|run| workspace.path(run));
     assert_eq!(losses(&run), losses(&expected), "{what}");
+    let samples = |run: &Path| fs::read_to_string(run.join("samples.jsonl")).unwrap_or_default();
+    assert_eq!(samples(&run), samples(&expected), "{what}");
+    assert_eq!(events(&run), events(&expected), "{what}");
     let [model, expected] =
         [run, expected].map(|run| fs::read(run.join("model/model.safetensors")).unwrap());
     assert!(model == expected, "{what}: the models differ");
+}
+
+/// The scalars of a run's event files in their order, without their times and what the machine decides: a step, a tag
+/// and the bits of a value each.
+fn events(run: &Path) -> Vec<(u64, String, u32)> {
+    let mut scalars = Vec::new();
+    for name in names_in(&run.join("tensorboard")) {
+        let bytes = fs::read(run.join("tensorboard").join(&name)).unwrap();
+        let mut file = bytes.as_slice();
+        // A record is its length, a checksum, the event and a checksum.
+        while let Some((length, rest)) = file.split_first_chunk::<8>() {
+            let length = u64::from_le_bytes(*length) as usize;
+            scalars_of_event(&rest[4..4 + length], &mut scalars);
+            file = &rest[8 + length..];
+        }
+        assert!(file.is_empty(), "{name} ends within a record");
+    }
+    scalars.retain(|(_, tag, _)| !tag.starts_with("speed/") && !tag.starts_with("memory/"));
+    scalars
+}
+
+/// `Event` has the step as field 2 and a `Summary` as field 5. This has values as field 1, each with a tag and a number as
+/// fields 1 and 2.
+fn scalars_of_event(event: &[u8], scalars: &mut Vec<(u64, String, u32)>) {
+    let fields = fields(event);
+    let step = fields.iter().find(|(number, _)| *number == 2).unwrap().1.number();
+    for (_, summary) in fields.iter().filter(|(number, _)| *number == 5) {
+        for (_, value) in self::fields(summary.bytes()) {
+            let parts = self::fields(value.bytes());
+            let tag = String::from_utf8(parts[0].1.bytes().to_vec()).unwrap();
+            scalars.push((step, tag, parts[1].1.number() as u32));
+        }
+    }
+}
+
+/// The value of a field of a protocol buffer.
+enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+impl Field<'_> {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Number(number) => *number,
+            Self::Bytes(bytes) => panic!("no number: {bytes:?}"),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Number(number) => panic!("no bytes: {number}"),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// The fields of a protocol buffer with their numbers.
+fn fields(mut message: &[u8]) -> Vec<(u64, Field<'_>)> {
+    fn varint(message: &mut &[u8]) -> u64 {
+        let mut value = 0;
+        for shift in (0..).step_by(7) {
+            let (byte, rest) = message.split_first().unwrap();
+            *message = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return value;
+            }
+        }
+        unreachable!()
+    }
+    let mut fields = Vec::new();
+    while !message.is_empty() {
+        let key = varint(&mut message);
+        let length = match key & 7 {
+            0 => {
+                fields.push((key >> 3, Field::Number(varint(&mut message))));
+                continue;
+            }
+            1 => 8,
+            5 => 4,
+            _ => varint(&mut message) as usize,
+        };
+        let (bytes, rest) = message.split_at(length);
+        message = rest;
+        fields.push((
+            key >> 3,
+            match key & 7 {
+                1 => Field::Number(u64::from_le_bytes(bytes.try_into().unwrap())),
+                5 => Field::Number(u32::from_le_bytes(bytes.try_into().unwrap()).into()),
+                _ => Field::Bytes(bytes),
+            },
+        ));
+    }
+    fields
 }
 
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {

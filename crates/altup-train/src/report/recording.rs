@@ -1,0 +1,245 @@
+//! What a run has written down in its folder, and the reports that are made of it.
+
+use std::path::{Path, PathBuf};
+
+use super::history::{History, Quantity};
+use super::thinning::Sampled;
+use super::{Fact, Report, ReportError, RunCurves, Status, Tile, si_count};
+use crate::config::RunConfig;
+use crate::json_lines::{JsonLines, LineError};
+use crate::metrics::{MetricsError, MetricsRow};
+use crate::progress::{format_bytes, format_count};
+use crate::run_folder::{RunFolder, RunFolderError};
+use crate::run_record::RunRecord;
+use crate::samples::{SampleRow, SamplesError};
+use crate::summary::{SkippedLines, Summary};
+
+/// What a run has written down. Its metrics and samples are read as they grow, each row once.
+pub struct Recording {
+    folder: RunFolder,
+    metrics: JsonLines<MetricsRow>,
+    history: History,
+    samples: JsonLines<SampleRow>,
+    /// By their steps.
+    sampled: Sampled<Vec<SampleRow>>,
+    /// Those of the newest step, which may not be all yet.
+    newest_samples: Vec<SampleRow>,
+}
+
+/// What a run was told, and what it came to.
+struct Settled {
+    config: RunConfig,
+    /// None of a run from before there were records.
+    record: Option<RunRecord>,
+    summary: Option<Summary>,
+}
+
+impl Settled {
+    fn read(folder: &RunFolder) -> Result<Self, ReportError> {
+        let (_, config) = RunFolder::open(folder.path())?;
+        let record = match folder.record() {
+            Err(RunFolderError::NotARun { .. } | RunFolderError::BeforeRecords { .. }) => None,
+            record => Some(record?),
+        };
+        Ok(Self { config, record, summary: Summary::read(&folder.summary())? })
+    }
+
+    /// The model that the run began with, if not one from its seed.
+    fn init(&self) -> Option<String> {
+        let directory = self.config.model.init.as_ref()?.display();
+        let hash = self.record.as_ref().and_then(|record| record.init.as_deref());
+        let hash = hash.map(|hash| format!(" (BLAKE3 of its tensors {:.16}…)", hash));
+        Some(format!("{directory}{}", hash.unwrap_or_default()))
+    }
+}
+
+impl Recording {
+    /// That of the run in `folder`, of which nothing is read yet.
+    pub fn new(folder: RunFolder) -> Self {
+        Self {
+            metrics: JsonLines::at(&folder.metrics()),
+            history: History::default(),
+            samples: JsonLines::at(&folder.samples()),
+            sampled: Sampled::default(),
+            newest_samples: Vec::new(),
+            folder,
+        }
+    }
+
+    /// Whether what was read is still what the folder says: a run that goes on from an earlier step drops rows.
+    ///
+    /// # Errors
+    ///
+    /// If a file can't be looked at.
+    pub fn is_current(&self) -> Result<bool, ReportError> {
+        let metrics = self.metrics.is_current();
+        let metrics = metrics.map_err(|error| self.metrics_error(LineError::File(error)))?;
+        let samples = self.samples.is_current();
+        let samples = samples.map_err(|error| self.samples_error(LineError::File(error)))?;
+        Ok(metrics && samples)
+    }
+
+    /// Reads what is new, and calls `visit` with each new row of the metrics. Nothing is new of files that aren't there:
+    /// a run that was killed before its first step may have none.
+    ///
+    /// # Errors
+    ///
+    /// If a file can't be read, or names its line that is no row.
+    pub fn read(&mut self, visit: &mut dyn FnMut(&MetricsRow)) -> Result<(), ReportError> {
+        while let Some(row) = self.metrics.next() {
+            let row = row.map_err(|error| self.metrics_error(error))?;
+            self.history.push(&row);
+            visit(&row);
+        }
+        while let Some(row) = self.samples.next() {
+            let row = row.map_err(|error| self.samples_error(error))?;
+            if self.newest_samples.first().is_some_and(|newest| newest.step != row.step) {
+                self.sampled.push(std::mem::take(&mut self.newest_samples));
+            }
+            self.newest_samples.push(row);
+        }
+        Ok(())
+    }
+
+    fn metrics_error(&self, error: LineError) -> ReportError {
+        MetricsError::at(&self.folder.metrics(), error).into()
+    }
+
+    fn samples_error(&self, error: LineError) -> ReportError {
+        SamplesError::at(&self.folder.samples(), error).into()
+    }
+
+    /// Writes the report of what was read into the run's folder; see [`write_report`].
+    ///
+    /// # Errors
+    ///
+    /// If the folder isn't that of a run, a file in it can't be read, or one can't be written.
+    pub fn write_report(&self) -> Result<(), ReportError> {
+        let settled = Settled::read(&self.folder)?;
+        let path = self.folder.path();
+        let name = path.canonicalize().ok();
+        let name = name.as_deref().unwrap_or(path).file_name();
+        let Settled { config, summary, .. } = &settled;
+        let title = name.map_or_else(|| config.name(), |name| name.to_string_lossy().into_owned());
+        let unigram_loss = summary.as_ref().map(|summary| summary.unigram_loss);
+        let samples = self.sampled.rows().flatten().chain(&self.newest_samples);
+        let report = Report {
+            title: title.clone(),
+            status: Some(self.status(&settled)),
+            facts: self.facts(&settled),
+            tiles: Tile::summary(&self.history, unigram_loss),
+            configuration: config.to_toml(),
+            samples: samples.cloned().collect(),
+            runs: vec![RunCurves { name: title, history: self.history.clone() }],
+        };
+        report.write(path)
+    }
+
+    fn status(&self, settled: &Settled) -> Status {
+        let step = self.history.step();
+        let total = settled.config.training.steps;
+        // A run that was resumed past its old end has a summary of an earlier step.
+        let is_summed_up = settled.summary.as_ref().is_some_and(|summary| summary.steps >= step);
+        Status { step, total, is_finished: step >= total || is_summed_up }
+    }
+
+    fn facts(&self, settled: &Settled) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        let mut add = |name: &str, value: String| {
+            facts.push(Fact { name: name.to_owned(), value });
+        };
+        let config = &settled.config;
+        let start = self.history.start();
+        add(
+            "Model",
+            match start {
+                Some(start) => {
+                    format!("{}, {} parameters", config.name(), format_count(start.parameters))
+                }
+                None => config.name(),
+            },
+        );
+        if let Some(init) = settled.init() {
+            add("Begun with", init);
+        }
+        if let Some(start) = start.filter(|start| !start.text.is_empty()) {
+            add("Training text", start.text.clone());
+        }
+        add("Optimization", config.optimization());
+        if let Some(start) = start {
+            let mut machine = format!("{}, {} threads", start.backend, start.threads);
+            if let Some(peak) = start.matrix_flops_per_second {
+                machine.push_str(&format!(", {}FLOP/s in matrix products", si_count(peak)));
+            }
+            let peak = self.history.curve(Quantity::PeakMemory).and_then(|curve| curve.highest());
+            if let Some(bytes) = peak {
+                machine.push_str(&format!(", peak memory {}", format_bytes(bytes as u64)));
+            }
+            if start.replicas > 1 {
+                machine.push_str(&format!(", {} replicas", start.replicas));
+            }
+            add("Machine", machine);
+        }
+        add("Seed", config.seed.to_string());
+        if let Some(start) = start {
+            add("Software", format!("altup {}, Burn 0.22.1", start.version));
+        }
+        if let Some(together) = settled.summary.as_ref().and_then(Summary::together) {
+            add("Together", together);
+        }
+        let skipped = settled.record.iter().flat_map(|record| &record.skipped).map(|skipped| {
+            let SkippedLines { file, count, first } = skipped;
+            format!("{count} of {} ({})", file.display(), first.join("; "))
+        });
+        let skipped: Vec<String> = skipped.collect();
+        if !skipped.is_empty() {
+            add("Left out", skipped.join("; "));
+        }
+        facts
+    }
+}
+
+/// Writes the report of a run into its folder, from what lies there: `report.html` and `charts/*.svg`, each whole or
+/// not at all. The page of a run that isn't finished says how far it is, and loads itself again every half minute.
+///
+/// # Errors
+///
+/// If the folder isn't that of a run, a file in it can't be read, or one can't be written.
+pub fn write_report(folder: &Path) -> Result<(), ReportError> {
+    let mut recording = Recording::new(RunFolder::at(folder));
+    recording.read(&mut |_| ())?;
+    recording.write_report()
+}
+
+/// Writes a report that compares runs into the folder `output`, from what lies in theirs.
+///
+/// # Errors
+///
+/// As [`write_report`].
+pub fn write_comparison(runs: &[PathBuf], title: &str, output: &Path) -> Result<(), ReportError> {
+    let (mut curves, mut facts, mut configuration) = (Vec::new(), Vec::new(), String::new());
+    for path in runs {
+        let folder = RunFolder::at(path);
+        let settled = Settled::read(&folder)?;
+        let config = &settled.config;
+        let mut recording = Recording::new(folder);
+        recording.read(&mut |_| ())?;
+        let name = path.file_name();
+        let name = name.map_or_else(|| config.name(), |name| name.to_string_lossy().into_owned());
+        let init = settled.init().map(|init| format!(", begun with {init}")).unwrap_or_default();
+        let value = format!("{}{init}, {}", config.name(), config.optimization());
+        facts.push(Fact { name: name.clone(), value });
+        configuration.push_str(&format!("# {name}\n{}\n", config.to_toml()));
+        curves.push(RunCurves { name, history: recording.history });
+    }
+    let report = Report {
+        title: title.to_owned(),
+        status: None,
+        runs: curves,
+        facts,
+        tiles: Vec::new(),
+        samples: Vec::new(),
+        configuration,
+    };
+    report.write(output)
+}

@@ -1,0 +1,242 @@
+//! Trainers of one run, as threads: their weights and metrics are those of one alone.
+
+use super::*;
+use crate::config::RunConfig;
+use crate::progress::ProgressMode;
+use crate::replicas::threads::on_threads;
+use crate::run_data::RunData;
+use crate::training_batches::TextBatches;
+use crate::validation::TextValidation;
+use altup_models::{T5, parameter_tensors};
+use burn::tensor::Device;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A run, and the text that it trains on.
+struct Run {
+    folder: TempDir,
+    config: RunConfig,
+    data: RunData,
+}
+
+const STEPS: u64 = 6;
+
+impl Run {
+    /// With dropout, and experts whose routers have noise.
+    fn new(assignments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let words = ["river", "stone", "house", "light", "water", "morning", "winter", "garden"];
+        let document = |number: usize| {
+            let word = |at: usize| words[(number * 7 + at * at) % words.len()];
+            (0..40).map(word).collect::<Vec<_>>().join(" ")
+        };
+        let text = (0..300).map(document).collect::<Vec<_>>().join("\n\n");
+        let path = folder.path().join("text.txt");
+        std::fs::write(&path, text).unwrap();
+        let text = format!("data.train=[{:?}]", path.to_string_lossy());
+        let mut all = vec![
+            text.as_str(),
+            "data.vocab_size=200",
+            "model.d_model=16",
+            "model.d_ff=16",
+            "model.num_heads=2",
+            "model.num_layers=1",
+            "model.dropout_rate=0.1",
+            "model.moe.num_experts=4",
+            "model.moe.expert_d_ff=4",
+            "model.moe.mode=partial",
+            "model.moe.router_jitter=0.1",
+            "training.steps=6",
+            "training.batch_size=2",
+            "training.gradient_accumulation=4",
+            "training.log_every=3",
+            "schedule.kind=constant",
+            "training.eval_every=3",
+            "training.eval_examples=7",
+            "training.checkpoint_every=3",
+            "training.prompts=[]",
+        ];
+        all.extend(assignments);
+        let all: Vec<String> = all.into_iter().map(String::from).collect();
+        let config = RunConfig::tiny_altup().with_assignments(&all).unwrap();
+        let quiet = Progress::new(ProgressMode::Silent, STEPS, 0);
+        let data = RunData::prepare(&config, None, &folder.path().join("cache"), &quiet).unwrap();
+        Self { folder, config, data }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What a replica goes on with: the folder `run` as it is.
+    fn trainer(&self, replicas: Replicas, run: &Path, steps: u64) -> Trainer {
+        let mut config = self.config.trainer();
+        config.training.steps = steps;
+        let device = Device::flex().autodiff();
+        let model_config = self.config.model_config(self.data.tokenizer.vocab_size()).unwrap();
+        // Of another seed: weights that are not the first's would show.
+        let seed = self.config.seed + replicas.place().rank as u64;
+        let is_new = !run.join("metrics.jsonl").exists();
+        let seed = if is_new { self.config.seed } else { seed };
+        let learner = Learner { model: model_config.init(seed, &device) };
+        let optimizer = learner.optimizer(&config.optimizer).unwrap();
+        let mut checkpoints = Checkpoints::new(run.join("checkpoints"), 2);
+        replicas.meet("the start");
+        let metrics = run.join("metrics.jsonl");
+        let mut restored = None;
+        if !is_new {
+            let read = replicas.is_first().then(|| {
+                checkpoints.restore(None, &learner, &optimizer).unwrap_or_else(|e| panic!("{e}"))
+            });
+            restored = Some(replicas.share_restored(read, &learner, &optimizer).unwrap());
+        }
+        let saved = restored.as_ref().map(|restored| restored.state.clone());
+        let files = replicas.is_first().then(|| {
+            let metrics = match &saved {
+                Some(state) => MetricsLog::resume(&metrics, state).unwrap(),
+                None => MetricsLog::create(&metrics).unwrap(),
+            };
+            RunFiles { checkpoints, metrics }
+        });
+        let batch_size = config.training.batch_size;
+        let (state, learner, optimizer) = match restored {
+            Some(restored) => (restored.state, restored.learner, restored.optimizer),
+            None => (RunState::default(), learner, optimizer),
+        };
+        Trainer {
+            config,
+            replicas,
+            device,
+            train_data: Arc::new(TextBatches { data: Arc::clone(&self.data.train), batch_size }),
+            valid_data: Box::new(TextValidation {
+                data: self.data.valid.clone(),
+                examples: 7,
+                last_step: steps,
+                final_examples: 7,
+                batch_size,
+            }),
+            learner,
+            optimizer,
+            state,
+            saved,
+            files,
+            progress: Progress::new(ProgressMode::Silent, steps, 0),
+            recorder: Recorder::new(model_config),
+        }
+    }
+
+    /// Trains `size` replicas to `steps` in the folder `name`; the weights of each.
+    fn train(&self, size: usize, name: &str, steps: u64) -> Vec<Vec<u32>> {
+        let run = self.path(name);
+        std::fs::create_dir_all(&run).unwrap();
+        on_threads(size, |replicas| {
+            let mut trainer = self.trainer(replicas, &run, steps);
+            let outcome = trainer.train(&AtomicBool::new(false)).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(outcome, Outcome::Finished);
+            bits(&trainer.learner.model)
+        })
+    }
+
+    /// The metrics without what time decides.
+    fn rows(&self, name: &str) -> Vec<MetricsRow> {
+        let mut rows = MetricsLog::read(&self.path(name).join("metrics.jsonl")).unwrap();
+        for row in &mut rows {
+            if let MetricsRow::Train(row) = row {
+                (row.tokens_per_second, row.elapsed_seconds) = (0.0, 0.0);
+                (row.data_wait_seconds, row.exchange_seconds) = (None, None);
+                (row.memory_bytes, row.peak_memory_bytes) = (None, None);
+                (row.flops_per_second, row.peak_share) = (None, None);
+            }
+        }
+        rows
+    }
+}
+
+fn bits(model: &T5) -> Vec<u32> {
+    let tensors = parameter_tensors(model);
+    tensors.iter().flat_map(|tensor| tensor.values.iter().map(|value| value.to_bits())).collect()
+}
+
+#[test]
+fn replicas_train_to_the_bits_of_one_process() {
+    let run = Run::new(&[]);
+    let alone = run.train(1, "alone", STEPS);
+    for size in [2, 4] {
+        let name = size.to_string();
+        let together = run.train(size, &name, STEPS);
+        assert!(together.iter().all(|weights| *weights == alone[0]), "{size} replicas");
+        assert_eq!(run.rows(&name), run.rows("alone"), "{size} replicas");
+    }
+    let routing = run.rows("alone").into_iter().any(|row| match row {
+        MetricsRow::Train(row) => row.routing.len() == 2,
+        _ => false,
+    });
+    assert!(routing, "experts are in both stacks");
+}
+
+#[test]
+fn three_replicas_train_to_the_bits_of_one_process() {
+    let run = Run::new(&["training.gradient_accumulation=3"]);
+    let alone = run.train(1, "alone", STEPS);
+    assert_eq!(run.train(3, "3", STEPS), vec![alone[0].clone(); 3]);
+    assert_eq!(run.rows("3"), run.rows("alone"));
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_replicas() {
+    let run = Run::new(&[]);
+    let alone = run.train(1, "alone", STEPS);
+    run.train(4, "run", 3);
+    // The validation of its end does not come again.
+    assert_eq!(run.train(2, "run", STEPS), vec![alone[0].clone(); 2]);
+    assert_eq!(run.rows("run"), run.rows("alone"));
+    run.train(2, "back", 3);
+    assert_eq!(run.train(1, "back", STEPS), alone);
+    assert_eq!(run.rows("back"), run.rows("alone"));
+}
+
+#[test]
+fn all_replicas_stop_at_the_same_step_when_one_is_told_to() {
+    let run = Run::new(&[]);
+    let folder = run.path("run");
+    std::fs::create_dir_all(&folder).unwrap();
+    let stopped = on_threads(4, |replicas| {
+        let stop = AtomicBool::new(replicas.place().rank == 2);
+        let mut trainer = run.trainer(replicas, &folder, STEPS);
+        (trainer.train(&stop).unwrap_or_else(|e| panic!("{e}")), trainer.state.step)
+    });
+    assert_eq!(stopped, vec![(Outcome::Stopped, 0); 4]);
+}
+
+#[test]
+fn weights_that_differ_are_an_error_that_names_the_replica() {
+    let run = Run::new(&[]);
+    let folder = run.path("run");
+    std::fs::create_dir_all(&folder).unwrap();
+    let saved = on_threads(3, |replicas| {
+        let rank = replicas.place().rank;
+        let mut trainer = run.trainer(replicas, &folder, STEPS);
+        if rank == 1 {
+            let weight = &mut trainer.learner.model.decoder.final_norm.gamma;
+            *weight = weight.clone().map(|values| values * 1.000_001);
+        }
+        trainer.save().map_err(|error| error.to_string())
+    });
+    for saved in saved {
+        let error = saved.unwrap_err();
+        assert!(error.contains("the weights of replica 1 are not those of replica 0"), "{error}");
+    }
+    assert!(!folder.join("checkpoints").exists());
+}
+
+#[test]
+fn a_step_that_replicas_cannot_share_is_refused() {
+    let run = Run::new(&["training.gradient_accumulation=3"]);
+    let folder = run.path("run");
+    std::fs::create_dir_all(&folder).unwrap();
+    let refused = on_threads(2, |replicas| {
+        let mut trainer = run.trainer(replicas, &folder, STEPS);
+        trainer.train(&AtomicBool::new(false)).unwrap_err().to_string()
+    });
+    assert!(refused[0].contains("is 3, which 2 replicas can't share evenly"), "{refused:?}");
+}
