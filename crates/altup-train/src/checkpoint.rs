@@ -211,6 +211,13 @@ pub struct Restored {
     pub damaged: Vec<String>,
 }
 
+impl Restored {
+    /// In place of a checkpoint, for a run that starts.
+    pub fn fresh(learner: Learner, optimizer: ModuleOptimizer) -> Self {
+        Self { state: RunState::default(), learner, optimizer, damaged: Vec::new() }
+    }
+}
+
 /// The content of `state.json`.
 #[derive(Serialize, Deserialize)]
 struct Manifest {

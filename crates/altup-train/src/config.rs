@@ -931,7 +931,10 @@ pub(crate) fn with_assignments<C: Serialize + DeserializeOwned>(
     with_keys(base, keys)
 }
 
-fn with_keys<C: Serialize + DeserializeOwned>(base: &C, keys: Table) -> Result<C, RunConfigError> {
+pub(crate) fn with_keys<C: Serialize + DeserializeOwned>(
+    base: &C,
+    keys: Table,
+) -> Result<C, RunConfigError> {
     let mut table = to_table(base);
     merge(&mut table, keys);
     Value::Table(table).try_into().map_err(RunConfigError::Key)

@@ -25,10 +25,11 @@ impl fmt::Display for Difference {
 
 /// Keys, or tables of them, that may change when a run is resumed: how far it goes, how fast it learns, and
 /// how it is watched and kept.
-const CHANGEABLE: [&str; 19] = [
+const CHANGEABLE: [&str; 20] = [
     "answers.batch_size",
     "data.on_error",
     "data.workers",
+    "epochs",
     "optimizer.clip_norm",
     "optimizer.learning_rate",
     "patience",

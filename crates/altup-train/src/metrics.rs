@@ -216,6 +216,14 @@ pub struct ValidRow {
     pub tasks: Vec<TaskScore>,
 }
 
+impl ValidRow {
+    /// In fine-tuning, the mean of the tasks' scores.
+    pub fn mean_score(&self) -> Option<f64> {
+        let scores = self.tasks.iter().map(TaskScore::mean);
+        (!self.tasks.is_empty()).then(|| scores.sum::<f64>() / self.tasks.len() as f64)
+    }
+}
+
 /// The metrics of a task, from one pass over its validation examples.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct TaskScore {

@@ -267,6 +267,9 @@ pub struct Answer {
     pub loss: Option<f64>,
     /// When label words are ranked: the probability of the one that was chosen, among them.
     pub confidence: Option<f64>,
+    /// When label words are ranked, and the files tell the right one: its summed log-probability minus that of the likeliest
+    /// other, in nats; below 0 where the answer is wrong.
+    pub margin: Option<f64>,
 }
 
 impl Answers {
@@ -275,14 +278,18 @@ impl Answers {
         self.answers.iter().map(|answer| answer.text.clone()).collect()
     }
 
-    /// The examples that were answered wrongly, the least expected targets first, by their places.
+    /// The examples that were answered wrongly, by their places: the most clearly wrong ones first, by the margin where label
+    /// words are ranked and else by the loss of the target.
     pub fn mistakes(&self, split: &TaskSplit) -> Vec<usize> {
         let examples = split.examples();
         let is_wrong =
             |place: &usize| !is_right(split.task(), &examples[*place], &self.answers[*place].text);
         let mut wrong: Vec<usize> = (0..examples.len()).filter(is_wrong).collect();
-        let loss = |place: usize| self.answers[place].loss.unwrap_or(0.0);
-        wrong.sort_by(|&a, &b| loss(b).total_cmp(&loss(a)));
+        let clearness = |place: usize| {
+            let Answer { loss, margin, .. } = &self.answers[place];
+            margin.map(|margin| -margin).or(*loss).unwrap_or(0.0)
+        };
+        wrong.sort_by(|&a, &b| clearness(b).total_cmp(&clearness(a)));
         wrong
     }
 }
@@ -345,15 +352,15 @@ pub fn answer_in_turns(
         loss += batch.losses.iter().map(|loss| loss.0).sum::<f64>();
         tokens += batch.tokens;
         correct += batch.correct;
-        for ((&place, Output { text, confidence }), loss) in
-            places.iter().zip(batch.outputs).zip(batch.losses)
-        {
+        for ((&place, output), loss) in places.iter().zip(batch.outputs).zip(batch.losses) {
+            let Output { text, confidence, margin } = output;
             let length = examples[place].targets.len();
             answers[place] = Some(Answer {
                 text: split.task.answer(&split.examples()[place], &text),
                 output: text,
                 loss: (length > 0).then(|| loss.0 / length as f64),
                 confidence: confidence.map(|confidence| confidence.0),
+                margin: margin.map(|margin| margin.0),
             });
         }
     }
@@ -377,7 +384,7 @@ fn answer_batch(
     let targets = Targets::score(model, &memory, &batch, labels);
     let cache = model.decoder.start(&memory);
     let outputs = match config.by {
-        AnswerBy::Ranking => split.rank(model, cache, places.len()),
+        AnswerBy::Ranking => split.rank(model, cache, places),
         AnswerBy::Generation => {
             let inputs: Vec<Vec<u32>> = examples.into_iter().map(|of| of.inputs).collect();
             split.generate(model, tokenizer, cache, &inputs, config)?
@@ -406,16 +413,19 @@ struct AnsweredBatch {
 struct Output {
     text: String,
     confidence: Option<Exact>,
+    margin: Option<Exact>,
 }
 
 impl TaskSplit {
-    /// The label word of the highest summed log-probability for each row of `cache`. Of equal ones the first.
-    fn rank(&self, model: &T5, cache: DecoderCache, rows: usize) -> Vec<Output> {
+    /// The label word of the highest summed log-probability for each row of `cache`, which are the examples at `places`. Of
+    /// equal ones the first.
+    fn rank(&self, model: &T5, cache: DecoderCache, places: &[usize]) -> Vec<Output> {
         // Each word alone, so that there is nothing to pad.
+        let rows = places.len();
         let scores: Vec<Vec<f64>> =
             self.labels.iter().map(|label| log_probabilities(model, &cache, label, rows)).collect();
         let words = self.task.label_words();
-        let output = |row: usize| {
+        let output = |(row, place): (usize, &usize)| {
             let of_row: Vec<f64> = scores.iter().map(|scores| scores[row]).collect();
             let mut best = 0;
             for label in 1..of_row.len() {
@@ -424,9 +434,17 @@ impl TaskSplit {
                 }
             }
             let total: f64 = of_row.iter().map(|score| (score - of_row[best]).exp()).sum();
-            Output { text: words[best].to_owned(), confidence: Some(Exact(1.0 / total)) }
+            let margin = match self.examples()[*place].reference {
+                Some(Reference::Class(right)) => {
+                    let others = (0..of_row.len()).filter(|&label| label != right);
+                    let likeliest = others.map(|label| of_row[label]).max_by(f64::total_cmp);
+                    likeliest.map(|other| Exact(of_row[right] - other))
+                }
+                _ => None,
+            };
+            Output { text: words[best].to_owned(), confidence: Some(Exact(1.0 / total)), margin }
         };
-        (0..rows).map(output).collect()
+        places.iter().enumerate().map(output).collect()
     }
 
     /// What the model writes for each input, of which `cache` holds the encoder's output.
@@ -448,7 +466,8 @@ impl TaskSplit {
             })?;
         let output = |targets: Vec<altup_models::Generated>| {
             let tokens = targets.first().map_or(&[][..], |target| &target.tokens);
-            Ok(Output { text: tokenizer.decode(tokens, true)?, confidence: None })
+            let text = tokenizer.decode(tokens, true)?;
+            Ok(Output { text, confidence: None, margin: None })
         };
         generated.into_iter().map(output).collect()
     }
@@ -578,7 +597,8 @@ mod tests {
         let answers = answer(&model, &tokenizer, &split, &config).unwrap();
         assert_eq!(answers.answers.len(), 32);
         let mut loss = 0.0;
-        for (example, answer) in split.tokenized.examples.iter().zip(&answers.answers) {
+        for (place, answer) in answers.answers.iter().enumerate() {
+            let example = &split.tokenized.examples[place];
             let scores = ["negative", "positive"].map(|word| {
                 let mut target = tokenizer.encode(word).unwrap();
                 target.push(tokenizer.eos_id());
@@ -588,6 +608,8 @@ mod tests {
             assert_eq!(answer.text, ["negative", "positive"][best]);
             let confidence = 1.0 / (1.0 + (scores[1 - best] - scores[best]).exp());
             assert!((answer.confidence.unwrap() - confidence).abs() < 1e-5);
+            let right = usize::from(split.examples()[place].target.as_deref() == Some("positive"));
+            assert!((answer.margin.unwrap() - (scores[right] - scores[1 - right])).abs() < 1e-5);
             let of_target = log_probability(&model, &example.inputs, &example.targets);
             let length = example.targets.len() as f64;
             assert!((answer.loss.unwrap() + of_target / length).abs() < 1e-5);
@@ -595,6 +617,14 @@ mod tests {
         }
         assert!((answers.loss - loss).abs() < 1e-3, "{} {loss}", answers.loss);
         assert_eq!(answers.tokens, 64);
+        let margins: Vec<f64> = answers
+            .mistakes(&split)
+            .into_iter()
+            .map(|place| answers.answers[place].margin.unwrap())
+            .collect();
+        assert!(margins.is_sorted() && margins.len() > 2, "{margins:?}");
+        let wrong = answers.answers.iter().filter(|answer| answer.margin.unwrap() < 0.0);
+        assert_eq!(wrong.count(), margins.len());
     }
 
     #[test]

@@ -37,6 +37,9 @@ fn every_configuration_loads_and_describes_a_model() {
             "altup-s-moe-c4",
             "altup-s-sequence-c4",
             "continue-c4",
+            "hour-altup",
+            "hour-dense",
+            "hour-recycled",
             "tiny-altup",
             "tiny-dense",
             "tiny-moe",
@@ -77,7 +80,12 @@ fn tiny_altup_is_what_a_run_without_flags_is() {
 
 #[test]
 fn a_dense_baseline_differs_from_its_altup_in_nothing_else() {
-    for (altup, dense) in [("tiny-altup", "tiny-dense"), ("altup-s-c4", "altup-s-dense-c4")] {
+    for (altup, dense) in [
+        ("tiny-altup", "tiny-dense"),
+        ("hour-altup", "hour-dense"),
+        ("hour-recycled", "hour-dense"),
+        ("altup-s-c4", "altup-s-dense-c4"),
+    ] {
         let mut without = load(altup);
         assert!(without.model.altup.take().is_some(), "{altup}");
         assert_eq!(without, load(dense), "{dense}");
@@ -93,11 +101,19 @@ fn configurations_on_c4_take_128_examples_a_step() {
 }
 
 #[test]
-fn tiny_configurations_score_a_batch() {
+fn small_configurations_score_a_batch() {
     const BATCH_SIZE: usize = 2;
     const TARGET_LENGTH: usize = 24;
     let device = Device::flex();
-    for name in ["tiny-altup", "tiny-dense", "tiny-moe", "tiny-sequence"] {
+    for name in [
+        "tiny-altup",
+        "tiny-dense",
+        "tiny-moe",
+        "tiny-sequence",
+        "hour-altup",
+        "hour-dense",
+        "hour-recycled",
+    ] {
         let config = load(name);
         let (vocabulary, input_length) = (config.data.vocab_size, config.data.input_length);
         let ids = |length: usize| -> Vec<i32> {

@@ -207,6 +207,91 @@ fn a_killed_run_ends_as_one_that_was_not() {
     }
 }
 
+/// The made rows many times over, so that reading them takes a while.
+fn many_rows(workspace: &Workspace) {
+    for (split, times) in [("train", 300), ("dev", 1)] {
+        let rows = fs::read_to_string(format!("{REVIEWS}/{split}.tsv")).unwrap();
+        let (header, rows) = rows.split_once('\n').unwrap();
+        workspace.write(&format!("many/{split}.tsv"), format!("{header}\n{}", rows.repeat(times)));
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_before_its_first_checkpoint_starts_from_step_0() {
+    let workspace = Workspace::new();
+    many_rows(&workspace);
+    let model = model();
+    let start = |run: &str| {
+        let source = ["finetune", "--model", &model, "--task", "sst2", "--data", "many"];
+        let target = ["--output", run, "--epochs", "0.005", "--eval-every", "4", "--quiet"];
+        workspace.altup(&[&source[..], &target, &["--batch-size", "8"]].concat())
+    };
+    let resume = |run: &str| {
+        let resume = workspace.altup(&["finetune", "--resume", run, "--quiet"]).output().unwrap();
+        succeeds(resume);
+        assert_same(&workspace, run, "whole", run);
+    };
+    succeeds(start("whole").output().unwrap());
+    // 38,400 rows, 8 at a time.
+    let config = FineTuningConfig::default().with_file(&workspace.path("whole/config.toml"));
+    let config = config.unwrap();
+    assert_eq!((config.training.steps, config.epochs), (24, None));
+
+    // While it reads the rows.
+    let mut child = start("reading").stdout(Stdio::null()).spawn().unwrap();
+    let run = workspace.path("reading");
+    while !run.join("config.toml").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "ended before it began");
+        sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(newest_checkpoint(&run), None);
+    resume("reading");
+
+    // When it has read them.
+    copy_folder(&workspace.path("whole"), &workspace.path("begun"));
+    let begun = workspace.path("begun");
+    for name in ["checkpoints", "model", "tasks"] {
+        fs::remove_dir_all(begun.join(name)).unwrap();
+    }
+    for name in ["metrics.jsonl", "summary.json"] {
+        fs::remove_file(begun.join(name)).unwrap();
+    }
+    resume("begun");
+    // Back to the start, whose checkpoint is no longer there.
+    let back = ["finetune", "--resume", "begun", "--from", "0", "--quiet"];
+    succeeds(workspace.altup(&back).output().unwrap());
+    assert_same(&workspace, "begun", "whole", "from its start");
+}
+
+#[test]
+fn auto_resume_starts_a_run_and_goes_on_with_it() {
+    let workspace = Workspace::new();
+    succeeds(finetune(&workspace, "whole", 60, 4, &["--quiet"]).output().unwrap());
+    let auto = ["--auto-resume", "--quiet"];
+    for step in [4, 24] {
+        let mut child = finetune(&workspace, "run", 60, 4, &auto).spawn().unwrap();
+        while newest_checkpoint(&workspace.path("run")).is_none_or(|newest| newest < step) {
+            assert!(child.try_wait().unwrap().is_none(), "ended before step {step}");
+            sleep(Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    for _ in 0..2 {
+        succeeds(finetune(&workspace, "run", 60, 4, &auto).output().unwrap());
+        assert_same(&workspace, "run", "whole", "auto-resumed");
+    }
+    let other = [&auto[..], &["--seed", "9"]].concat();
+    let message = fails(finetune(&workspace, "run", 60, 4, &other).output().unwrap());
+    assert!(message.contains("seed (0 → 9)"), "{message}");
+    let of_text = workspace.train("text", &["--steps", "1"]);
+    succeeds(of_text);
+    let message = fails(finetune(&workspace, "text", 60, 4, &auto).output().unwrap());
+    assert!(message.contains("go on with `altup train --resume`"), "{message}");
+}
+
 #[test]
 fn workers_change_no_loss() {
     let workspace = Workspace::new();
@@ -404,6 +489,7 @@ fn what_does_not_fit_is_one_error() {
         ("tasks.temperature=0.0", "tasks.temperature must be above 0"),
         ("answers.by=guessing", "guessing"),
         ("patience=0", "patience must be at least 1"),
+        ("epochs=0.0", "epochs must be above 0"),
         ("task.names=[]", "task"),
     ];
     for (assignment, words) in assignments {
@@ -458,9 +544,15 @@ fn a_run_goes_on_as_it_was_started_or_not_at_all() {
 #[test]
 fn shipped_configurations_describe_runs() {
     let folder = Path::new("../../configs/finetune"); // Cargo runs tests in the folder of their package.
-    assert_eq!(names_in(folder), ["glue.toml", "sst2.toml", "tiny-sst2.toml"]);
-    for name in names_in(folder) {
-        let config = FineTuningConfig::default().with_file(&folder.join(&name));
+    assert_eq!(names_in(folder), ["glue.toml", "hour", "sst2.toml", "tiny-sst2.toml"]);
+    let hour = folder.join("hour");
+    let of_hour = ["cola.toml", "mrpc.toml", "rte.toml", "squad.toml", "sst2.toml", "stsb.toml"];
+    assert_eq!(names_in(&hour), of_hour);
+    let others = names_in(folder).into_iter().filter(|name| name.ends_with(".toml"));
+    let paths = others.map(|name| folder.join(name)).chain(of_hour.map(|name| hour.join(name)));
+    for path in paths {
+        let name = path.display();
+        let config = FineTuningConfig::default().with_file(&path);
         let mut config = config.unwrap_or_else(|error| panic!("{name}: {error}"));
         (config.model.path, config.tasks.data) = ("model".into(), "data".into());
         config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));

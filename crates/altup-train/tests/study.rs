@@ -44,6 +44,17 @@ seeds = [1]
 budget = { steps = 2 }
 "#;
 
+/// What also fine-tunes its models.
+const FINE_TUNING: &str = r#"
+[fine_tuning]
+tasks = ["sst2", "mrpc"]
+steps = 4
+seeds = [0, 1]
+run = { answers = { by = "ranking" }, training = { batch_size = 2, log_every = 1, eval_every = 4, checkpoint_every = 2 } }
+by_task = { mrpc = { training = { steps = 8 } } }
+
+[smoke]"#;
+
 const RUNS: [&str; 4] =
     ["tiny-dense-seed3", "tiny-altup2-seed3", "tiny-dense-seed5", "tiny-altup2-seed5"];
 
@@ -445,4 +456,203 @@ fn every_shipped_study_runs_on_its_smoke_budget() {
         assert_eq!(results["missing"], serde_json::json!([]), "{name}");
         assert!(workspace.path(name).join("report.html").exists(), "{name}");
     }
+}
+
+/// A study of runs whose models are fine-tuned on tasks of made rows, and nothing that takes longer.
+fn fine_tuning_study(workspace: &Workspace) {
+    let study = STUDY.replace("rounds = 2", "rounds = 0").replace("\n[smoke]", FINE_TUNING);
+    workspace.write("study.toml", study);
+    for (folder, split) in
+        [("SST-2", "train"), ("SST-2", "dev"), ("MRPC", "train"), ("MRPC", "dev")]
+    {
+        let rows = made_rows(folder, if split == "train" { 12 } else { 9 });
+        workspace.write(&format!("glue/{folder}/{split}.tsv"), rows);
+    }
+}
+
+fn made_rows(folder: &str, count: usize) -> String {
+    let mut rows = String::from(match folder {
+        "MRPC" => "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n",
+        _ => "sentence\tlabel\n",
+    });
+    for number in 0..count {
+        // Two of three have the first label.
+        let label = usize::from(number % 3 == 0);
+        let word = ["river", "stone", "light"][number % 3];
+        rows.push_str(&match folder {
+            "MRPC" => format!("{label}\t{number}\t{number}\tthe {word}\tthe {word} again\n"),
+            _ => format!("the {word} of morning {number}\t{label}\n"),
+        });
+    }
+    rows
+}
+
+const FINE_TUNE: [&str; 3] = ["--task-data", "glue", "--quiet"];
+
+/// The folders of the fine-tunings, and when each of their models was written.
+fn fine_tuned(workspace: &Workspace) -> Vec<(PathBuf, std::time::SystemTime)> {
+    let mut found = Vec::new();
+    for run in RUNS {
+        let folder = run_folder(workspace, run).join("fine-tuning");
+        for name in names_in(&folder) {
+            let path = folder.join(name);
+            let model = fs::metadata(path.join("model/model.safetensors")).unwrap();
+            found.push((path, model.modified().unwrap()));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_models_of_a_study_are_fine_tuned_on_its_tasks() {
+    let workspace = workspace();
+    fine_tuning_study(&workspace);
+    let dry_run = [&FINE_TUNE[..], &["--dry-run"]].concat();
+    let planned = succeeds(run_study(&workspace, &dry_run));
+    let planned = String::from_utf8(planned.stdout).unwrap();
+    assert_eq!(planned.lines().count(), 1 + 4 + 4 * 2 * 2, "{planned}");
+    assert!(planned.contains("to run   tiny-dense-seed3/mrpc-seed1  8 steps\n"), "{planned}");
+
+    let output = succeeds(run_study(&workspace, &[&FINE_TUNE[..], &["--json"]].concat()));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["fine_tunings"], serde_json::json!({"planned": 16, "finished": 16}));
+    let folder = run_folder(&workspace, RUNS[1]).join("fine-tuning");
+    assert_eq!(names_in(&folder), ["mrpc-seed0", "mrpc-seed1", "sst2-seed0", "sst2-seed1"]);
+
+    // A score is the mean over the seeds of the means of metrics.
+    let results = results(&workspace);
+    let read = |run: &str, fine_tuning: &str| -> Value {
+        let path = run_folder(&workspace, run).join("fine-tuning").join(fine_tuning);
+        serde_json::from_slice(&fs::read(path.join("tasks/scores.json")).unwrap()).unwrap()
+    };
+    let scores = |run: &str, task: &str| -> Vec<f64> {
+        let of_seed =
+            |seed| read(run, &format!("{task}-seed{seed}"))["mean_score"].as_f64().unwrap();
+        (0..2).map(of_seed).collect()
+    };
+    let mut expected = Vec::new();
+    for (number, run) in RUNS.iter().enumerate() {
+        let found = &results["runs"][number]["tasks"];
+        for (place, task) in ["sst2", "mrpc"].iter().enumerate() {
+            let mean = scores(run, task).iter().sum::<f64>() / 2.0;
+            let figures = &found[place];
+            assert_eq!(figures["task"], *task);
+            assert!((figures["score"].as_f64().unwrap() - mean).abs() < 1e-12, "{figures}");
+            assert_eq!(figures["seeds"], serde_json::json!([0, 1]));
+            assert_eq!(figures["examples"], 9);
+            expected.push(mean);
+        }
+        // Six of nine have the first label.
+        assert!((found[0]["majority_score"].as_f64().unwrap() - 6.0 / 9.0).abs() < 1e-12);
+    }
+    let altup = &results["cells"][1]["fine_tuned"];
+    let difference = &altup["tasks"]["sst2"]["difference"];
+    let by_hand = (expected[2] - expected[0] + expected[6] - expected[4]) / 2.0;
+    assert_eq!(difference["pairs"], 2);
+    assert!((difference["mean"].as_f64().unwrap() - by_hand).abs() < 1e-12, "{difference}");
+    let mean = &altup["mean"]["spread"]["mean"];
+    let by_hand = (expected[2] + expected[3] + expected[6] + expected[7]) / 4.0;
+    assert!((mean.as_f64().unwrap() - by_hand).abs() < 1e-12, "{mean}");
+
+    let csv = fs::read_to_string(workspace.path("out/results.csv")).unwrap();
+    assert!(csv.lines().next().unwrap().ends_with(",sst2_accuracy,mrpc_accuracy,mrpc_f1"), "{csv}");
+    assert!(csv.lines().all(|line| line.split(',').count() == 20), "{csv}");
+    let report = fs::read_to_string(workspace.path("out/report.md")).unwrap();
+    for text in [
+        "## Fine-tuned",
+        "| sst2 | to the baseline | mrpc | to the baseline | mean of the tasks |",
+        "| always the most frequent label | 66.67 |",
+        "- Fine-tunings: 16, all finished",
+    ] {
+        assert!(report.contains(text), "{text}: {report}");
+    }
+    assert!(fs::read_to_string(workspace.path("out/report.html")).unwrap().contains("Fine-tuned"));
+
+    // What is finished is not repeated, and needs neither the models of the runs nor their own.
+    let before = without_models(&workspace);
+    succeeds(run_study(&workspace, &FINE_TUNE));
+    assert_eq!(self::results(&workspace), results);
+    assert!(before.iter().all(|path| !path.join("model").exists()), "one was repeated");
+}
+
+/// Removes all models and checkpoints, and gives the folders of the fine-tunings.
+fn without_models(workspace: &Workspace) -> Vec<PathBuf> {
+    let folders: Vec<PathBuf> = fine_tuned(workspace).into_iter().map(|(path, _)| path).collect();
+    let runs = RUNS.map(|run| run_folder(workspace, run));
+    for folder in folders.iter().chain(&runs) {
+        fs::remove_dir_all(folder.join("model")).unwrap();
+        fs::remove_dir_all(folder.join("checkpoints")).unwrap();
+    }
+    folders
+}
+
+#[test]
+fn fine_tunings_go_on_after_a_kill_and_are_kept_where_the_study_has_not_changed() {
+    let workspace = workspace();
+    fine_tuning_study(&workspace);
+    succeeds(run_study(&workspace, &[&FINE_TUNE[..], &["--only", "runs"]].concat()));
+    let results = || self::results(&workspace);
+    assert_eq!(results()["missing_fine_tunings"].as_array().unwrap().len(), 16);
+    let mut interrupted = study(&workspace, &FINE_TUNE);
+    let mut child = interrupted.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let second = run_folder(&workspace, RUNS[0]).join("fine-tuning/mrpc-seed0");
+    wait_for(|| second.join("checkpoints/step-00000002").exists() || second.join("tasks").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let first = run_folder(&workspace, RUNS[0]).join("fine-tuning/sst2-seed0/model");
+    let written = || fs::metadata(first.join("model.safetensors")).unwrap().modified().unwrap();
+    let before = written();
+    succeeds(run_study(&workspace, &FINE_TUNE));
+    assert_eq!(written(), before, "what is finished is not repeated");
+    assert!(results().get("missing_fine_tunings").is_none());
+    let all = fine_tuned(&workspace);
+    assert_eq!(all.len(), 16);
+
+    // One task is trained for longer, and another is dropped.
+    let text = fs::read_to_string(workspace.path("study.toml")).unwrap();
+    let changed = text.replace("steps = 8", "steps = 12");
+    workspace.write("study.toml", &changed);
+    let message = fails(run_study(&workspace, &FINE_TUNE));
+    let words = "tiny-dense-seed3/mrpc-seed0 was run with training.steps (8 → 12)";
+    assert!(message.contains(words) && !message.contains("sst2-seed"), "{message}");
+    let dropped = text.replace("[\"sst2\", \"mrpc\"]", "[\"sst2\"]");
+    let dropped = dropped.replace("by_task = { mrpc = { training = { steps = 8 } } }", "");
+    workspace.write("study.toml", dropped);
+    let message = fails(run_study(&workspace, &FINE_TUNE));
+    assert!(message.contains("tiny-altup2-seed5/mrpc-seed1 is not in the study"), "{message}");
+    succeeds(run_study(&workspace, &[&FINE_TUNE[..], &["--prune"]].concat()));
+    let kept = all.into_iter().filter(|(path, _)| path.to_string_lossy().contains("sst2-seed"));
+    assert_eq!(fine_tuned(&workspace), kept.collect::<Vec<_>>());
+}
+
+#[test]
+fn fine_tunings_that_make_no_sense_are_refused_before_anything_runs() {
+    let workspace = workspace();
+    let refused = |from: &str, to: &str, words: &str| {
+        fine_tuning_study(&workspace);
+        let study = fs::read_to_string(workspace.path("study.toml")).unwrap();
+        let changed = study.replacen(from, to, 1);
+        assert_ne!(study, changed, "{from}");
+        workspace.write("study.toml", changed);
+        let message = fails(run_study(&workspace, &FINE_TUNE));
+        assert!(message.contains("study.toml") && message.contains(words), "{words}: {message}");
+        assert!(!workspace.path("out/runs").exists());
+    };
+    refused("\"mrpc\"]", "\"mrcp\"]", "fine_tuning.tasks: there is no task `mrcp`");
+    refused("\"mrpc\"]", "\"sst2\"]", "fine_tuning.tasks has sst2 twice");
+    refused("[\"sst2\", \"mrpc\"]", "[]", "fine_tuning.tasks must name at least one");
+    refused("steps = 4\nseeds", "seeds", "fine_tuning.steps is missing");
+    refused("seeds = [0, 1]", "seeds = [1, 1]", "fine_tuning.seeds must be different numbers");
+    refused("by_task = { mrpc", "by_task = { rte", "fine_tuning.by_task names \"rte\"");
+    refused("answers = {", "epochs = 1.0, answers = {", "fine_tuning.run.epochs can't be given");
+    refused("batch_size = 2,", "steps = 9,", "fine_tuning.run.training.steps can't be given");
+    refused("by = \"ranking\"", "how = \"ranking\"", "unknown field `how`");
+    refused(
+        "eval_every = 4, checkpoint_every = 2",
+        "eval_every = 4, checkpoint_every = 3",
+        "the run tiny-dense-seed3/sst2-seed0 can't be: training.eval_every (4) must be a multiple",
+    );
+    fine_tuning_study(&workspace);
+    let message = fails(run_study(&workspace, &["--quiet"]));
+    assert!(message.contains("fine_tuning.data is missing"), "{message}");
 }

@@ -49,7 +49,7 @@ pub(super) struct FinetuneArgs {
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Times that training goes through the examples of all tasks together, in place of --steps
-    #[arg(long, value_name = "N", conflicts_with_all = ["steps", "resume"])]
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
     epochs: Option<f64>,
     /// Examples that go through the model at once
     #[arg(long, value_name = "N")]
@@ -79,9 +79,12 @@ pub(super) struct FinetuneArgs {
     /// schedule, and how it is watched and kept may be given anew; its model and tasks are fixed
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
-    /// Go back to the checkpoint of this step; what lay behind it is kept in abandoned/
+    /// Go back to the checkpoint of this step, or to the start with 0; what lay behind it is kept in abandoned/
     #[arg(long, requires = "resume", value_name = "STEP")]
     from: Option<u64>,
+    /// Go on with the run in the output folder if it was begun there, and start it if not
+    #[arg(long, requires = "output", conflicts_with_all = ["resume", "overwrite"])]
+    auto_resume: bool,
     /// Show no progress; warnings are shown
     #[arg(long)]
     quiet: bool,
@@ -117,10 +120,13 @@ struct Summary {
 }
 
 pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
-    let agreement = agreement_on(FINETUNE).and("--resume", args.resume.is_some());
+    let agreement = agreement_on(FINETUNE)
+        .and("--resume", args.resume.is_some())
+        .and("--auto-resume", args.auto_resume);
     replicas.agree(&agreement)?;
     let start = Start::new(args.backend.as_ref(), args.quiet, replicas);
-    let mut running = match &args.resume {
+    let begun = start.begun(args.output.as_ref(), args.auto_resume)?;
+    let mut running = match args.resume.as_ref().or(begun) {
         Some(path) => {
             anyhow::ensure!(
                 !path.join("config.toml").exists() || FineTuningConfig::describes(path),
@@ -130,9 +136,6 @@ pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<Exi
             start.resume_fine_tuning(path, args.from, |stored| configured(stored, &args))?
         }
         None => {
-            if let Some(epochs) = args.epochs {
-                anyhow::ensure!(epochs > 0.0 && epochs.is_finite(), "--epochs must be above 0");
-            }
             let config = configured(FineTuningConfig::default(), &args)?;
             let place = match &args.output {
                 Some(path) => Place::Output { path: path.clone(), overwrite: args.overwrite },
@@ -141,7 +144,7 @@ pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<Exi
                     Place::Fresh(Path::new("runs").join(name))
                 }
             };
-            start.new_fine_tuning(config, args.epochs, place)?
+            start.new_fine_tuning(config, place)?
         }
     };
     begin_record(&mut running)?;
@@ -186,7 +189,10 @@ fn configured(config: FineTuningConfig, args: &FinetuneArgs) -> anyhow::Result<F
         config.tasks.data = data.clone();
     }
     let training = &mut config.training;
-    training.steps = args.steps.unwrap_or(training.steps);
+    if let Some(steps) = args.steps {
+        (training.steps, config.epochs) = (steps, None);
+    }
+    config.epochs = args.epochs.or(config.epochs);
     training.batch_size = args.batch_size.unwrap_or(training.batch_size);
     if let Some(every) = args.eval_every {
         (training.eval_every, training.checkpoint_every) = (every, every);

@@ -216,10 +216,7 @@ impl<'a> Start<'a> {
             identity.check(&now).with_context(|| cannot_resume(path))?;
         }
         let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
-        let from_start = self.replicas.from_first("the list of checkpoints", || match from {
-            Some(step) => Ok(step == 0 && !checkpoints.has(0)),
-            None => checkpoints.is_empty(),
-        })?;
+        let from_start = self.goes_from_start(&checkpoints, from)?;
         if from_start {
             check_init(&config, &record).with_context(|| cannot_resume(path))?;
         }
@@ -237,17 +234,10 @@ impl<'a> Start<'a> {
         self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
-        let restored = match from_start {
-            true => None,
-            false => Some(self.restore(&mut checkpoints, from, &learner, &optimizer)?),
+        let Restored { state, learner, optimizer, damaged } = match from_start {
+            true => Restored::fresh(learner, optimizer),
+            false => self.restore(&mut checkpoints, from, &learner, &optimizer)?,
         };
-        let is_restored = restored.is_some();
-        let Restored { state, learner, optimizer, damaged } = restored.unwrap_or(Restored {
-            state: RunState::default(),
-            learner,
-            optimizer,
-            damaged: Vec::new(),
-        });
         let step = state.step;
         let going_on = GoingOn { folder: &folder, progress: &progress, step };
         going_on.check(&damaged, config.training.steps)?;
@@ -271,13 +261,13 @@ impl<'a> Start<'a> {
             }
             folder.write_config(&HistoryRow::now(step, &config, &backend.to_string()))?;
             going_on.announce(&recorded, &backend, &changes);
-            let metrics = match is_restored {
-                true => MetricsLog::resume(&folder.metrics(), &state)?,
-                false => MetricsLog::create(&folder.metrics())?,
+            let metrics = match from_start {
+                true => MetricsLog::create(&folder.metrics())?,
+                false => MetricsLog::resume(&folder.metrics(), &state)?,
             };
             files = Some(RunFiles { checkpoints, metrics });
         }
-        let saved = is_restored.then(|| state.clone());
+        let saved = (!from_start).then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, files };
         let text = text(&config, &data);
         let trainer =
@@ -391,6 +381,31 @@ impl<'a> Start<'a> {
         })?;
         let own = self.replicas.is_first().then_some(folder);
         Ok(Some(SharedFile { path: file.path, _folder: file._folder.or(own) }))
+    }
+
+    /// The output folder, if a run that was begun there is to go on.
+    pub(super) fn begun<'p>(
+        &self,
+        output: Option<&'p PathBuf>,
+        auto_resume: bool,
+    ) -> anyhow::Result<Option<&'p PathBuf>> {
+        let is_begun = |path: &PathBuf| auto_resume && RunFolder::is_begun(path);
+        let goes_on = self.replicas.from_first("a look into the output folder", || {
+            Ok::<_, anyhow::Error>(output.is_some_and(is_begun))
+        })?;
+        Ok(output.filter(|_| goes_on))
+    }
+
+    /// Whether a run goes on from its start: it has no checkpoint yet, or is told to go back there.
+    pub(super) fn goes_from_start(
+        &self,
+        checkpoints: &Checkpoints,
+        from: Option<u64>,
+    ) -> anyhow::Result<bool> {
+        Ok(self.replicas.from_first("the list of checkpoints", || match from {
+            Some(step) => Ok(step == 0 && !checkpoints.has(0)),
+            None => checkpoints.is_empty(),
+        })?)
     }
 
     /// Reads a checkpoint on replica 0, for all.
@@ -684,16 +699,25 @@ fn init_fingerprint(config: &RunConfig) -> anyhow::Result<Option<String>> {
     Ok(Some(directory.fingerprint()?.to_string()))
 }
 
-/// Checks that the model that a run begins with is still the one that its record names: another may be in the directory
-/// by now.
+/// Checks that the model that a run begins with, if that comes from a directory, is still the one that its record names.
 fn check_init(config: &RunConfig, record: &RunRecord) -> anyhow::Result<()> {
-    let (Some(directory), Some(was)) = (&config.model.init, &record.init) else { return Ok(()) };
-    let is = init_fingerprint(config)?.unwrap_or_default();
+    let Some(directory) = &config.model.init else { return Ok(()) };
+    check_directory(&ModelDirectory::new(directory), record)
+}
+
+/// Checks that the model in a directory is still the one that a run's record says it begins with: another may be there by
+/// now.
+pub(super) fn check_directory(
+    directory: &ModelDirectory,
+    record: &RunRecord,
+) -> anyhow::Result<()> {
+    let Some(was) = &record.init else { return Ok(()) };
+    let is = directory.fingerprint()?.to_string();
     anyhow::ensure!(
         is == *was,
         "the model in {} is another one than the run was started with: that had tensors of BLAKE3 {was}, and this one \
          has {is}",
-        directory.display()
+        directory.path().display()
     );
     Ok(())
 }
@@ -718,7 +742,7 @@ fn initial_model(
     })
 }
 
-fn cannot_resume(path: &Path) -> String {
+pub(super) fn cannot_resume(path: &Path) -> String {
     format!("cannot go on with the run in {}", path.display())
 }
 

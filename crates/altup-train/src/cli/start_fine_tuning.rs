@@ -1,7 +1,7 @@
 //! How a fine-tuning run gets going: in a folder of its own, or from where it was.
 
 use altup_data::TextTokenizer;
-use altup_models::T5Config;
+use altup_models::{T5, T5Config};
 use altup_train::checkpoint::{Checkpoints, Restored, RunState};
 use altup_train::fine_tuning::{FineTuningConfig, FineTuningData, TaskTraining, TaskValidation};
 use altup_train::learner::Learner;
@@ -12,12 +12,13 @@ use altup_train::trainer::RunFiles;
 use altup_train::training_batches::TrainingBatches;
 use altup_train::validation::Validation;
 use anyhow::Context;
+use burn::tensor::Device;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::start::{
-    self, Begins, Begun, GoingOn, Parts, Place, Start, Stored, check_changes, optimizer,
-    recorded_backend, stopped_early,
+    self, Begins, Begun, GoingOn, Parts, Place, Start, Stored, cannot_resume, check_changes,
+    check_directory, optimizer, recorded_backend, stopped_early,
 };
 
 /// What a fine-tuning run is resumed with.
@@ -27,11 +28,10 @@ pub(super) const FINETUNE: &str = "altup finetune";
 pub(super) type Running = start::Running<FineTuningConfig, FineTuningData>;
 
 impl Start<'_> {
-    /// Starts a new run, over so many epochs where they are asked for.
+    /// Starts a new run.
     pub(super) fn new_fine_tuning(
         &self,
-        mut config: FineTuningConfig,
-        epochs: Option<f64>,
+        config: FineTuningConfig,
         place: Place,
     ) -> anyhow::Result<Running> {
         config.validate()?;
@@ -40,22 +40,18 @@ impl Start<'_> {
         let device = self.open(&backend, &config.training)?;
         let quiet = Progress::new(self.mode, config.training.steps, 0);
         let (run, stop) = self.take(&place, FINETUNE, &quiet)?;
-        let data = FineTuningData::prepare(&config, FineTuningData::tokenizer(&config)?)?;
-        if let Some(epochs) = epochs {
-            config.training.steps = config.steps_of(epochs, data.num_examples());
-        }
-        let progress = self.progress(&config.training)?;
-        for task in &data.training {
-            progress.note(&describe(task, &config));
-        }
-        let directory = config.directory();
-        let source = directory.config()?;
-        let (in_training, model) = directory.load_as(config.in_training(&source), &device)?;
-        let model_config = T5Config { dropout_rate: source.dropout_rate, ..in_training };
+        let tokenizer = FineTuningData::tokenizer(&config)?;
 
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
+        record.init = Some(config.directory().fingerprint()?.to_string());
+        if let Some(run) = &run {
+            run.announce(&record, &HistoryRow::now(0, &config, &backend.to_string()))?;
+        }
+        let data = FineTuningData::prepare(&config, tokenizer)?;
+        let config = config.with_steps_for(data.num_examples());
+        let progress = self.watch(&config, &data)?;
+        let (model_config, model) = initial_model(&config, &record, &device)?;
         record.model = Some(model_config.clone());
-        record.init = Some(directory.fingerprint()?.to_string());
         record.examples = Some(data.fingerprint.clone());
         self.agree_on_record(&record, &model)?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
@@ -81,7 +77,7 @@ impl Start<'_> {
     }
 
     /// Goes on with the run in the folder `path`: from its newest checkpoint, or from that of the step
-    /// `from`. `configure` puts what is asked for over the run's configuration.
+    /// `from`; without any checkpoint, from its start. `configure` puts what is asked for over the run's configuration.
     pub(super) fn resume_fine_tuning(
         &self,
         path: &Path,
@@ -91,32 +87,46 @@ impl Start<'_> {
         let Stored { folder, lock, config: stored, mut record } =
             self.open_run::<FineTuningConfig>(path)?;
         let config = configure(stored.clone())?;
-        let changes = stored.differences(&config);
-        check_changes(path, &changes)?;
+        check_changes(path, &stored.differences(&config))?;
         config.validate()?;
         let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
         self.agree(&config, &backend, &config.training)?;
         let device = self.open(&backend, &config.training)?;
-        let progress = self.progress(&config.training)?;
         let stop = self.listen(&stopped_early(FINETUNE, path))?;
 
-        let tokenizer = self.share_file(|| Ok(folder.tokenizer()))?;
-        let data = FineTuningData::prepare(&config, TextTokenizer::load(&tokenizer.path)?)?;
+        let is_prepared = record.examples.is_some();
+        let tokenizer = match is_prepared {
+            true => TextTokenizer::load(&self.share_file(|| Ok(folder.tokenizer()))?.path)?,
+            false => FineTuningData::tokenizer(&config)?,
+        };
+        let data = FineTuningData::prepare(&config, tokenizer)?;
         anyhow::ensure!(
-            record.examples.as_ref() == Some(&data.fingerprint),
+            !is_prepared || record.examples.as_ref() == Some(&data.fingerprint),
             "the training examples have changed since the run in {} was started",
             path.display()
         );
-        let model_config =
-            record.model.clone().with_context(|| format!("{} has no model", path.display()))?;
+        let [stored, config] = [stored, config].map(|of| of.with_steps_for(data.num_examples()));
+        let changes = stored.differences(&config);
+        let progress = self.watch(&config, &data)?;
+
         let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
-        let model = config.in_training(&model_config).init(config.seed, &device);
-        self.agree_on_record(&record, &model)?;
+        let from_start = self.goes_from_start(&checkpoints, from)?;
+        let (model_config, model) = match &record.model {
+            Some(model_config) if !from_start => {
+                let model = config.in_training(model_config).init(config.seed, &device);
+                (model_config.clone(), model)
+            }
+            _ => initial_model(&config, &record, &device).with_context(|| cannot_resume(path))?,
+        };
+        let now = RunRecord { examples: Some(data.fingerprint.clone()), ..record.clone() };
+        self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
-        let restored = self.restore(&mut checkpoints, from, &learner, &optimizer)?;
-        let Restored { state, learner, optimizer, damaged } = restored;
+        let Restored { state, learner, optimizer, damaged } = match from_start {
+            true => Restored::fresh(learner, optimizer),
+            false => self.restore(&mut checkpoints, from, &learner, &optimizer)?,
+        };
         let going_on = GoingOn { folder: &folder, progress: &progress, step: state.step };
         going_on.check(&damaged, config.training.steps)?;
 
@@ -126,13 +136,21 @@ impl Start<'_> {
             if from.is_some() {
                 going_on.set_aside(&checkpoints)?;
             }
-            if backend != recorded {
+            if !is_prepared {
+                data.tokenizer.save(&folder.tokenizer())?;
+            }
+            if !is_prepared || backend != recorded {
                 record.backend = backend.to_string();
+                record.model = Some(model_config.clone());
+                record.examples = Some(data.fingerprint.clone());
                 folder.write_record(&record)?;
             }
             folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
             going_on.announce(&recorded, &backend, &changes);
-            let metrics = MetricsLog::resume(&folder.metrics(), &state)?;
+            let metrics = match from_start {
+                true => MetricsLog::create(&folder.metrics())?,
+                false => MetricsLog::resume(&folder.metrics(), &state)?,
+            };
             files = Some(RunFiles { checkpoints, metrics });
         }
         let rows = self.replicas.from_first("the scores so far", || {
@@ -141,13 +159,38 @@ impl Start<'_> {
             Ok::<_, anyhow::Error>(rows)
         })?;
         let tasks = tasks(&config, &data, &rows);
-        let saved = Some(state.clone());
+        let saved = (!from_start).then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, files };
-        let trainer =
+        let mut trainer =
             parts.trainer(self, config.trainer(), device, &model_config, tasks, progress)?;
+        if from_start {
+            trainer.save()?;
+        }
         let (_lock, command) = (lock, FINETUNE);
         Ok(Running { folder, _lock, backend, model_config, config, data, trainer, stop, command })
     }
+
+    /// What shows how a run goes, told what it trains on.
+    fn watch(&self, config: &FineTuningConfig, data: &FineTuningData) -> anyhow::Result<Progress> {
+        let progress = self.progress(&config.training)?;
+        for task in &data.training {
+            progress.note(&describe(task, config));
+        }
+        Ok(progress)
+    }
+}
+
+/// The model that a run begins with, in training, and its configuration as it is passed on.
+fn initial_model(
+    config: &FineTuningConfig,
+    record: &RunRecord,
+    device: &Device,
+) -> anyhow::Result<(T5Config, T5)> {
+    let directory = config.directory();
+    check_directory(&directory, record)?;
+    let source = directory.config()?;
+    let (in_training, model) = directory.load_as(config.in_training(&source), device)?;
+    Ok((T5Config { dropout_rate: source.dropout_rate, ..in_training }, model))
 }
 
 /// What a run trains on and is validated on; `rows` are its metrics so far.

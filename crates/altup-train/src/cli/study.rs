@@ -1,8 +1,11 @@
 use altup_train::bench::comparison::Side;
 use altup_train::progress::{ProgressMode, format_count};
 use altup_train::replicas::Launch;
+use altup_train::run_folder::RunFolder;
 use altup_train::study::execute::{Executor, Outcome};
+use altup_train::study::fine_tuning::PlannedFineTuning;
 use altup_train::study::folder::RunStatus;
+use altup_train::study::job::Job;
 use altup_train::study::plan::Overrides;
 use altup_train::study::{Results, StudyFolder, StudyPlan, latency, report};
 use anyhow::{Context, bail};
@@ -48,6 +51,9 @@ pub(super) struct StudyArgs {
     /// Files, folders and globs of text to validate on, in place of the study's
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
     valid: Vec<String>,
+    /// The folder of the original files of tasks, in place of the study's
+    #[arg(long, value_name = "FOLDER")]
+    task_data: Option<PathBuf>,
     /// Any key of every run's configuration, as in optimizer.learning_rate=0.5
     #[arg(long = "set", value_name = "KEY=VALUE")]
     assignments: Vec<String>,
@@ -71,6 +77,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 enum Part {
     /// Train what is not finished
     Runs,
+    /// Fine-tune the trained models on the study's tasks
+    FineTuning,
     /// Time the models of the finished runs, with nothing else at work on this machine
     Measure,
     /// Write the report of what is there
@@ -83,9 +91,18 @@ struct Summary {
     study: String,
     planned: usize,
     finished: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fine_tunings: Option<FineTunings>,
     failed: Vec<String>,
     results: PathBuf,
     report: PathBuf,
+}
+
+/// How many fine-tunings there are.
+#[derive(Serialize)]
+struct FineTunings {
+    planned: usize,
+    finished: usize,
 }
 
 pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
@@ -93,6 +110,7 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
         smoke: args.smoke,
         train: args.train.clone(),
         valid: args.valid.clone(),
+        task_data: args.task_data.clone(),
         assignments: args.assignments.clone(),
     };
     let plan = StudyPlan::read(&args.study, &overrides)?;
@@ -122,19 +140,36 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
     let listener = Stop::listen(String::new())?;
     let stop = listener.flag();
     let mut outcome = Outcome::default();
-    if does(Part::Runs) {
-        let cache = args.cache.folder();
-        let cache = cache.to_str().context("the path of the cache folder is not UTF-8")?;
+    let mut work = |noun, jobs, arguments: Vec<&str>| -> anyhow::Result<()> {
         let executor = Executor {
-            plan: &plan,
+            jobs,
+            noun,
             folder: &folder,
             lock: &lock,
             program: program.clone(),
-            arguments: ["--backend", &backend, "--cache-dir", cache].map(String::from).into(),
-            jobs: args.jobs.into(),
+            arguments: arguments.into_iter().map(str::to_owned).collect(),
+            at_a_time: args.jobs.into(),
             mode,
         };
-        outcome = executor.run(stop)?;
+        let Outcome { failed, stopped } = executor.run(stop)?;
+        outcome.failed.extend(failed);
+        outcome.stopped |= stopped;
+        Ok(())
+    };
+    if does(Part::Runs) {
+        let cache = args.cache.folder();
+        let cache = cache.to_str().context("the path of the cache folder is not UTF-8")?;
+        let jobs = plan.runs.iter().map(|run| run.job(&folder)).collect();
+        work("runs", jobs, vec!["--backend", &backend, "--cache-dir", cache])?;
+    }
+    if does(Part::FineTuning) {
+        let is_trained =
+            |planned: &&PlannedFineTuning| folder.status(&planned.run) == RunStatus::Finished;
+        let jobs = plan.fine_tunings.iter().filter(is_trained);
+        let jobs: Vec<Job> = jobs.map(|planned| planned.job(&folder)).collect::<Result<_, _>>()?;
+        if !jobs.is_empty() {
+            work("fine-tunings", jobs, vec!["--backend", &backend])?;
+        }
     }
     if does(Part::Measure) && !outcome.stopped {
         let program = program.to_str().context("this program's path is not UTF-8")?;
@@ -157,16 +192,18 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
             study: results.study.clone(),
             planned: results.planned,
             finished: results.runs.len(),
+            fine_tunings: fine_tunings(&results),
             failed: outcome.failed.iter().map(|(name, _)| name.clone()).collect(),
             results: folder.results(),
             report: page,
         })?;
     } else {
         let (finished, planned) = (results.runs.len(), results.planned);
-        output::line(&format!(
-            "{finished} of {planned} runs finished\nreport  {}",
-            page.display()
-        ))?;
+        output::line(&format!("{finished} of {planned} runs finished"))?;
+        if let Some(FineTunings { planned, finished }) = fine_tunings(&results) {
+            output::line(&format!("{finished} of {planned} fine-tunings finished"))?;
+        }
+        output::line(&format!("report  {}", page.display()))?;
     }
     if outcome.stopped {
         if !args.quiet {
@@ -177,28 +214,46 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
     if !outcome.failed.is_empty() {
         let failed: Vec<String> =
             outcome.failed.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
-        bail!("{} of {} runs failed: {}", failed.len(), plan.runs.len(), failed.join("; "));
+        let (what, planned) = match plan.fine_tunings.len() {
+            0 => ("runs", plan.runs.len()),
+            more => ("runs and fine-tunings", plan.runs.len() + more),
+        };
+        bail!("{} of {planned} {what} failed: {}", failed.len(), failed.join("; "));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The runs in the order in which they would start, and where each of them is.
+fn fine_tunings(results: &Results) -> Option<FineTunings> {
+    let planned = results.planned_fine_tunings;
+    let finished = planned - results.missing_fine_tunings.len();
+    (planned > 0).then_some(FineTunings { planned, finished })
+}
+
+/// The runs and fine-tunings in the order in which they would start, and where each of them is.
 fn dry_run(plan: &StudyPlan, folder: Option<StudyFolder>) -> anyhow::Result<()> {
     output::line(&format!("{}: {} runs", plan.title, plan.runs.len()))?;
     if !plan.expected.is_empty() {
         output::line(&format!("time: {}", plan.expected))?;
     }
+    let status = |run: &dyn Fn(&StudyFolder) -> RunFolder| match folder
+        .as_ref()
+        .map(|folder| RunStatus::of(&run(folder)))
+    {
+        None | Some(RunStatus::New) => "to run",
+        Some(RunStatus::Started) => "to go on",
+        Some(RunStatus::Finished) => "finished",
+    };
     for run in &plan.runs {
-        let status = folder.as_ref().map_or(RunStatus::New, |folder| folder.status(&run.name));
-        let status = match status {
-            RunStatus::New => "to run",
-            RunStatus::Started => "to go on",
-            RunStatus::Finished => "finished",
-        };
+        let status = status(&|folder| folder.run_folder(&run.name));
         let steps = run.config.training.steps;
         let operations = format_count((run.cost() / 1e9).round() as u64);
         let name = &run.name;
         output::line(&format!("{status:9}{name}  {steps} steps  {operations} GFLOP"))?;
+    }
+    for planned in &plan.fine_tunings {
+        let status = status(&|folder| folder.fine_tuning_folder(planned));
+        let (name, steps) = (planned.name(), planned.config.training.steps);
+        output::line(&format!("{status:9}{name}  {steps} steps"))?;
     }
     Ok(())
 }

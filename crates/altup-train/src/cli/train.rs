@@ -8,7 +8,6 @@ use altup_train::process::quoted;
 use altup_train::progress::format_duration;
 use altup_train::recorder::warning;
 use altup_train::replicas::Replicas;
-use altup_train::run_folder::RunFolder;
 use altup_train::samples::{self, SamplePrompts, SampleRow};
 use altup_train::summary::Summary;
 use altup_train::trainer::Outcome;
@@ -109,11 +108,7 @@ pub(super) fn run(args: TrainArgs, replicas: &Replicas) -> anyhow::Result<ExitCo
     replicas.agree(&agreement)?;
     let cache = args.cache.folder();
     let start = Start::new(args.backend.as_ref(), args.quiet, replicas);
-    let is_begun = |path: &PathBuf| args.auto_resume && RunFolder::is_begun(path);
-    let goes_on = replicas.from_first("a look into the output folder", || {
-        Ok::<_, anyhow::Error>(args.output.as_ref().is_some_and(is_begun))
-    })?;
-    let begun = args.output.as_ref().filter(|_| goes_on);
+    let begun = start.begun(args.output.as_ref(), args.auto_resume)?;
     let mut running = match args.resume.as_ref().or(begun) {
         Some(path) => start.resume(path, args.from, &cache, |stored| configured(stored, &args))?,
         None => {

@@ -35,6 +35,10 @@ pub struct FineTuningConfig {
     /// How long and in what portions. Default: 1000 steps of 32 examples, validated on 1000 examples of each task and
     /// saved every 100
     pub training: TrainingConfig,
+    /// Times that training goes through the examples of all tasks together. Takes the place of `training.steps`, and once
+    /// the examples are read, `training.steps` takes its own. Default: none
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
     /// Validations without a better score after which a run ends. Default: none, it does all its steps
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
@@ -114,6 +118,7 @@ impl Default for FineTuningConfig {
                 keep_last: 1,
                 ..TrainingConfig::default()
             },
+            epochs: None,
             patience: None,
         }
     }
@@ -186,6 +191,15 @@ impl FineTuningConfig {
     pub fn with_assignments(self, assignments: &[String]) -> Result<Self, RunConfigError> {
         self.check_paths()?;
         config::with_assignments(&self, assignments)
+    }
+
+    /// Puts the keys of a table over `self`, those that are tables key by key.
+    ///
+    /// # Errors
+    ///
+    /// Names a key that doesn't exist, or has a value of another type.
+    pub fn with_keys(self, keys: toml::Table) -> Result<Self, RunConfigError> {
+        config::with_keys(&self, keys)
     }
 
     /// Checks that TOML can hold the paths.
@@ -271,6 +285,9 @@ impl FineTuningConfig {
                 "is missing: name the folder of the task's files with --data".into(),
             );
         }
+        if let Some(epochs) = self.epochs.filter(|epochs| !(*epochs > 0.0 && epochs.is_finite())) {
+            return error("epochs", format!("must be above 0, not {epochs}"));
+        }
         if !(tasks.temperature > 0.0 && tasks.temperature.is_finite()) {
             return error(
                 "tasks.temperature",
@@ -343,10 +360,14 @@ impl FineTuningConfig {
         format!("{model}-{}", tasks.join("-"))
     }
 
-    /// Optimizer steps that go through `examples` examples `epochs` times.
-    pub fn steps_of(&self, epochs: f64, examples: u64) -> u64 {
-        let of_step = self.training.batch_size * self.training.gradient_accumulation;
-        ((epochs * examples as f64 / of_step.max(1) as f64).ceil() as u64).max(1)
+    /// The same with steps in the place of epochs: as many as go through `examples` examples so often.
+    pub fn with_steps_for(mut self, examples: u64) -> Self {
+        if let Some(epochs) = self.epochs.take() {
+            let of_step = self.training.batch_size * self.training.gradient_accumulation;
+            let steps = (epochs * examples as f64 / of_step.max(1) as f64).ceil();
+            self.training.steps = (steps as u64).max(1);
+        }
+        self
     }
 }
 

@@ -35,7 +35,7 @@ pub struct TaskResult {
     /// Where there are label words: the one that training has most often, and the metrics of always answering it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub majority: Option<Majority>,
-    /// Wrong answers whose right one the model expected least.
+    /// Wrong answers, the most clearly wrong ones first.
     pub mistakes: Vec<Mistake>,
 }
 
@@ -65,6 +65,9 @@ pub struct Mistake {
     /// When label words are ranked: the probability of the one that was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f64>,
+    /// When label words are ranked: the log-probability of the target minus that of the likeliest other, in nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
 }
 
 /// A line of `tasks/NAME.predictions.jsonl`.
@@ -77,6 +80,8 @@ struct Prediction<'a> {
     loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    margin: Option<f64>,
 }
 
 /// Why results can't be had.
@@ -169,6 +174,7 @@ impl TaskResult {
                 output: answer.output.clone(),
                 loss: answer.loss,
                 confidence: answer.confidence,
+                margin: answer.margin,
             }
         };
         Ok(Self {
@@ -192,6 +198,7 @@ fn predictions(split: &TaskSplit, answers: &Answers) -> String {
                 answer: &answer.text,
                 loss: answer.loss,
                 confidence: answer.confidence,
+                margin: answer.margin,
             };
             serde_json::to_string(&prediction)
                 .unwrap_or_else(|error| unreachable!("not JSON: {error}"))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use altup_data::TextTokenizer;
 
 use crate::learner::Learner;
-use crate::metrics::{MetricsRow, SourceScore, TaskScore, ValidRow};
+use crate::metrics::{MetricsRow, SourceScore, ValidRow};
 use crate::replicas::Turns;
 use crate::task_evaluation::{AnswerConfig, TaskEvaluationError, TaskSplit, answer_in_turns};
 use crate::trainer::TrainError;
@@ -52,7 +52,7 @@ fn valid_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &ValidRow> {
 
 /// What checkpoints are compared by: what the tasks' mean score lacks to 1.
 fn cost(row: &ValidRow) -> f64 {
-    1.0 - row.tasks.iter().map(TaskScore::mean).sum::<f64>() / row.tasks.len().max(1) as f64
+    1.0 - row.mean_score().unwrap_or(0.0)
 }
 
 impl Validation for TaskValidation {
@@ -116,6 +116,7 @@ impl Validation for TaskValidation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::TaskScore;
 
     fn row(step: u64, metrics: &[&[f64]]) -> MetricsRow {
         let task = |values: &&[f64]| TaskScore {

@@ -1,4 +1,4 @@
-//! Runs in processes of their own: this program's `altup train`.
+//! Jobs in processes of their own: this program's `altup train` and `altup finetune`.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 
 use super::folder::{RunStatus, StudyFolder, StudyFolderError};
-use super::overview::{MetricsTail, Overview, Pace, whole_line};
-use super::plan::{PlannedRun, StudyPlan};
+use super::job::Job;
+use super::overview::{JobCount, MetricsTail, Overview, Pace, in_words};
 use crate::folder_lock::FolderLock;
 use crate::progress::{ProgressMode, format_duration};
 
@@ -21,28 +21,30 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often it shows how far they are.
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
-/// Runs a study's runs.
+/// Does a study's jobs.
 pub struct Executor<'a> {
-    /// The runs.
-    pub plan: &'a StudyPlan,
-    /// Where they go.
+    /// The jobs.
+    pub jobs: Vec<Job>,
+    /// What each is, for those who watch: runs, fine-tunings.
+    pub noun: &'static str,
+    /// The folder of the study.
     pub folder: &'a StudyFolder,
     /// The right to work there, which the processes share.
     pub lock: &'a FolderLock,
-    /// The program whose `train` runs them.
+    /// The program that does them.
     pub program: PathBuf,
     /// What it is given besides: the backend, the cache.
     pub arguments: Vec<String>,
-    /// How many run at a time; they share the threads.
-    pub jobs: usize,
+    /// How many are done at a time; they share the threads.
+    pub at_a_time: usize,
     /// Whether anyone watches.
     pub mode: ProgressMode,
 }
 
-/// What came of a study's runs.
+/// What came of a study's jobs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// Runs that failed, and why. The others went on.
+    /// Those that failed, and why. The others went on.
     pub failed: Vec<(String, String)>,
     /// Whether it was told to stop before all were done.
     pub stopped: bool,
@@ -64,9 +66,9 @@ pub enum ExecuteError {
     },
 }
 
-/// A run at work.
+/// A job at work.
 struct AtWork<'a> {
-    run: &'a PlannedRun,
+    job: &'a Job,
     process: Child,
     started: Instant,
     from_step: u64,
@@ -78,35 +80,35 @@ impl AtWork<'_> {
     /// How far it is, from 0 to 1.
     fn share(&self) -> f64 {
         let step = self.tail.train.as_ref().map_or(self.from_step, |row| row.step);
-        step as f64 / self.run.config.training.steps as f64
+        step as f64 / self.job.steps as f64
     }
 
     /// The share that this process has done.
     fn share_done(&self) -> f64 {
-        (self.share() - self.from_step as f64 / self.run.config.training.steps as f64).max(0.0)
+        (self.share() - self.from_step as f64 / self.job.steps as f64).max(0.0)
     }
 }
 
 impl Executor<'_> {
-    /// Runs what is not finished, until it is or `stop` is set. A run that fails is noted, and the others go on.
+    /// Does what is not finished, until it is or `stop` is set. A job that fails is noted, and the others go on.
     ///
     /// # Errors
     ///
     /// If the folder can't be written or this program can't be started.
     pub fn run(&self, stop: &AtomicBool) -> Result<Outcome, ExecuteError> {
-        let runs = &self.plan.runs;
-        let is_finished = |run: &&PlannedRun| self.folder.status(&run.name) == RunStatus::Finished;
-        let mut queue: VecDeque<&PlannedRun> =
-            runs.iter().filter(|run| !is_finished(run)).collect();
-        let mut done = runs.len() - queue.len();
+        let is_finished = |job: &&Job| RunStatus::of(&job.folder) == RunStatus::Finished;
+        let (finished, queue): (Vec<&Job>, Vec<&Job>) = self.jobs.iter().partition(is_finished);
+        let mut queue = VecDeque::from(queue);
+        let mut done = finished.len();
         let mut pace = Pace::default();
-        for run in runs.iter().filter(is_finished) {
-            if let Some(seconds) = super::results::train_seconds(self.folder, &run.name) {
-                pace.add(run, 1.0, seconds);
+        for job in finished {
+            if let Some(seconds) = super::results::train_seconds(&job.folder) {
+                pace.add(job, 1.0, seconds);
             }
         }
-        let overview = Overview::new(self.mode, runs.len(), done);
-        overview.plain(&whole_line(done, 0, runs.len(), None));
+        let count = JobCount { noun: self.noun, total: self.jobs.len() };
+        let overview = Overview::new(self.mode, count, done);
+        overview.plain_whole(done, 0, None);
         let mut outcome = Outcome::default();
         let mut at_work: Vec<AtWork<'_>> = Vec::new();
         let mut told = false;
@@ -116,12 +118,15 @@ impl Executor<'_> {
             if stopping && !told {
                 told = true;
                 outcome.stopped = !queue.is_empty() || !at_work.is_empty();
-                overview.note("stopping: the runs at work save a checkpoint");
-                at_work.iter().for_each(|run| tell_to_stop(&run.process));
+                if !at_work.is_empty() {
+                    let text = format!("stopping: the {} at work save a checkpoint", self.noun);
+                    overview.note(&text);
+                }
+                at_work.iter().for_each(|job| tell_to_stop(&job.process));
             }
-            while !stopping && at_work.len() < self.jobs {
-                let Some(run) = queue.pop_front() else { break };
-                at_work.push(self.start(run, &overview)?);
+            while !stopping && at_work.len() < self.at_a_time {
+                let Some(job) = queue.pop_front() else { break };
+                at_work.push(self.start(job, &overview)?);
             }
             if at_work.is_empty() {
                 break;
@@ -133,41 +138,34 @@ impl Executor<'_> {
                     number += 1;
                     continue;
                 };
-                let mut run = at_work.swap_remove(number);
-                run.tail.read();
-                let seconds = run.started.elapsed().as_secs_f64();
-                let name = &run.run.name;
-                if self.folder.status(name) == RunStatus::Finished {
+                let mut ended = at_work.swap_remove(number);
+                ended.tail.read();
+                let seconds = ended.started.elapsed().as_secs_f64();
+                let name = &ended.job.name;
+                if RunStatus::of(&ended.job.folder) == RunStatus::Finished {
                     done += 1;
-                    pace.add(
-                        run.run,
-                        1.0 - run.from_step as f64 / run.run.config.training.steps as f64,
-                        seconds,
-                    );
-                    let loss = run.tail.valid.as_ref().map_or(f64::NAN, |row| row.loss);
+                    let share = 1.0 - ended.from_step as f64 / ended.job.steps as f64;
+                    pace.add(ended.job, share, seconds);
+                    let came_to = ended.tail.valid.as_ref().map(in_words).unwrap_or_default();
                     let left = self.remaining(&pace, &queue, &at_work);
-                    let whole = whole_line(done, outcome.failed.len(), runs.len(), left);
                     let taken = format_duration(seconds);
-                    overview.end(
-                        &run.bar,
-                        &format!("finished {name} in {taken}, validation loss {loss:.4}"),
-                    );
-                    overview.plain(&whole);
+                    overview.end(&ended.bar, &format!("finished {name} in {taken}, {came_to}"));
+                    overview.plain_whole(done, outcome.failed.len(), left);
                 } else if told {
-                    overview.end(&run.bar, &format!("stopped {name}"));
+                    overview.end(&ended.bar, &format!("stopped {name}"));
                 } else {
                     let reason = self.reason(name, status);
-                    overview.end(&run.bar, &format!("failed {name}: {reason}"));
+                    overview.end(&ended.bar, &format!("failed {name}: {reason}"));
                     outcome.failed.push((name.clone(), reason));
                 }
             }
             if shown.elapsed() >= SHOW_EVERY {
-                for run in &mut at_work {
-                    run.tail.read();
-                    overview.show(&run.bar, run.run, &run.tail);
+                for working in &mut at_work {
+                    working.tail.read();
+                    overview.show(&working.bar, working.job, &working.tail);
                 }
                 let remaining = self.remaining(&pace, &queue, &at_work);
-                overview.show_whole(done, outcome.failed.len(), runs.len(), remaining);
+                overview.show_whole(done, outcome.failed.len(), remaining);
                 shown = Instant::now();
             }
             std::thread::sleep(LOOK_EVERY);
@@ -180,63 +178,55 @@ impl Executor<'_> {
     fn remaining(
         &self,
         pace: &Pace,
-        queue: &VecDeque<&PlannedRun>,
+        queue: &VecDeque<&Job>,
         at_work: &[AtWork<'_>],
     ) -> Option<f64> {
         // What is at work counts too, from when it has done a twentieth: its start is slow.
         let mut with_started = Pace::default();
-        let pace = if at_work.iter().any(|run| pace.expect(run.run).is_none()) {
-            for run in at_work.iter().filter(|run| run.share_done() > 0.05) {
-                with_started.add(
-                    run.run,
-                    run.share_done().min(0.999),
-                    run.started.elapsed().as_secs_f64(),
-                );
+        let pace = if at_work.iter().any(|working| pace.expect(working.job).is_none()) {
+            for working in at_work.iter().filter(|working| working.share_done() > 0.05) {
+                let seconds = working.started.elapsed().as_secs_f64();
+                with_started.add(working.job, working.share_done().min(0.999), seconds);
             }
             &with_started
         } else {
             pace
         };
         let mut seconds = 0.0;
-        for run in at_work {
-            seconds += (1.0 - run.share()) * pace.expect(run.run)?;
+        for working in at_work {
+            seconds += (1.0 - working.share()) * pace.expect(working.job)?;
         }
-        for run in queue {
-            seconds += pace.expect(run)?;
+        for job in queue {
+            seconds += pace.expect(job)?;
         }
-        let at_a_time = self.jobs.min(at_work.len() + queue.len()).max(1);
+        let at_a_time = self.at_a_time.min(at_work.len() + queue.len()).max(1);
         Some(seconds / at_a_time as f64)
     }
 
-    fn start<'r>(
-        &self,
-        run: &'r PlannedRun,
-        overview: &Overview,
-    ) -> Result<AtWork<'r>, ExecuteError> {
-        let files = self.folder.run_folder(&run.name);
-        let from_step = newest_checkpoint(&files.checkpoints());
+    fn start<'j>(&self, job: &'j Job, overview: &Overview) -> Result<AtWork<'j>, ExecuteError> {
+        let from_step = newest_checkpoint(&job.folder.checkpoints());
         let mut command = Command::new(&self.program);
-        command.arg("train").arg("--config").arg(self.folder.write_config(run)?);
-        command.arg("--output").arg(files.path()).arg("--auto-resume").args(&self.arguments);
-        if self.jobs > 1 {
-            command.env("RAYON_NUM_THREADS", threads_of_each(self.jobs).to_string());
+        command.arg(job.command).arg("--config").arg(self.folder.write_config(job)?);
+        command.arg("--output").arg(job.folder.path()).arg("--auto-resume").args(&self.arguments);
+        if self.at_a_time > 1 {
+            command.env("RAYON_NUM_THREADS", threads_of_each(self.at_a_time).to_string());
         }
-        let log = self.log(&run.name)?;
+        let log = self.log(&job.name)?;
         let error = |source| self.process_error(source);
         command.stdin(Stdio::null()).stdout(log.try_clone().map_err(error)?).stderr(log);
         self.bind_to_this_process(&mut command);
         let process = command.spawn().map_err(error)?;
         Ok(AtWork {
-            run,
+            job,
             process,
             started: Instant::now(),
             from_step,
-            tail: MetricsTail::new(files.metrics()),
-            bar: overview.start(run, from_step),
+            tail: MetricsTail::new(job.folder.metrics()),
+            bar: overview.start(job, from_step),
         })
     }
 
-    /// Where a run's process writes to; what those before it wrote stays.
+    /// Where a job's process writes to; what those before it wrote stays.
     fn log(&self, name: &str) -> Result<File, StudyFolderError> {
         let path = self.folder.log(name);
         let open = || {
@@ -248,7 +238,7 @@ impl Executor<'_> {
         open().map_err(|source| StudyFolderError::File { path: path.clone(), source })
     }
 
-    /// Why a run has failed: the last line that its process wrote.
+    /// Why a job has failed: the last line that its process wrote.
     fn reason(&self, name: &str, status: ExitStatus) -> String {
         let log = fs::read_to_string(self.folder.log(name)).unwrap_or_default();
         let last = log.lines().rev().find(|line| !line.trim().is_empty());
@@ -309,7 +299,7 @@ fn newest_checkpoint(folder: &Path) -> u64 {
         .unwrap_or(0)
 }
 
-/// Asks a run to save a checkpoint and end.
+/// Asks a job to save a checkpoint and end.
 fn tell_to_stop(process: &Child) {
     #[cfg(unix)]
     {

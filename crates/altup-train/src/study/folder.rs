@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use altup_models::{DirectoryError, ModelDirectory};
 
-use super::plan::{PlannedRun, StudyPlan};
+use super::fine_tuning::PlannedFineTuning;
+use super::job::Job;
+use super::plan::StudyPlan;
 use crate::config::{RunConfig, RunConfigError};
 use crate::config_changes::Difference;
 use crate::durable::replace_file;
+use crate::fine_tuning::FineTuningConfig;
 use crate::folder_lock::{FolderLock, LockError};
 use crate::run_folder::RunFolder;
 
@@ -19,7 +22,8 @@ use crate::run_folder::RunFolder;
 ///
 /// ```text
 /// study.toml       the file of the study, as it was last run
-/// runs/            a run folder for each run; a finished one has its result.json
+/// runs/            a run folder for each run; a finished one has its result.json, and a folder fine-tuning/ with a run
+///                  folder for each task and seed that its model is fine-tuned on
 /// logs/            what the processes of the runs wrote
 /// configs/         the configuration of each run
 /// latency.json     what was measured side by side
@@ -32,7 +36,7 @@ pub struct StudyFolder {
     path: PathBuf,
 }
 
-/// Where a run of a study is.
+/// Where a run of a study, or a fine-tuning, is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunStatus {
     /// Not started, or without a checkpoint to go on from.
@@ -41,6 +45,24 @@ pub enum RunStatus {
     Started,
     /// It is done.
     Finished,
+}
+
+impl RunStatus {
+    /// That of the run in a folder.
+    pub fn of(run: &RunFolder) -> Self {
+        let is_step = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("step-"))
+        };
+        let has_checkpoint =
+            || fs::read_dir(run.checkpoints()).is_ok_and(|mut entries| entries.any(is_step));
+        if run.summary().exists() {
+            Self::Finished
+        } else if run.config().exists() && has_checkpoint() {
+            Self::Started
+        } else {
+            Self::New
+        }
+    }
 }
 
 /// Why a study can't have its folder.
@@ -122,11 +144,12 @@ impl StudyFolder {
         }
     }
 
-    /// Makes the folder fit the plan. Finished and started runs whose configuration is the plan's are kept.
+    /// Makes the folder fit the plan. Finished and started runs and fine-tunings whose configuration is the plan's are
+    /// kept.
     ///
     /// # Errors
     ///
-    /// Names the runs that have another configuration, or that the plan doesn't have; with `prune` they are removed.
+    /// Names those that have another configuration, or that the plan doesn't have; with `prune` they are removed.
     pub fn reconcile(&self, plan: &StudyPlan, prune: bool) -> Result<(), StudyFolderError> {
         let (mut changed, mut models) = (Vec::new(), BTreeMap::new());
         for name in self.run_names()? {
@@ -135,64 +158,68 @@ impl StudyFolder {
                 continue; // Nothing was computed in it yet.
             }
             let Some(planned) = plan.runs.iter().find(|run| run.name == name) else {
-                changed.push((name.clone(), format!("{name} is not in the study")));
+                changed.push((self.run(&name), format!("{name} is not in the study")));
                 continue;
             };
             if let Some(what) = difference(&stored, &planned.config, &mut models)? {
-                let what = format!("{name} {what}");
-                changed.push((name, what));
+                changed.push((self.run(&name), format!("{name} {what}")));
+                continue;
             }
+            changed.extend(self.changed_fine_tunings(plan, &name)?);
         }
         if !prune && !changed.is_empty() {
             let runs = changed.into_iter().map(|(_, what)| what).collect();
             return Err(StudyFolderError::Changed { path: self.path.clone(), runs });
         }
-        for (name, _) in changed {
-            self.discard(&name)?;
+        for (path, _) in changed {
+            discard(&path)?;
         }
         Ok(())
     }
 
-    /// Removes what a run left.
-    ///
-    /// # Errors
-    ///
-    /// Names what can't be removed.
-    pub fn discard(&self, name: &str) -> Result<(), StudyFolderError> {
-        let path = self.run(name);
-        match fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(StudyFolderError::File { path, source })
+    /// The fine-tunings of a run that are not the plan's, with what has changed.
+    fn changed_fine_tunings(
+        &self,
+        plan: &StudyPlan,
+        run: &str,
+    ) -> Result<Vec<(PathBuf, String)>, StudyFolderError> {
+        let mut changed = Vec::new();
+        for name in names_in(&self.fine_tunings(run))? {
+            let path = self.fine_tunings(run).join(&name);
+            let stored = RunFolder::at(&path);
+            if !stored.config().exists() {
+                continue;
             }
-            _ => Ok(()),
+            let name = format!("{run}/{name}");
+            let Some(planned) = plan.fine_tunings.iter().find(|planned| planned.name() == name)
+            else {
+                changed.push((path, format!("{name} is not in the study")));
+                continue;
+            };
+            let config = FineTuningConfig::default().with_file(&stored.config())?;
+            let mut differences = config.differences(&planned.config);
+            // The model is the run's wherever the study lies.
+            differences.retain(|difference| difference.key != "model.path");
+            if !differences.is_empty() {
+                changed.push((path, format!("{name} was run with {}", joined(&differences))));
+            }
         }
+        Ok(changed)
     }
 
     /// Where a run is.
     pub fn status(&self, name: &str) -> RunStatus {
-        let run = self.run_folder(name);
-        let is_step = |entry: io::Result<fs::DirEntry>| {
-            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("step-"))
-        };
-        let has_checkpoint =
-            || fs::read_dir(run.checkpoints()).is_ok_and(|mut entries| entries.any(is_step));
-        if run.summary().exists() {
-            RunStatus::Finished
-        } else if run.config().exists() && has_checkpoint() {
-            RunStatus::Started
-        } else {
-            RunStatus::New
-        }
+        RunStatus::of(&self.run_folder(name))
     }
 
-    /// Writes the configuration of a run where its process reads it.
+    /// Writes the configuration of a job where its process reads it.
     ///
     /// # Errors
     ///
     /// Names what can't be written.
-    pub fn write_config(&self, run: &PlannedRun) -> Result<PathBuf, StudyFolderError> {
-        let path = self.path.join("configs").join(format!("{}.toml", run.name));
-        self.write(&path, run.config.to_toml().as_bytes())?;
+    pub fn write_config(&self, job: &Job) -> Result<PathBuf, StudyFolderError> {
+        let path = self.path.join("configs").join(format!("{}.toml", job.name));
+        self.write(&path, job.config.as_bytes())?;
         Ok(path)
     }
 
@@ -213,20 +240,7 @@ impl StudyFolder {
 
     /// The names of the runs that have folders, sorted.
     fn run_names(&self) -> Result<Vec<String>, StudyFolderError> {
-        let path = self.path.join("runs");
-        let error = |source| StudyFolderError::File { path: path.clone(), source };
-        let mut names = Vec::new();
-        match fs::read_dir(&path) {
-            Ok(entries) => {
-                for entry in entries {
-                    names.push(entry.map_err(error)?.file_name().to_string_lossy().into_owned());
-                }
-            }
-            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(error(source)),
-        }
-        names.sort();
-        Ok(names)
+        names_in(&self.path.join("runs"))
     }
 
     /// The folder itself.
@@ -242,6 +256,16 @@ impl StudyFolder {
     /// The folder of a run, and where everything in it lies.
     pub fn run_folder(&self, name: &str) -> RunFolder {
         RunFolder::at(&self.run(name))
+    }
+
+    /// Where the model of a run is fine-tuned.
+    fn fine_tunings(&self, run: &str) -> PathBuf {
+        self.run(run).join("fine-tuning")
+    }
+
+    /// The run folder of a fine-tuning.
+    pub fn fine_tuning_folder(&self, planned: &PlannedFineTuning) -> RunFolder {
+        RunFolder::at(&self.fine_tunings(&planned.run).join(planned.folder_name()))
     }
 
     /// What a finished run came to.
@@ -272,6 +296,33 @@ impl StudyFolder {
     fn lock_file(&self) -> PathBuf {
         self.path.join("lock")
     }
+}
+
+/// Removes what a run left.
+fn discard(path: &Path) -> Result<(), StudyFolderError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StudyFolderError::File { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names of what lies in a folder, sorted; none if it isn't there.
+fn names_in(folder: &Path) -> Result<Vec<String>, StudyFolderError> {
+    let error = |source| StudyFolderError::File { path: folder.to_owned(), source };
+    let mut names = Vec::new();
+    match fs::read_dir(folder) {
+        Ok(entries) => {
+            for entry in entries {
+                names.push(entry.map_err(error)?.file_name().to_string_lossy().into_owned());
+            }
+        }
+        Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(error(source)),
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// What makes a stored run another one than that with the planned configuration, as in "was run with …"; none if it is

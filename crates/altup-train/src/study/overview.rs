@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::plan::{Cell, PlannedRun};
+use super::job::Job;
 use crate::json_lines::{JsonLines, LineError};
 use crate::metrics::{MetricsRow, TrainRow, ValidRow};
 use crate::progress::{ProgressMode, format_count, format_duration};
@@ -17,59 +17,73 @@ pub struct Overview {
     mode: ProgressMode,
     lines: MultiProgress,
     whole: ProgressBar,
+    jobs: JobCount,
+}
+
+/// How many jobs there are, and what they are.
+#[derive(Clone, Copy, Debug)]
+pub struct JobCount {
+    /// What each is: runs, fine-tunings.
+    pub noun: &'static str,
+    /// All of them.
+    pub total: usize,
 }
 
 impl Overview {
-    /// Watches a study of `runs` runs, of which `done` are done.
-    pub fn new(mode: ProgressMode, runs: usize, done: usize) -> Self {
+    /// Watches jobs, of which `done` are done.
+    pub fn new(mode: ProgressMode, jobs: JobCount, done: usize) -> Self {
         let lines = MultiProgress::new();
         if mode == ProgressMode::Quiet {
             lines.set_draw_target(indicatif::ProgressDrawTarget::hidden());
         }
-        let whole = lines
-            .add(ProgressBar::new(runs as u64).with_style(style("{bar:24.green/blue} {wide_msg}")));
+        let whole = lines.add(
+            ProgressBar::new(jobs.total as u64).with_style(style("{bar:24.green/blue} {wide_msg}")),
+        );
         whole.set_position(done as u64);
-        Self { mode, lines, whole }
+        Self { mode, lines, whole, jobs }
     }
 
-    /// A line for a run at work.
-    pub fn start(&self, run: &PlannedRun, from_step: u64) -> ProgressBar {
-        let bar = ProgressBar::new(run.config.training.steps)
-            .with_style(style("{bar:24.cyan/blue} {wide_msg}"));
+    /// A line for a job at work.
+    pub fn start(&self, job: &Job, from_step: u64) -> ProgressBar {
+        let bar = ProgressBar::new(job.steps).with_style(style("{bar:24.cyan/blue} {wide_msg}"));
         let bar = self.lines.insert_before(&self.whole, bar);
         bar.set_position(from_step);
-        bar.set_message(run.name.clone());
+        bar.set_message(job.name.clone());
         let from = if from_step > 0 { format!(" after step {from_step}") } else { String::new() };
-        self.plain(&format!("started {}{from}", run.name));
+        self.plain(&format!("started {}{from}", job.name));
         bar
     }
 
-    /// Shows how far a run is.
-    pub fn show(&self, bar: &ProgressBar, run: &PlannedRun, tail: &MetricsTail) {
+    /// Shows how far a job is.
+    pub fn show(&self, bar: &ProgressBar, job: &Job, tail: &MetricsTail) {
         let Some(row) = &tail.train else { return };
         bar.set_position(row.step);
-        let valid = tail.valid.as_ref();
-        let valid = valid.map_or(String::new(), |row| format!("  validation {:.3}", row.loss));
+        let valid = tail.valid.as_ref().map_or(String::new(), |row| format!("  {}", in_words(row)));
         bar.set_message(format!(
             "{}  step {}/{}  loss {:.3}{valid}  {} tokens/s",
-            run.name,
+            job.name,
             row.step,
-            run.config.training.steps,
+            job.steps,
             row.loss,
             format_count(row.tokens_per_second.round() as u64)
         ));
     }
 
-    /// A run has ended.
+    /// A job has ended.
     pub fn end(&self, bar: &ProgressBar, text: &str) {
         bar.finish_and_clear();
         self.note(text);
     }
 
     /// Shows how far the whole is.
-    pub fn show_whole(&self, done: usize, failed: usize, runs: usize, remaining: Option<f64>) {
+    pub fn show_whole(&self, done: usize, failed: usize, remaining: Option<f64>) {
         self.whole.set_position((done + failed) as u64);
-        self.whole.set_message(whole_line(done, failed, runs, remaining));
+        self.whole.set_message(self.jobs.whole_line(done, failed, remaining));
+    }
+
+    /// A line that stays and says how far the whole is, where there is no live line that does.
+    pub fn plain_whole(&self, done: usize, failed: usize, remaining: Option<f64>) {
+        self.plain(&self.jobs.whole_line(done, failed, remaining));
     }
 
     /// Shows a line that stays.
@@ -99,12 +113,27 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// How far a study is, in a line.
-pub fn whole_line(done: usize, failed: usize, runs: usize, remaining: Option<f64>) -> String {
-    let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
-    let eta =
-        remaining.map_or(String::new(), |seconds| format!("  ETA {}", format_duration(seconds)));
-    format!("{done} of {runs} runs done{failed}{eta}")
+/// A validation in a few words.
+pub(super) fn in_words(row: &ValidRow) -> String {
+    match row.tasks.is_empty() {
+        true => format!("validation loss {:.4}", row.loss),
+        false => {
+            let metrics = row.tasks.iter().flat_map(|task| &task.metrics);
+            let metrics = metrics.map(|(name, value)| format!("{name} {value:.4}"));
+            metrics.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+impl JobCount {
+    /// How far they are, in a line.
+    fn whole_line(self, done: usize, failed: usize, remaining: Option<f64>) -> String {
+        let Self { noun, total } = self;
+        let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+        let eta = remaining
+            .map_or(String::new(), |seconds| format!("  ETA {}", format_duration(seconds)));
+        format!("{done} of {total} {noun} done{failed}{eta}")
+    }
 }
 
 /// The end of a run's metrics, read as they grow.
@@ -140,31 +169,31 @@ impl MetricsTail {
     }
 }
 
-/// What runs have taken, and so what those to come will take.
+/// What jobs have taken, and so what those to come will take.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Seconds of the finished runs of a cell.
-    cells: BTreeMap<Cell, Vec<f64>>,
+    /// Seconds of the finished jobs of a group.
+    groups: BTreeMap<String, Vec<f64>>,
     seconds: f64,
     cost: f64,
 }
 
 impl Pace {
-    /// A run, or a share of one, has taken so many seconds.
-    pub fn add(&mut self, run: &PlannedRun, share: f64, seconds: f64) {
+    /// A job, or a share of one, has taken so many seconds.
+    pub fn add(&mut self, job: &Job, share: f64, seconds: f64) {
         self.seconds += seconds;
-        self.cost += share * run.cost();
+        self.cost += share * job.cost;
         if share >= 1.0 {
-            self.cells.entry(run.cell.clone()).or_default().push(seconds);
+            self.groups.entry(job.group.clone()).or_default().push(seconds);
         }
     }
 
-    /// What a whole run takes: as those of its cell did, or else by what it costs.
-    pub fn expect(&self, run: &PlannedRun) -> Option<f64> {
-        if let Some(seconds) = self.cells.get(&run.cell) {
+    /// What a whole job takes: as those of its group did, or else by what it costs.
+    pub fn expect(&self, job: &Job) -> Option<f64> {
+        if let Some(seconds) = self.groups.get(&job.group) {
             return Some(seconds.iter().sum::<f64>() / seconds.len() as f64);
         }
-        (self.cost > 0.0).then(|| self.seconds / self.cost * run.cost())
+        (self.cost > 0.0).then(|| self.seconds / self.cost * job.cost)
     }
 }
 
@@ -172,18 +201,23 @@ impl Pace {
 mod tests {
     use super::*;
     use crate::config::RunConfig;
+    use crate::study::StudyFolder;
+    use crate::study::plan::{Cell, PlannedRun};
+    use std::path::Path;
 
-    fn run(size: &str, steps: u64) -> PlannedRun {
+    fn run(size: &str, steps: u64) -> Job {
         let mut config = RunConfig::tiny_altup();
         config.training.steps = steps;
         let cell = Cell { size: size.into(), variant: "altup".into(), multiple: 1 };
-        PlannedRun { name: format!("{cell}-seed1"), cell, seed: 1, config }
+        let run = PlannedRun { name: format!("{cell}-seed1"), cell, seed: 1, config };
+        run.job(&StudyFolder::new(Path::new("study")))
     }
 
     #[test]
     fn lines_say_how_far_a_study_is() {
-        assert_eq!(whole_line(3, 0, 12, Some(3720.0)), "3 of 12 runs done  ETA 1h 02m");
-        assert_eq!(whole_line(3, 1, 12, None), "3 of 12 runs done, 1 failed");
+        let jobs = JobCount { noun: "runs", total: 12 };
+        assert_eq!(jobs.whole_line(3, 0, Some(3720.0)), "3 of 12 runs done  ETA 1h 02m");
+        assert_eq!(jobs.whole_line(3, 1, None), "3 of 12 runs done, 1 failed");
     }
 
     #[test]

@@ -6,18 +6,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use altup_data::objective::PrefixLm;
+use altup_data::tasks::TaskError;
 use altup_data::{Objective, SpanCorruption};
 use altup_models::forward_cost;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::fine_tuning::{self, FineTuningEntry, PlannedFineTuning};
 use super::folder::joined;
 use crate::config::{ObjectiveKind, RunConfig, RunConfigError};
+use crate::fine_tuning::FineTuningConfig;
 
-/// A study, as its file says it. `R` is what holds keys of a run's configuration.
+/// A study, as its file says it. `R` is what holds keys of a run's configuration, `F` those of a fine-tuning run's.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StudyFile<R> {
+struct StudyFile<R, F> {
     name: String,
     title: String,
     #[serde(default)]
@@ -39,7 +42,9 @@ struct StudyFile<R> {
     #[serde(default)]
     measure: MeasureConfig,
     #[serde(default = "none")]
-    smoke: Option<Smoke<R>>,
+    fine_tuning: Option<FineTuningEntry<F>>,
+    #[serde(default = "none")]
+    smoke: Option<Smoke<R, F>>,
 }
 
 /// A default that asks nothing of `T`.
@@ -76,7 +81,7 @@ struct VariantEntry<R> {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Smoke<R> {
+struct Smoke<R, F> {
     #[serde(default)]
     seeds: Option<Vec<u64>>,
     #[serde(default)]
@@ -85,6 +90,8 @@ struct Smoke<R> {
     measure: Option<MeasureConfig>,
     #[serde(default = "none")]
     run: Option<R>,
+    #[serde(default = "none")]
+    fine_tuning: Option<FineTuningEntry<F>>,
 }
 
 /// How long the runs of a study are.
@@ -202,6 +209,8 @@ pub struct StudyPlan {
     /// The runs, in the order in which they start: all variants of the first seed, then of the second, so that
     /// an unfinished study is already paired.
     pub runs: Vec<PlannedRun>,
+    /// The tasks that the runs' models are fine-tuned on, in the order of the runs.
+    pub fine_tunings: Vec<PlannedFineTuning>,
 }
 
 /// A variant of a study.
@@ -287,6 +296,8 @@ pub struct Overrides {
     pub train: Vec<String>,
     /// Text to validate on.
     pub valid: Vec<String>,
+    /// The folder of the original files of tasks.
+    pub task_data: Option<PathBuf>,
     /// `KEY=VALUE` of every run's configuration.
     pub assignments: Vec<String>,
 }
@@ -332,6 +343,14 @@ pub enum PlanError {
         /// The cause.
         source: Box<RunConfigError>,
     },
+    /// A task can't be used.
+    #[error("{}: fine_tuning.tasks", path.display())]
+    Task {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: TaskError,
+    },
 }
 
 impl StudyPlan {
@@ -353,14 +372,25 @@ impl StudyPlan {
         };
         // Keys of runs are read twice: as such, so that an error points into the file, and as they stand there, so that
         // what is not there stays what it was.
-        toml::from_str::<StudyFile<RunConfig>>(&text).map_err(toml)?;
-        let file: StudyFile<Table> = toml::from_str(&text).map_err(toml)?;
+        toml::from_str::<StudyFile<RunConfig, FineTuningConfig>>(&text).map_err(toml)?;
+        let file: StudyFile<Table, Table> = toml::from_str(&text).map_err(toml)?;
         Reader { path, folder, overrides }.plan(file)
     }
 
     /// The baseline's cell beside another.
     pub fn baseline_of(&self, cell: &Cell) -> Cell {
         Cell { variant: self.baseline.clone(), ..cell.clone() }
+    }
+
+    /// The tasks that models are fine-tuned on, in the file's order.
+    pub fn tasks(&self) -> Vec<&str> {
+        let mut tasks: Vec<&str> = Vec::new();
+        for planned in &self.fine_tunings {
+            if !tasks.contains(&planned.task.as_str()) {
+                tasks.push(&planned.task);
+            }
+        }
+        tasks
     }
 
     /// The cells in the order of tables: by size, by budget, by variant.
@@ -399,12 +429,13 @@ impl Reader<'_> {
         Err(PlanError::Value { path, key, problem })
     }
 
-    fn plan(&self, mut file: StudyFile<Table>) -> Result<StudyPlan, PlanError> {
+    fn plan(&self, mut file: StudyFile<Table, Table>) -> Result<StudyPlan, PlanError> {
         let smoke = file.smoke.take();
         let in_smoke = smoke.as_ref().and_then(|smoke| smoke.run.as_ref());
         self.check_managed("smoke.run", in_smoke)?;
         let mut smoke_keys = None;
         let mut smoke_seeds = None;
+        let mut smoke_tasks = None;
         if self.overrides.smoke {
             let Some(smoke) = smoke else {
                 return self.error("smoke", "is missing: the study has no smoke budget");
@@ -412,6 +443,7 @@ impl Reader<'_> {
             file.budget = smoke.budget.unwrap_or(file.budget);
             file.measure = smoke.measure.unwrap_or(file.measure);
             (smoke_keys, smoke_seeds) = (smoke.run, smoke.seeds);
+            smoke_tasks = smoke.fine_tuning;
         }
         for assignment in &self.overrides.assignments {
             let key = assignment.split('=').next().unwrap_or_default().trim();
@@ -467,6 +499,16 @@ impl Reader<'_> {
         }
         // A stable sort: within a seed the order above stays.
         runs.sort_by_key(|(number, _)| *number);
+        let runs: Vec<PlannedRun> = runs.into_iter().map(|(_, run)| run).collect();
+        let fine_tunings = match &file.fine_tuning {
+            Some(entry) => {
+                let data = self.overrides.task_data.as_deref();
+                let (file, folder) = (self.path, self.folder);
+                let smoke = smoke_tasks.as_ref();
+                fine_tuning::Reader { file, folder, entry, smoke, data }.plan(&runs)?
+            }
+            None => Vec::new(),
+        };
         let plan = StudyPlan {
             title: match self.overrides.smoke {
                 true => format!("{} (smoke)", file.title),
@@ -489,7 +531,8 @@ impl Reader<'_> {
             multiples: file.budget.multiples,
             metrics: file.metrics,
             measure: file.measure,
-            runs: runs.into_iter().map(|(_, run)| run).collect(),
+            runs,
+            fine_tunings,
         };
         self.check_pairs(&plan)?;
         Ok(plan)
@@ -550,7 +593,7 @@ impl Reader<'_> {
         Ok(tokens.div_ceil(step.max(1) as u64))
     }
 
-    fn check_names(&self, file: &StudyFile<Table>) -> Result<(), PlanError> {
+    fn check_names(&self, file: &StudyFile<Table, Table>) -> Result<(), PlanError> {
         let word = |name: &str| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             !name.is_empty() && name.chars().all(plain) && !name.starts_with(['.', '-'])

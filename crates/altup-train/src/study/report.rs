@@ -103,6 +103,7 @@ fn document(
     let figures = Figures { plan, results, rows };
     let sections = [
         quality(plan, results),
+        fine_tuned(plan, results),
         equal_quality(plan, results, &figures),
         speed(plan, results),
         Section {
@@ -151,6 +152,16 @@ fn facts(plan: &StudyPlan, results: &Results) -> Vec<(String, String)> {
         },
     )];
     let mut add = |name: &str, value: String| facts.push((name.to_owned(), value));
+    if results.planned_fine_tunings > 0 {
+        let (planned, missing) = (results.planned_fine_tunings, results.missing_fine_tunings.len());
+        add(
+            "Fine-tunings",
+            match missing {
+                0 => format!("{planned}, all finished"),
+                missing => format!("{} of {planned} finished", planned - missing),
+            },
+        );
+    }
     add("Compared with", plan.label(&plan.baseline).to_owned());
     let steps: Vec<u64> = results.runs.iter().map(|run| run.steps).collect();
     let tokens: Vec<u64> = results.runs.iter().map(|run| run.tokens).collect();
@@ -247,37 +258,115 @@ fn quality_row(plan: &StudyPlan, cell: &CellResult) -> Vec<Value> {
     for &metric in &plan.metrics {
         match cell.metrics.get(&metric) {
             Some(compared) => {
-                row.push(spread_text(metric, compared).into());
-                row.push(compared.difference.map_or("".to_owned().into(), |difference| Value {
-                    text: difference_text(metric, &difference),
-                    is_decided: difference.verdict() != Verdict::Undecided,
-                }));
+                row.extend(compared_values(scale(metric), compared));
             }
-            None => row.extend(["–", ""].map(|text| text.to_owned().into())),
+            None => row.extend(nothing()),
         }
     }
     row
 }
 
+/// A figure over the seeds, and beside the baseline's.
+fn compared_values(scale: Scale, compared: &Compared) -> [Value; 2] {
+    let difference = compared.difference.map_or("".to_owned().into(), |difference| Value {
+        text: difference_text(scale, &difference),
+        is_decided: difference.verdict() != Verdict::Undecided,
+    });
+    [spread_text(scale, compared).into(), difference]
+}
+
+/// In place of a figure that is not there yet.
+fn nothing() -> [Value; 2] {
+    ["–", ""].map(|text| text.to_owned().into())
+}
+
+/// What the models made of the study's tasks.
+fn fine_tuned(plan: &StudyPlan, results: &Results) -> Section {
+    let tasks = plan.tasks();
+    let is_scored = |cell: &CellResult| !cell.fine_tuned.tasks.is_empty();
+    if !results.cells.iter().any(is_scored) {
+        return Section::default();
+    }
+    let with_mean = tasks.len() > 1;
+    let mut header = vec![String::new()];
+    for task in tasks.iter().copied().chain(with_mean.then_some("mean of the tasks")) {
+        header.extend([task.to_owned(), "to the baseline".to_owned()]);
+    }
+    let table = |group: Vec<&CellResult>| {
+        let mut rows: Vec<Vec<Value>> = group
+            .iter()
+            .map(|cell| {
+                let compared = |of: Option<&Compared>| {
+                    of.map_or_else(nothing, |compared| compared_values(PERCENT, compared))
+                };
+                let of_tasks = tasks.iter().map(|task| cell.fine_tuned.tasks.get(*task));
+                let mean = with_mean.then_some(cell.fine_tuned.mean.as_ref());
+                let values = of_tasks.chain(mean).flat_map(compared);
+                std::iter::once(cell.label.clone().into()).chain(values).collect()
+            })
+            .collect();
+        rows.extend(majority_row(&tasks, results, with_mean));
+        Table { caption: group_caption(plan, &group[0].cell), header: header.clone(), rows }
+    };
+    let mut text = vec![
+        "Each run's model, fine-tuned on each task alone: the mean of the task's metrics on its validation split, in percent, \
+         of the checkpoint that is best there. Mean ± standard deviation over the seeds of the runs; then the mean \
+         paired difference to the baseline with its 95 % interval, bold where the interval doesn't hold zero."
+            .to_owned(),
+    ];
+    if !results.missing_fine_tunings.is_empty() {
+        text.push(format!("Not finished: {}.", results.missing_fine_tunings.join(", ")));
+    }
+    Section {
+        heading: "Fine-tuned".into(),
+        text,
+        tables: groups(results).into_iter().map(table).collect(),
+        figures: Vec::new(),
+    }
+}
+
+/// The scores of the label that is most frequent in training; none where no task has labels.
+fn majority_row(tasks: &[&str], results: &Results, with_mean: bool) -> Option<Vec<Value>> {
+    let score = |task: &&str| {
+        let figures = results.runs.iter().flat_map(|run| &run.tasks);
+        let of_task = figures.filter(|figures| figures.task == *task);
+        of_task.filter_map(|figures| figures.majority_score).next()
+    };
+    let scores: Vec<Option<f64>> = tasks.iter().map(score).collect();
+    if scores.iter().all(Option::is_none) {
+        return None;
+    }
+    let (factor, decimals) = PERCENT;
+    let mut row: Vec<Value> = vec!["always the most frequent label".to_owned().into()];
+    for score in scores.into_iter().chain(with_mean.then_some(None)) {
+        let text = score.map_or_else(|| "–".to_owned(), |of| format!("{:.decimals$}", factor * of));
+        row.extend([text.into(), String::new().into()]);
+    }
+    Some(row)
+}
+
 /// What a figure is multiplied by in tables, and its decimals there.
-fn scale(metric: Metric) -> (f64, usize) {
+type Scale = (f64, usize);
+
+/// Shares and scores in percent.
+const PERCENT: Scale = (100.0, 2);
+
+fn scale(metric: Metric) -> Scale {
     match metric {
         Metric::ValidLoss | Metric::BestValidLoss => (1.0, 4),
-        Metric::Accuracy => (100.0, 2),
+        Metric::Accuracy => PERCENT,
         Metric::Perplexity => (1.0, 2),
     }
 }
 
-fn spread_text(metric: Metric, compared: &Compared) -> String {
-    let (factor, decimals) = scale(metric);
+fn spread_text((factor, decimals): Scale, compared: &Compared) -> String {
     let mean = format!("{:.decimals$}", factor * compared.spread.mean);
     let deviation = compared.spread.standard_deviation;
     deviation
         .map_or(mean.clone(), |deviation| format!("{mean} ± {:.decimals$}", factor * deviation))
 }
 
-fn difference_text(metric: Metric, difference: &PairedDifference) -> String {
-    let (factor, decimals) = scale(metric);
+fn difference_text((factor, decimals): Scale, difference: &PairedDifference) -> String {
     let number = |value: f64| signed(factor * value, decimals);
     let mut text = number(difference.mean);
     match difference.interval {
@@ -574,6 +663,7 @@ mod tests {
                 tokens_per_second: 9000.0,
                 train_seconds: 170.0,
                 data: String::new(),
+                tasks: Vec::new(),
             });
         }
         let mut timed = Vec::new();
@@ -688,13 +778,14 @@ mod tests {
             standard_deviation: Some(0.002),
             interval: Some(Interval { low: -0.04, high: -0.0325 }),
         };
-        let loss = |difference: &PairedDifference| difference_text(Metric::ValidLoss, difference);
+        let loss =
+            |difference: &PairedDifference| difference_text(scale(Metric::ValidLoss), difference);
         assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325]");
         difference.pairs = 2;
         assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325] (2 seeds)");
         difference.interval = None;
         assert_eq!(loss(&difference), "−0.0363 (1 seed, no interval)");
-        assert_eq!(difference_text(Metric::Accuracy, &difference), "−3.63 (1 seed, no interval)");
+        assert_eq!(difference_text(PERCENT, &difference), "−3.63 (1 seed, no interval)");
         assert_eq!(signed(0.00001, 4), "0.0000");
         assert_eq!(signed(0.25, 2), "+0.25");
     }

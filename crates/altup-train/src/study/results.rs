@@ -11,10 +11,11 @@ use super::folder::{RunStatus, StudyFolder, StudyFolderError};
 use super::latency::{Latency, LatencyError};
 use super::plan::{Cell, Metric, PlannedRun, StudyPlan};
 use super::statistics::{BySeed, PairedDifference, Placed, SpeedUp, Spread};
+use super::task_scores::{self, ComparedTasks, TaskFigures};
 use crate::bench::Work;
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TrainRow, ValidRow};
-use crate::run_folder::RunFolderError;
+use crate::run_folder::{RunFolder, RunFolderError};
 use crate::statistics::median;
 
 /// A study's results, as `results.json` holds them.
@@ -28,6 +29,12 @@ pub struct Results {
     pub planned: usize,
     /// Those of them that are not finished.
     pub missing: Vec<String>,
+    /// Fine-tunings that the study plans.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub planned_fine_tunings: usize,
+    /// Those of them that are not finished.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_fine_tunings: Vec<String>,
     /// A row for each finished run.
     pub runs: Vec<RunResult>,
     /// What the runs of each size, budget and variant come to, in the order of tables.
@@ -75,6 +82,13 @@ pub struct RunResult {
     pub data: String,
     /// The learned scalars of AltUp and Sequence-AltUp at the end, layer by layer.
     pub coefficients: Vec<LayerCoefficients>,
+    /// What the model made of the tasks that it was fine-tuned on. Not part of what is kept in the run's folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskFigures>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Numbers of parameters.
@@ -100,6 +114,9 @@ pub struct CellResult {
     pub parameters: Option<Parameters>,
     /// Each figure over the seeds, and beside the baseline.
     pub metrics: BTreeMap<Metric, Compared>,
+    /// What the models made of the study's tasks.
+    #[serde(default)]
+    pub fine_tuned: ComparedTasks,
     /// Times of the model, side by side with the others.
     pub times: Vec<Times>,
 }
@@ -182,6 +199,17 @@ pub enum ResultsError {
         /// Another of its seed.
         other: String,
     },
+    /// Models that were to learn the same examples of a task have learned others.
+    #[error(
+        "{run} and {other} were fine-tuned on different examples: the task's files have changed between them; remove one of \
+         them"
+    )]
+    OtherExamples {
+        /// A fine-tuning.
+        run: String,
+        /// Another of its seeds.
+        other: String,
+    },
 }
 
 impl Results {
@@ -199,7 +227,9 @@ impl Results {
             }
         }
         check_data(&runs)?;
-        Ok(Self::of(plan, runs, missing, Latency::read(folder)?))
+        let missing_fine_tunings = task_scores::read(plan, folder, &mut runs)?;
+        let results = Self::of(plan, runs, missing, Latency::read(folder)?);
+        Ok(Self { missing_fine_tunings, ..results })
     }
 
     /// What runs and times come to.
@@ -214,6 +244,8 @@ impl Results {
             version: env!("CARGO_PKG_VERSION").into(),
             planned: plan.runs.len(),
             missing,
+            planned_fine_tunings: plan.fine_tunings.len(),
+            missing_fine_tunings: Vec::new(),
             cells: cells(plan, &runs, latency.as_ref()),
             runs,
             latency,
@@ -225,18 +257,28 @@ impl Results {
         self.runs.iter().filter(move |run| run.cell == *cell)
     }
 
-    /// The rows of `runs` as CSV, without the coefficients.
+    /// The rows of `runs` as CSV, without the coefficients. Behind what is the same in all studies comes a column for each
+    /// metric of each task.
     pub fn csv(&self) -> String {
+        let mut tasks: Vec<(&str, &str)> = Vec::new();
+        for figures in self.runs.iter().flat_map(|run| &run.tasks) {
+            for metric in figures.metrics.keys() {
+                if !tasks.contains(&(&figures.task, metric)) {
+                    tasks.push((&figures.task, metric));
+                }
+            }
+        }
         let mut csv = String::from(
             "name,size,variant,multiple,seed,table_parameters,other_parameters,steps,tokens,valid_loss,best_valid_loss,\
-             best_step,accuracy,perplexity,valid_tokens,tokens_per_second,train_seconds\n",
+             best_step,accuracy,perplexity,valid_tokens,tokens_per_second,train_seconds",
         );
+        tasks.iter().for_each(|(task, metric)| csv.push_str(&format!(",{task}_{metric}")));
         for run in &self.runs {
             let RunResult { name, cell, seed, parameters, steps, tokens, .. } = run;
             let Cell { size, variant, multiple } = cell;
             let Parameters { tables, rest } = parameters;
             csv.push_str(&format!(
-                "{name},{size},{variant},{multiple},{seed},{tables},{rest},{steps},{tokens},{},{},{},{},{},{},{},{}\n",
+                "\n{name},{size},{variant},{multiple},{seed},{tables},{rest},{steps},{tokens},{},{},{},{},{},{},{},{}",
                 run.valid_loss,
                 run.best_valid_loss,
                 run.best_step,
@@ -246,7 +288,13 @@ impl Results {
                 run.tokens_per_second,
                 run.train_seconds
             ));
+            for &(task, metric) in &tasks {
+                let figures = run.tasks.iter().find(|figures| figures.task == task);
+                let value = figures.and_then(|figures| figures.metrics.get(metric));
+                csv.push_str(&format!(",{}", value.map_or(String::new(), f64::to_string)));
+            }
         }
+        csv.push('\n');
         csv
     }
 }
@@ -318,13 +366,14 @@ impl RunResult {
             train_seconds: last_train.elapsed_seconds,
             data: data_fingerprint(run, folder)?,
             coefficients: coefficients.map_or(Vec::new(), |row| row.layers),
+            tasks: Vec::new(),
         })
     }
 }
 
 /// The seconds that a finished run has trained.
-pub(super) fn train_seconds(folder: &StudyFolder, run: &str) -> Option<f64> {
-    let rows = MetricsLog::read(&folder.run_folder(run).metrics()).ok()?;
+pub(super) fn train_seconds(run: &RunFolder) -> Option<f64> {
+    let rows = MetricsLog::read(&run.metrics()).ok()?;
     train_rows(&rows).last().map(|row| row.elapsed_seconds)
 }
 
@@ -405,6 +454,7 @@ fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec
             planned: plan.runs.iter().filter(|run| run.cell == *cell).count(),
             parameters: runs.iter().find(|run| run.cell == *cell).map(|run| run.parameters),
             metrics: all.into_iter().filter_map(compared).collect(),
+            fine_tuned: task_scores::compare(plan, runs, cell, &baseline),
             times: latency.map_or(Vec::new(), |latency| times(latency, cell, &baseline, speed_up)),
             cell: cell.clone(),
         }
