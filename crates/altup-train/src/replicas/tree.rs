@@ -99,11 +99,11 @@ mod tests {
                     .map(|number| value(number / length, number % length))
                     .collect();
                 sum_pieces(&mut values, length);
-                for at in 0..length {
+                for (at, summed) in values[..length].iter().enumerate() {
                     let mut sum = PairwiseSum::default();
                     (0..pieces).for_each(|piece| sum.push(value(piece, at), |a, b| a + b));
                     let expected = sum.total(|a, b| a + b).unwrap();
-                    assert_eq!(values[at].to_bits(), expected.to_bits(), "{pieces} pieces, {at}");
+                    assert_eq!(summed.to_bits(), expected.to_bits(), "{pieces} pieces, {at}");
                 }
             }
         }

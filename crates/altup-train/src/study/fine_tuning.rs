@@ -150,9 +150,10 @@ impl Reader<'_> {
                 true => self.folder.join(named).to_string_lossy().into_owned(),
                 false => named.clone(),
             };
-            let task = Registry::standard()
-                .find(&path)
-                .map_err(|source| PlanError::Task { path: self.file.to_owned(), source })?;
+            let task = Registry::standard().find(&path).map_err(|source| PlanError::Task {
+                path: self.file.to_owned(),
+                source: Box::new(source),
+            })?;
             let name = task.name().to_owned();
             if tasks.iter().any(|(known, _)| *known == name) {
                 return self.error("tasks", format!("has {name} twice"));

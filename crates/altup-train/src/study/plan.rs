@@ -349,7 +349,7 @@ pub enum PlanError {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: TaskError,
+        source: Box<TaskError>,
     },
 }
 
