@@ -434,6 +434,26 @@ impl RunConfiguration for RunConfig {
 }
 
 impl TrainerConfig {
+    /// A line that says how the model is trained, for reports.
+    pub fn optimization(&self) -> String {
+        let optimizer = match self.optimizer.kind {
+            OptimizerKind::Adafactor => "Adafactor",
+            OptimizerKind::AdamW => "AdamW",
+        };
+        let batch = self.training.batch_size * self.training.gradient_accumulation;
+        format!(
+            "{optimizer}, learning rate {} under {} with {} steps of warm-up, {batch} examples a step",
+            self.optimizer.learning_rate,
+            match self.schedule.kind {
+                ScheduleKind::InverseSqrt => "1/√step",
+                ScheduleKind::Cosine => "a cosine",
+                ScheduleKind::Linear => "a line",
+                ScheduleKind::Constant => "a constant",
+            },
+            self.schedule.warmup_steps,
+        )
+    }
+
     /// Checks the values of the keys that every run has.
     ///
     /// # Errors
@@ -855,26 +875,6 @@ impl RunConfig {
         }
         let ModelConfig { size, altup, moe, .. } = &self.model;
         format!("{size}-{}", label(altup.as_ref(), moe.as_ref()))
-    }
-
-    /// A line that says how the model is trained, for reports.
-    pub fn optimization(&self) -> String {
-        let optimizer = match self.optimizer.kind {
-            OptimizerKind::Adafactor => "Adafactor",
-            OptimizerKind::AdamW => "AdamW",
-        };
-        let batch = self.training.batch_size * self.training.gradient_accumulation;
-        format!(
-            "{optimizer}, learning rate {} under {} with {} steps of warm-up, {batch} examples a step",
-            self.optimizer.learning_rate,
-            match self.schedule.kind {
-                ScheduleKind::InverseSqrt => "1/√step",
-                ScheduleKind::Cosine => "a cosine",
-                ScheduleKind::Linear => "a line",
-                ScheduleKind::Constant => "a constant",
-            },
-            self.schedule.warmup_steps,
-        )
     }
 }
 

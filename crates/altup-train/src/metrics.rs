@@ -217,10 +217,13 @@ pub struct ValidRow {
 }
 
 impl ValidRow {
-    /// In fine-tuning, the mean of the tasks' scores.
-    pub fn mean_score(&self) -> Option<f64> {
-        let scores = self.tasks.iter().map(TaskScore::mean);
-        (!self.tasks.is_empty()).then(|| scores.sum::<f64>() / self.tasks.len() as f64)
+    /// What checkpoints are compared by, the lower the better: the loss, and in fine-tuning what the mean of the tasks'
+    /// scores lacks to 1.
+    pub fn cost(&self) -> f64 {
+        match self.tasks.len() {
+            0 => self.loss,
+            tasks => 1.0 - self.tasks.iter().map(TaskScore::mean).sum::<f64>() / tasks as f64,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! look at while it goes on.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use altup_data::{Batch, DataError, TextTokenizer};
@@ -45,37 +46,45 @@ pub struct Recorder {
     model: T5Config,
     /// Operations a second that the device does at best.
     peak: Option<f64>,
+    sampling: Option<Sampling>,
     shown: Option<Shown>,
+}
+
+/// What a model writes at each validation for people to read.
+struct Sampling {
+    /// Where it goes.
+    path: PathBuf,
+    tokenizer: TextTokenizer,
+    prompts: SamplePrompts,
+    /// None where it couldn't be opened or written last.
+    log: Option<SamplesLog>,
+}
+
+impl Sampling {
+    fn record<D: Decode>(&mut self, model: &D, step: u64) -> Result<(), RecordError> {
+        let rows = self.prompts.fill(model, &self.tokenizer, step);
+        let rows = rows.map_err(|source| RecordError::Fill { step, source })?;
+        let error = |source| RecordError::Samples { step, source };
+        let mut log = match self.log.take() {
+            Some(log) => log,
+            None => {
+                let state = RunState { step, validation_is_due: true, ..RunState::default() };
+                SamplesLog::open(&self.path, &state).map_err(error)?
+            }
+        };
+        log.record(step, &rows).map_err(error)?;
+        self.log = Some(log);
+        Ok(())
+    }
 }
 
 /// A run whose folder people look at.
 struct Shown {
-    folder: RunFolder,
-    tokenizer: TextTokenizer,
-    prompts: SamplePrompts,
-    /// None where it couldn't be opened or written last.
-    samples: Option<SamplesLog>,
     views: Views,
     pace: Pace,
 }
 
 impl Shown {
-    fn record_samples<D: Decode>(&mut self, model: &D, step: u64) -> Result<(), RecordError> {
-        let rows = self.prompts.fill(model, &self.tokenizer, step);
-        let rows = rows.map_err(|source| RecordError::Fill { step, source })?;
-        let error = |source| RecordError::Samples { step, source };
-        let mut log = match self.samples.take() {
-            Some(log) => log,
-            None => {
-                let state = RunState { step, validation_is_due: true, ..RunState::default() };
-                SamplesLog::open(&self.folder.samples(), &state).map_err(error)?
-            }
-        };
-        log.record(step, &rows).map_err(error)?;
-        self.samples = Some(log);
-        Ok(())
-    }
-
     fn write_views_if_due(&mut self) -> Result<(), RecordError> {
         let started = Instant::now();
         if !self.pace.is_due(started) {
@@ -113,27 +122,31 @@ impl Pace {
 impl Recorder {
     /// Counts the operations of a model, and no more.
     pub fn new(model: T5Config) -> Self {
-        Self { model, peak: None, shown: None }
+        Self { model, peak: None, sampling: None, shown: None }
     }
 
-    /// From now on, also writes samples into the run's folder after each validation, and, twice a minute at most,
-    /// TensorBoard's files and the report. The folder has its tokenizer already. Samples from behind `state`, where the
-    /// run is, are dropped.
+    /// From now on, also writes TensorBoard's files and the report into the run's folder, after a validation and twice a
+    /// minute at most.
+    pub fn show(&mut self, folder: &RunFolder) {
+        self.shown = Some(Shown { views: Views::new(folder.clone()), pace: Pace::default() });
+    }
+
+    /// From now on, also writes what the model makes of `prompts` into the run's folder, after each validation. The folder
+    /// has its tokenizer already. Samples from behind `state`, where the run is, are dropped.
     ///
     /// # Errors
     ///
     /// If the tokenizer can't be read.
-    pub fn show(
+    pub fn sample(
         &mut self,
-        folder: RunFolder,
+        folder: &RunFolder,
         prompts: SamplePrompts,
         state: &RunState,
     ) -> Result<(), DataError> {
-        let tokenizer = TextTokenizer::load(&folder.tokenizer())?;
+        let (path, tokenizer) = (folder.samples(), TextTokenizer::load(&folder.tokenizer())?);
         // Where this fails, it is tried again when there are samples to write, and a warning says why.
-        let samples = SamplesLog::open(&folder.samples(), state).ok();
-        let (views, pace) = (Views::new(folder.clone()), Pace::default());
-        self.shown = Some(Shown { folder, tokenizer, prompts, samples, views, pace });
+        let log = SamplesLog::open(&path, state).ok();
+        self.sampling = Some(Sampling { path, tokenizer, prompts, log });
         Ok(())
     }
 
@@ -191,9 +204,14 @@ impl Recorder {
     /// Writes down what a model has learned by `step`: its samples, then, if it is time, the files that are made of what
     /// is written down. Nothing of this is worth a run, so that a failure ends none: it is returned as a warning.
     pub fn validated<D: Decode>(&mut self, model: &D, step: u64) -> Option<String> {
-        let shown = self.shown.as_mut()?;
-        let sampled = shown.record_samples(model, step);
-        let written = shown.write_views_if_due();
+        let sampled = match &mut self.sampling {
+            Some(sampling) => sampling.record(model, step),
+            None => Ok(()),
+        };
+        let written = match &mut self.shown {
+            Some(shown) => shown.write_views_if_due(),
+            None => Ok(()),
+        };
         Some(warning(&sampled.and(written).err()?))
     }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Checkpoints;
 use crate::config::{RunConfig, RunConfigError, RunConfiguration};
 use crate::durable::{UNFINISHED_VIEW, move_whole, remove, replace_file};
+use crate::fine_tuning::FineTuningConfig;
 use crate::folder_lock::{FolderLock, LockError};
 use crate::process::quoted;
 use crate::run_record::{HistoryRow, RUN_FORMAT, RunRecord, VersionError, Versions};
@@ -176,6 +177,18 @@ impl RunFolder {
         Ok((folder, config))
     }
 
+    /// The folder of a run of whatever kind, to read from.
+    ///
+    /// # Errors
+    ///
+    /// If `path` isn't the folder of a run.
+    pub fn find(path: &Path) -> Result<Self, RunFolderError> {
+        match FineTuningConfig::describes(path) {
+            true => Self::open_as::<FineTuningConfig>(path).map(|(folder, _)| folder),
+            false => Self::open(path).map(|(folder, _)| folder),
+        }
+    }
+
     /// Whether a run was begun in the folder `path`, so that it can be resumed.
     pub fn is_begun(path: &Path) -> bool {
         path.join(RECORD).exists() && path.join(CONFIG).exists()
@@ -339,6 +352,11 @@ impl RunFolder {
     /// What came of each task in fine-tuning.
     pub fn tasks(&self) -> PathBuf {
         self.path.join("tasks")
+    }
+
+    /// What the best model of a fine-tuning run made of its tasks.
+    pub fn scores(&self) -> PathBuf {
+        self.tasks().join("scores.json")
     }
 
     /// The figures of the finished run.

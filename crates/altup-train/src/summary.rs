@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use altup_data::corpus::SkippedInFile;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::{SourceEpochs, SourceScore};
@@ -59,7 +60,7 @@ pub struct Summary {
     pub version: String,
 }
 
-fn one() -> usize {
+pub(crate) fn one() -> usize {
     1
 }
 
@@ -82,7 +83,7 @@ impl From<&SkippedInFile> for SkippedLines {
     }
 }
 
-/// Why a summary can't be read.
+/// Why what a finished run wrote can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SummaryError {
     /// The file system refused.
@@ -93,8 +94,8 @@ pub enum SummaryError {
         /// The cause.
         source: io::Error,
     },
-    /// The file is no summary.
-    #[error("{} is not the summary of a run", path.display())]
+    /// The file has other contents.
+    #[error("{} is not what a finished run writes there", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -103,27 +104,25 @@ pub enum SummaryError {
     },
 }
 
-impl Summary {
-    /// The summary in a file; none if there is no file.
-    ///
-    /// # Errors
-    ///
-    /// Names the file.
-    pub fn read(path: &Path) -> Result<Option<Self>, SummaryError> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(SummaryError::Read { path: path.to_owned(), source }),
-        };
-        let summary = serde_json::from_slice(&bytes);
-        summary.map(Some).map_err(|source| SummaryError::Json { path: path.to_owned(), source })
-    }
+/// A word on the processes that trained a run together, and the share of the time that their exchange took; none of one.
+pub fn together(replicas: usize, exchange_share: Option<f64>) -> Option<String> {
+    let exchange = exchange_share.map_or_else(String::new, |share| {
+        format!(", whose exchange took {:.0} % of the time", 100.0 * share)
+    });
+    (replicas > 1).then(|| format!("{replicas} replicas{exchange}"))
+}
 
-    /// A word on the processes that trained it together; none of one.
-    pub fn together(&self) -> Option<String> {
-        let exchange = self.exchange_share.map_or_else(String::new, |share| {
-            format!(", whose exchange took {:.0} % of the time", 100.0 * share)
-        });
-        (self.replicas > 1).then(|| format!("{} replicas{exchange}", self.replicas))
-    }
+/// What a finished run wrote into a file of JSON; none if there is no file.
+///
+/// # Errors
+///
+/// Names the file.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SummaryError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(SummaryError::Read { path: path.to_owned(), source }),
+    };
+    let written = serde_json::from_slice(&bytes);
+    written.map(Some).map_err(|source| SummaryError::Json { path: path.to_owned(), source })
 }

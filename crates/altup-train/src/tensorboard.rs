@@ -248,6 +248,11 @@ fn scalars(row: &MetricsRow) -> Vec<(String, f64)> {
                 add(&format!("validation_loss/{}", source.name), source.loss);
                 add(&format!("validation_accuracy/{}", source.name), source.accuracy);
             }
+            for task in &row.tasks {
+                for (metric, value) in &task.metrics {
+                    add(&format!("{}/{metric}", task.task), *value);
+                }
+            }
         }
         MetricsRow::Coefficients(row) => {
             for layer in &row.layers {

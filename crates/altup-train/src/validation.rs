@@ -72,6 +72,6 @@ impl Validation for TextValidation {
         let batch_size = self.batch_size;
         let pass = Pass { learner, max_examples, batch_size, step, device, turns };
         let row = pass.score_mixture(&self.data);
-        Ok(row.map(|row| Validated { cost: row.loss, row }))
+        Ok(row.map(|row| Validated { cost: row.cost(), row }))
     }
 }

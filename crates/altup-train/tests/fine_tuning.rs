@@ -134,6 +134,8 @@ fn a_run_learns_and_keeps_its_best_model_and_what_it_made_of_the_task() {
     assert_eq!(wrong, (32.0 * (1.0 - accuracy)).round() as usize);
     for prediction in &predictions {
         assert!((0.5..=1.0).contains(&prediction["confidence"].as_f64().unwrap()), "{prediction}");
+        let is_right = prediction["answer"] == prediction["target"];
+        assert_eq!(prediction["margin"].as_f64().unwrap() > 0.0, is_right, "{prediction}");
     }
 
     // Dropout is the run's alone: what describes the model is as it was.
@@ -150,7 +152,31 @@ fn a_run_learns_and_keeps_its_best_model_and_what_it_made_of_the_task() {
         fs::read(run.join("model/tokenizer.json")).unwrap(),
         fs::read(format!("{}/tokenizer.json", model())).unwrap()
     );
-    assert!(run.join("report.html").exists());
+
+    // What people look at, and the same made anew.
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    for text in [
+        "Finished after 300 steps",
+        "<h3>sst2: 32 examples of validation</h3>",
+        "all 32 examples</td>",
+        "always “positive”</td><td>53.12</td>",
+        "Training examples",
+    ] {
+        assert!(page.contains(text), "{text} is missing");
+    }
+    assert_eq!(page.matches("class=\"sample mistake\"").count(), wrong);
+    let events = names_in(&run.join("tensorboard")).remove(0);
+    let events = fs::read(run.join("tensorboard").join(events)).unwrap();
+    let tag = b"sst2/accuracy";
+    assert_eq!(events.windows(tag.len()).filter(|window| window == tag).count(), 6);
+    fs::remove_file(run.join("report.html")).unwrap();
+    succeeds(workspace.altup(&["report", "run"]).output().unwrap());
+    assert_eq!(fs::read_to_string(run.join("report.html")).unwrap(), page);
+    // Beside a run on text.
+    succeeds(workspace.train("text", &["--steps", "4"]));
+    succeeds(workspace.altup(&["report", "run", "text", "--output", "both"]).output().unwrap());
+    let both = fs::read_to_string(workspace.path("both/report.html")).unwrap();
+    assert!(both.contains("<th>sst2</th>") && both.contains("<td>text</td><td>–</td>"), "{both}");
 }
 
 #[test]
@@ -199,6 +225,9 @@ fn a_killed_run_ends_as_one_that_was_not() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!folder.join("summary.json").exists());
+        succeeds(workspace.altup(&["report", run]).output().unwrap());
+        let page = fs::read_to_string(folder.join("report.html")).unwrap();
+        assert!(page.contains("At step ") && page.contains("sst2: 32 examples"), "{page}");
         let resume = workspace.altup(&["finetune", "--resume", run, "--quiet"]).output().unwrap();
         succeeds(resume);
         assert_same(&workspace, run, "whole", run);

@@ -1,20 +1,16 @@
 use altup_models::{ModelDirectory, num_parameters};
 use altup_train::device::{DeviceName, hardware_name};
 use altup_train::fine_tuning::{
-    FineTuningConfig, FineTuningData, TaskResult, TaskResults, best_step,
+    FineTuningConfig, FineTuningSummary, TaskResult, TaskResults, best_step,
 };
 use altup_train::memory;
 use altup_train::metrics::{MetricsLog, StartRow, TaskScore};
-use altup_train::progress::{format_count, format_duration};
-use altup_train::recorder::{RecordError, warning};
+use altup_train::progress::format_duration;
 use altup_train::replicas::{Replicas, Turns};
-use altup_train::report::{Fact, History, Report, RunCurves, Tile};
 use altup_train::task_evaluation::{AnswerBy, answer_in_turns};
 use altup_train::trainer::Outcome;
-use altup_train::views::ViewError;
 use anyhow::Context;
 use clap::Args;
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -97,28 +93,6 @@ pub(super) struct FinetuneArgs {
     backend: Option<DeviceName>,
 }
 
-/// The figures of a finished run.
-#[derive(Serialize)]
-struct Summary {
-    run: PathBuf,
-    model: PathBuf,
-    parameters: u64,
-    backend: String,
-    seed: u64,
-    steps: u64,
-    best_step: u64,
-    mean_score: f64,
-    tasks: Vec<TaskScore>,
-    tokens: u64,
-    tokens_per_second: f64,
-    train_seconds: f64,
-    replicas: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exchange_share: Option<f64>,
-    peak_memory_bytes: Option<u64>,
-    version: &'static str,
-}
-
 pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
     let agreement = agreement_on(FINETUNE)
         .and("--resume", args.resume.is_some())
@@ -151,14 +125,15 @@ pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<Exi
     if running.train()? == Outcome::Stopped {
         return Ok(stop::exit_code());
     }
-    finish(&args, &running)?;
+    finish(&args, &mut running)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Begins to write down how the run goes: the metrics get their first row.
 fn begin_record(running: &mut Running) -> anyhow::Result<()> {
-    let Running { backend, config, data, trainer, .. } = running;
+    let Running { folder, backend, config, data, trainer, .. } = running;
     let Some(files) = &mut trainer.files else { return Ok(()) };
+    trainer.recorder.show(folder);
     let tasks = data.training.iter().map(|task| describe(task, config));
     let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
     let start = StartRow {
@@ -207,7 +182,7 @@ fn configured(config: FineTuningConfig, args: &FinetuneArgs) -> anyhow::Result<F
 }
 
 /// Writes the best model, what it made of the tasks and the report, and prints what came of the run.
-fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
+fn finish(args: &FinetuneArgs, running: &mut Running) -> anyhow::Result<()> {
     let Running { folder, backend, model_config, config, data, trainer, .. } = running;
     let replicas = &trainer.replicas;
     let best = replicas.from_first("the best step", || {
@@ -230,7 +205,6 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
     if !replicas.is_first() {
         return Ok(());
     }
-    let rows = MetricsLog::read(&folder.metrics())?;
     let directory = ModelDirectory::new(folder.model());
     directory.save(model_config, &model)?;
     copy_companions(&config.model.path, &folder.model())?;
@@ -238,7 +212,7 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
     let results = TaskResults::write(folder, best, &splits, &answers, &data.training)?;
 
     let state = &trainer.state;
-    let summary = Summary {
+    let summary = FineTuningSummary {
         // JSON holds no other text than UTF-8.
         run: folder.path().to_string_lossy().into_owned().into(),
         model: config.model.path.clone(),
@@ -255,54 +229,16 @@ fn finish(args: &FinetuneArgs, running: &Running) -> anyhow::Result<()> {
         replicas: replicas.size(),
         exchange_share: state.exchange_share(),
         peak_memory_bytes: memory::peak(),
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     folder.write(&folder.summary(), &serde_json::to_vec_pretty(&summary)?)?;
-    let history = History::of(&rows);
-    let report = Report {
-        title: config.name(),
-        status: None,
-        tiles: Tile::summary(&history, None),
-        facts: facts(&summary, config, data, &results),
-        runs: vec![RunCurves { name: config.name(), history }],
-        samples: Vec::new(),
-        configuration: config.to_toml(),
-    };
-    if let Err(error) = report.write(folder.path()) {
-        let error = RecordError::from(ViewError::from(error));
-        trainer.progress.warn(&warning(&error));
+    if let Some(warning) = trainer.recorder.write_views() {
+        trainer.progress.warn(&warning);
     }
     if args.json {
         return Ok(output::json(&summary)?);
     }
     print(&summary, &results)
-}
-
-fn facts(
-    summary: &Summary,
-    config: &FineTuningConfig,
-    data: &FineTuningData,
-    results: &TaskResults,
-) -> Vec<Fact> {
-    let mut facts = vec![
-        (
-            "Model".to_owned(),
-            format!(
-                "{}, {} parameters, of step {}",
-                summary.model.display(),
-                format_count(summary.parameters),
-                summary.best_step
-            ),
-        ),
-        ("Backend".to_owned(), summary.backend.clone()),
-        ("Seed".to_owned(), summary.seed.to_string()),
-        ("Software".to_owned(), format!("altup {}, Burn 0.22.1", summary.version)),
-    ];
-    for (training, result) in data.training.iter().zip(&results.tasks) {
-        let fact = format!("{}; {}", describe(training, config), scores_line(result));
-        facts.push((result.score.task.clone(), fact));
-    }
-    facts.into_iter().map(|(name, value)| Fact { name, value }).collect()
 }
 
 /// A task's metrics, beside those of always giving the same answer.
@@ -318,7 +254,7 @@ fn scores_line(result: &TaskResult) -> String {
     line
 }
 
-fn print(summary: &Summary, results: &TaskResults) -> anyhow::Result<()> {
+fn print(summary: &FineTuningSummary, results: &TaskResults) -> anyhow::Result<()> {
     for result in &results.tasks {
         let TaskScore { task, split, examples, .. } = &result.score;
         let scores = scores_line(result);

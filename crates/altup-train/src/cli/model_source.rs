@@ -33,13 +33,10 @@ impl ModelSource {
             let directory = ModelDirectory::find(name, &mut |progress| bars.show(progress))?;
             return Ok(Self { directory: directory.path().to_owned(), run: None });
         }
-        let (run, command) = match FineTuningConfig::describes(path) {
-            true => (RunFolder::open_as::<FineTuningConfig>(path).map(|(run, _)| run), "finetune"),
-            false => (RunFolder::open(path).map(|(run, _)| run), "train"),
-        };
-        let run = run.with_context(|| {
+        let run = RunFolder::find(path).with_context(|| {
             format!("{} is neither a model directory nor the folder of a run", path.display())
         })?;
+        let command = if FineTuningConfig::describes(path) { "finetune" } else { "train" };
         anyhow::ensure!(
             run.model().exists(),
             "the run {} has no trained model yet: finish it with `altup {command} --resume {}`",
@@ -70,10 +67,7 @@ pub(super) fn from_checkpoint(
             format!("--checkpoint {step}: must be the step of a checkpoint, or last")
         })?),
     };
-    let folder = match FineTuningConfig::describes(run) {
-        true => RunFolder::open_as::<FineTuningConfig>(run)?.0,
-        false => RunFolder::open(run)?.0,
-    };
+    let folder = RunFolder::find(run)?;
     let record = folder.record()?;
     let config =
         record.model.with_context(|| format!("the run {} has no model yet", run.display()))?;

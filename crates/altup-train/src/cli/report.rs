@@ -30,7 +30,7 @@ pub(super) fn run(args: ReportArgs) -> anyhow::Result<()> {
             output
         }
         (None, [run]) => {
-            Views::new(RunFolder::open(run)?.0).write()?;
+            Views::new(RunFolder::find(run)?).write()?;
             run
         }
         (None, _) => {

@@ -9,7 +9,7 @@ use altup_train::progress::format_duration;
 use altup_train::recorder::warning;
 use altup_train::replicas::Replicas;
 use altup_train::samples::{self, SamplePrompts, SampleRow};
-use altup_train::summary::Summary;
+use altup_train::summary::{self, Summary};
 use altup_train::trainer::Outcome;
 use altup_train::variant::Variant;
 use anyhow::Context;
@@ -203,7 +203,8 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
     let valid = &data.valid.sources()[0].data;
     let examples = (0..EXAMPLES.min(valid.num_segments())).map(|n| valid.example(n).inputs);
     let prompts = SamplePrompts::new(&training.prompts, examples, &data.tokenizer)?;
-    trainer.recorder.show(folder.clone(), prompts, &trainer.state)?;
+    trainer.recorder.show(folder);
+    trainer.recorder.sample(folder, prompts, &trainer.state)?;
     let hardware = hardware_name(&trainer.device).map(|name| format!(" ({name})"));
     let start = StartRow {
         step: trainer.state.step,
@@ -277,6 +278,7 @@ fn examples_seen(config: &RunConfig, steps: u64) -> u64 {
 }
 
 fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
+    let together = summary::together(summary.replicas, summary.exchange_share);
     output::line(&format!(
         "\nvalidation loss {:.3} nats a token, where a unigram model has {:.3}\n\
          perplexity {:.1} · accuracy {:.1} % · {} steps in {} · {:.0} tokens/s{}",
@@ -287,7 +289,7 @@ fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
         summary.steps,
         format_duration(summary.train_seconds),
         summary.tokens_per_second,
-        summary.together().map_or_else(String::new, |together| format!(" · {together}")),
+        together.map_or_else(String::new, |together| format!(" · {together}")),
     ))?;
     let last: Vec<&SampleRow> =
         samples.iter().filter(|sample| sample.step == summary.steps).collect();

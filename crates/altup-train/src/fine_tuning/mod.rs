@@ -7,9 +7,11 @@
 mod config;
 mod data;
 mod results;
+mod summary;
 mod validation;
 
 pub use config::{FineTuningConfig, Mixing, PretrainedConfig, TasksConfig};
 pub use data::{FineTuningData, FineTuningDataError, TaskTraining};
-pub use results::{TaskResult, TaskResults};
+pub use results::{Majority, Mistake, TaskResult, TaskResults, TaskResultsError};
+pub use summary::FineTuningSummary;
 pub use validation::{TaskValidation, best_step};

@@ -1,11 +1,11 @@
 //! What the best model of a run made of its tasks: the files in `tasks/` of the run folder.
 
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
 use super::TaskTraining;
 use crate::metrics::TaskScore;
 use crate::run_folder::{RunFolder, RunFolderError};
+use crate::summary::{self, SummaryError};
 use crate::task_evaluation::{Answers, TaskEvaluationError, TaskSplit};
 
 /// Mistakes of a task that are kept.
@@ -122,7 +122,7 @@ impl TaskResults {
         let mean_score =
             results.iter().map(|of| of.score.mean()).sum::<f64>() / results.len().max(1) as f64;
         let results = Self { step, mean_score, tasks: results };
-        folder.write(&scores_path(folder), &to_json(&results))?;
+        folder.write(&folder.scores(), &to_json(&results))?;
         Ok(results)
     }
 
@@ -131,19 +131,9 @@ impl TaskResults {
     /// # Errors
     ///
     /// If there are some and they can't be read.
-    pub fn read(folder: &Path) -> Result<Option<Self>, std::io::Error> {
-        let path = folder.join("tasks").join(SCORES);
-        match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            bytes => Ok(Some(serde_json::from_slice(&bytes?)?)),
-        }
+    pub fn read(folder: &RunFolder) -> Result<Option<Self>, SummaryError> {
+        summary::read(&folder.scores())
     }
-}
-
-const SCORES: &str = "scores.json";
-
-fn scores_path(folder: &RunFolder) -> std::path::PathBuf {
-    folder.tasks().join(SCORES)
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {

@@ -32,14 +32,14 @@ impl TaskValidation {
         patience: Option<u64>,
         rows: &[MetricsRow],
     ) -> Self {
-        let costs = valid_rows(rows).map(|row| (row.step, cost(row))).collect();
+        let costs = valid_rows(rows).map(|row| (row.step, row.cost())).collect();
         Self { splits, tokenizer, answers, patience, costs }
     }
 }
 
 /// The step with the best scores; of equal ones the first.
 pub fn best_step(rows: &[MetricsRow]) -> Option<u64> {
-    let best = valid_rows(rows).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let best = valid_rows(rows).min_by(|a, b| a.cost().total_cmp(&b.cost()));
     best.map(|row| row.step)
 }
 
@@ -48,11 +48,6 @@ fn valid_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &ValidRow> {
         MetricsRow::Valid(row) => Some(row),
         _ => None,
     })
-}
-
-/// What checkpoints are compared by: what the tasks' mean score lacks to 1.
-fn cost(row: &ValidRow) -> f64 {
-    1.0 - row.mean_score().unwrap_or(0.0)
 }
 
 impl Validation for TaskValidation {
@@ -93,7 +88,7 @@ impl Validation for TaskValidation {
             row.tasks.push(scores.into());
         }
         row.perplexity = row.loss.exp();
-        let cost = cost(&row);
+        let cost = row.cost();
         self.costs.push((step, cost));
         Ok(Some(Validated { row, cost }))
     }

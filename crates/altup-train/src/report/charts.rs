@@ -1,7 +1,7 @@
 //! The charts of a report.
 
-use super::RunCurves;
 use super::history::{History, Quantity};
+use super::{RunCurves, tasks};
 use crate::chart::{Axis, ColumnGroup, HeatMap, Point, Series, Style, XyChart};
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
 use crate::metrics::{SourceScore, ValidRow};
@@ -32,6 +32,9 @@ pub(super) fn curves(runs: &[RunCurves]) -> Vec<Figure> {
         }
     };
     add("loss", "Loss", Axis::linear("nats per target token"), loss(runs));
+    for task in tasks::names(runs.iter().map(|run| &run.history)) {
+        add(&format!("score_{task}"), task, Axis::linear("%"), scores(runs, task));
+    }
     let accuracy = series(runs, Style::Marked, |history| {
         validations(history, |row| Some(100.0 * row.accuracy))
     });
@@ -117,6 +120,35 @@ fn loss(runs: &[RunCurves]) -> Vec<Series> {
             curve.name = format!("{}, {name}", curve.name);
         }
         all.extend(curves.into_iter().filter(|curve| !curve.points.is_empty()));
+    }
+    all
+}
+
+/// How well a task is done: of one run each metric, beside that of always giving the same answer; of several runs the means of
+/// the metrics.
+fn scores(runs: &[RunCurves], task: &str) -> Vec<Series> {
+    let [run] = runs else {
+        return series(runs, Style::Marked, |history| {
+            validations(history, |row| Some(100.0 * tasks::score(row, task)?.mean()))
+        });
+    };
+    let score = run.history.last_valid().and_then(|row| tasks::score(row, task));
+    let metrics = score.into_iter().flat_map(|score| score.metrics.keys());
+    let mut all = Vec::new();
+    for (color, metric) in metrics.enumerate() {
+        let points = validations(&run.history, |row| {
+            Some(100.0 * tasks::score(row, task)?.metrics.get(metric)?)
+        });
+        let ends = [points.first(), points.last()].map(|point| point.map_or(0.0, |point| point.x));
+        all.push(Series::new(metric, points, Style::Marked).color(color));
+        let majority = run.result(task).and_then(|result| result.majority.as_ref());
+        if let Some(majority) = majority
+            && let Some(value) = majority.score.metrics.get(metric)
+        {
+            let name = format!("{metric}, always “{}”", majority.label);
+            let points = ends.map(|step| (step, 100.0 * value));
+            all.push(Series::new(&name, points, Style::Faint).color(color));
+        }
     }
     all
 }

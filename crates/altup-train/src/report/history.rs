@@ -86,7 +86,7 @@ impl History {
                 self.last_train = Some(row.clone());
             }
             MetricsRow::Valid(row) => {
-                if self.best_valid.as_ref().is_none_or(|best| row.loss < best.loss) {
+                if self.best_valid.as_ref().is_none_or(|best| row.cost() < best.cost()) {
                     self.best_valid = Some(row.clone());
                 }
                 self.valid.push(row.clone());
@@ -116,7 +116,7 @@ impl History {
         self.valid.newest()
     }
 
-    /// The first validation of the lowest loss.
+    /// The best validation: the first of the lowest loss, or in fine-tuning of the highest mean score.
     pub fn best_valid(&self) -> Option<&ValidRow> {
         self.best_valid.as_ref()
     }

@@ -8,6 +8,7 @@ mod charts;
 mod history;
 mod marked_text;
 mod recording;
+mod tasks;
 mod thinning;
 
 use std::fs;
@@ -19,6 +20,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Serialize;
 
 use crate::durable::replace_view;
+use crate::fine_tuning::TaskResults;
 use crate::metrics::{MetricsError, ValidRow};
 use crate::progress::{format_count, format_duration};
 use crate::run_folder::RunFolderError;
@@ -27,6 +29,7 @@ use crate::summary::SummaryError;
 use charts::Figure;
 use history::Quantity;
 use marked_text::{Piece, with_blanks, with_written};
+use tasks::MistakesView;
 use thinning::evenly;
 
 pub use history::History;
@@ -58,6 +61,8 @@ pub struct RunCurves {
     pub name: String,
     /// What its `metrics.jsonl` says.
     pub history: History,
+    /// What the best model of a finished fine-tuning run made of its tasks.
+    pub tasks: Option<TaskResults>,
 }
 
 /// How far a run is.
@@ -103,7 +108,7 @@ pub enum ReportError {
     /// The samples can't be read.
     #[error(transparent)]
     Samples(#[from] SamplesError),
-    /// The summary can't be read.
+    /// The summary, or what came of tasks, can't be read.
     #[error(transparent)]
     Summary(#[from] SummaryError),
     /// The page can't be made of its template.
@@ -122,20 +127,25 @@ pub enum ReportError {
 impl Tile {
     /// The key numbers of a run. `unigram_loss` is the loss of guessing each target token by its
     /// frequency alone, which a model that has learnt anything beats.
-    pub fn summary(history: &History, unigram_loss: Option<f64>) -> Vec<Self> {
-        let mut tiles = Vec::new();
+    pub fn summary(run: &RunCurves, unigram_loss: Option<f64>) -> Vec<Self> {
+        let history = &run.history;
+        let mut tiles = tasks::tiles(run);
+        let is_of_tasks = !tiles.is_empty();
         let mut add = |label: &str, value: String, note: String| {
             tiles.push(Self { label: label.to_owned(), value, note });
         };
         if let (Some(last), Some(best)) = (history.last_valid(), history.best_valid()) {
-            let note = format!("best {:.3} at step {}", best.loss, best.step);
-            add("Validation loss", format!("{:.3}", last.loss), note);
-            add(
-                "Perplexity",
-                decimal(last.perplexity),
-                format!("best {}", decimal(best.perplexity)),
-            );
-            add("Accuracy", percent(last.accuracy), "of target tokens".to_owned());
+            let best_loss = format!("{:.3} at step {}", best.loss, best.step);
+            if is_of_tasks {
+                let note = format!("of targets; {best_loss}");
+                add("Validation loss", format!("{:.3}", last.loss), note);
+            } else {
+                let note = format!("best {best_loss}");
+                add("Validation loss", format!("{:.3}", last.loss), note);
+                let note = format!("best {}", decimal(best.perplexity));
+                add("Perplexity", decimal(last.perplexity), note);
+                add("Accuracy", percent(last.accuracy), "of target tokens".to_owned());
+            }
         }
         if let Some(loss) = unigram_loss {
             add(
@@ -181,6 +191,7 @@ struct Page<'a> {
     validation: Vec<Table>,
     sources: Vec<Table>,
     experts: Vec<Table>,
+    mistakes: Vec<MistakesView>,
     configuration: &'a str,
 }
 
@@ -193,7 +204,7 @@ const SAMPLES: usize = 40;
 #[derive(Serialize)]
 struct Table {
     heading: String,
-    header: Vec<&'static str>,
+    header: Vec<String>,
     rows: Vec<TableRow>,
 }
 
@@ -281,6 +292,10 @@ impl Report {
             validation: self.validation(),
             sources: self.sources(),
             experts: self.experts(),
+            mistakes: match &self.runs[..] {
+                [run] => tasks::mistakes(run),
+                _ => Vec::new(),
+            },
             configuration: &self.configuration,
         };
         environment.get_template("report")?.render(Serde(&page))
@@ -291,29 +306,32 @@ impl Report {
         if self.runs.len() < 2 {
             return None;
         }
+        let tasks = tasks::names(self.runs.iter().map(|run| &run.history));
         let rows = self.runs.iter().map(|run| {
             let history = &run.history;
-            let (train, valid) = (history.last_train(), history.last_valid());
-            let cells = vec![
-                run.name.clone(),
-                or_dash(history.best_valid().map(|row| format!("{:.3}", row.loss))),
+            let (train, best) = (history.last_train(), history.best_valid());
+            let valid = history.last_valid();
+            let scores = tasks.iter().map(|task| {
+                let of_best = || Some(tasks::score(best?, task)?.mean());
+                let score = run.result(task).map(|result| result.score.mean()).or_else(of_best);
+                or_dash(score.map(percent))
+            });
+            let of_loss = [
+                or_dash(best.map(|row| format!("{:.3}", row.loss))),
                 or_dash(valid.map(|row| format!("{:.3}", row.loss))),
                 or_dash(valid.map(|row| percent(row.accuracy))),
                 speed(history),
                 or_dash(train.map(|row| format_duration(row.elapsed_seconds))),
                 or_dash(train.map(|row| format_count(row.tokens))),
             ];
+            let cells = std::iter::once(run.name.clone()).chain(scores).chain(of_loss).collect();
             TableRow { cells, is_best: false }
         });
-        let header = vec![
-            "Run",
-            "Best loss",
-            "Last loss",
-            "Accuracy",
-            "Tokens/s",
-            "Training time",
-            "Tokens seen",
-        ];
+        let loss = if tasks.is_empty() { "Best loss" } else { "Loss at best step" };
+        let of_loss =
+            header([loss, "Last loss", "Accuracy", "Tokens/s", "Training time", "Tokens seen"]);
+        let of_tasks = tasks.iter().map(|task| (*task).to_owned());
+        let header = std::iter::once("Run".to_owned()).chain(of_tasks).chain(of_loss).collect();
         Some(Table { heading: String::new(), header, rows: rows.collect() })
     }
 
@@ -325,6 +343,11 @@ impl Report {
     fn validation(&self) -> Vec<Table> {
         let table = |run: &RunCurves| {
             let best = run.history.best_valid()?;
+            if !best.tasks.is_empty() {
+                let prefix =
+                    if self.runs.len() > 1 { format!("{}, ", run.name) } else { String::new() };
+                return Some(tasks::tables(run, &prefix));
+            }
             let all = run.history.validations();
             let mut shown: Vec<&ValidRow> = evenly(&all, TABLE_ROWS).copied().collect();
             if let Err(place) = shown.binary_search_by_key(&best.step, |row| row.step) {
@@ -340,10 +363,10 @@ impl Report {
                 ];
                 TableRow { cells, is_best: row.step == best.step }
             });
-            let header = vec!["Step", "Loss", "Perplexity", "Accuracy", "Target tokens"];
-            Some(Table { heading: self.heading(run), header, rows: rows.collect() })
+            let header = header(["Step", "Loss", "Perplexity", "Accuracy", "Target tokens"]);
+            Some(vec![Table { heading: self.heading(run), header, rows: rows.collect() }])
         };
-        self.runs.iter().filter_map(table).collect()
+        self.runs.iter().filter_map(table).flatten().collect()
     }
 
     /// The scores of a mixture's sources at the last validation, and how often each was gone through.
@@ -362,7 +385,7 @@ impl Report {
                 ];
                 TableRow { cells, is_best: false }
             });
-            let header = vec!["Source", "Loss", "Accuracy", "Target tokens", "Epochs"];
+            let header = header(["Source", "Loss", "Accuracy", "Target tokens", "Epochs"]);
             Some(Table { heading: self.heading(run), header, rows: rows.collect() })
         };
         self.runs.iter().filter_map(table).collect()
@@ -385,7 +408,7 @@ impl Report {
                 ];
                 TableRow { cells, is_best: false }
             });
-            let header = vec![
+            let header = header([
                 "Layer",
                 "Most chosen, × even",
                 "Never chosen",
@@ -393,7 +416,7 @@ impl Report {
                 "Dropped",
                 "Load balancing",
                 "z-loss",
-            ];
+            ]);
             Some(Table { heading: self.heading(run), header, rows: rows.collect() })
         };
         self.runs.iter().filter_map(table).collect()
@@ -442,6 +465,10 @@ fn write_file(path: PathBuf, contents: &str) -> Result<(), ReportError> {
     replace_view(&path, contents.as_bytes()).map_err(|source| ReportError::Write { path, source })
 }
 
+fn header<const N: usize>(names: [&str; N]) -> Vec<String> {
+    names.map(str::to_owned).into()
+}
+
 fn or_dash(value: Option<String>) -> String {
     value.unwrap_or_else(|| "–".to_owned())
 }
@@ -481,7 +508,9 @@ mod tests {
     use crate::checkpoint::RunState;
     use crate::coefficients::{CoefficientsRow, LayerCoefficients};
     use crate::config::RunConfig;
-    use crate::metrics::{MetricsLog, MetricsRow, SourceEpochs, SourceScore, StartRow, TrainRow};
+    use crate::metrics::{
+        MetricsLog, MetricsRow, SourceEpochs, SourceScore, StartRow, TaskScore, TrainRow,
+    };
     use crate::samples::SamplesLog;
 
     fn rows(final_loss: f64) -> Vec<MetricsRow> {
@@ -539,17 +568,18 @@ mod tests {
         SampleRow { step, prompt: prompt.to_owned(), filled: filled.to_owned() }
     }
 
+    fn curves(name: &str, history: History) -> RunCurves {
+        RunCurves { name: name.to_owned(), history, tasks: None }
+    }
+
     fn report(names: &[&str]) -> Report {
-        let runs = names
-            .iter()
-            .map(|name| RunCurves { name: (*name).to_owned(), history: History::of(&rows(3.125)) })
-            .collect();
+        let runs = names.iter().map(|name| curves(name, History::of(&rows(3.125)))).collect();
         Report {
             title: "altup-s <K=2>".to_owned(),
             status: Some(Status { step: 100, total: 400, is_finished: false }),
             runs,
             facts: vec![Fact { name: "Model".to_owned(), value: "AltUp & K = 2".to_owned() }],
-            tiles: Tile::summary(&History::of(&rows(3.125)), Some(7.5)),
+            tiles: Tile::summary(&curves("", History::of(&rows(3.125))), Some(7.5)),
             samples: vec![
                 sample(25, "Thank you the me to your party the week."),
                 sample(50, "Thank you for <b>inviting</b> me to your party last week."),
@@ -658,7 +688,7 @@ mod tests {
                     _ => {}
                 }
             }
-            RunCurves { name: name.to_owned(), history: History::of(&rows) }
+            curves(name, History::of(&rows))
         };
         let one = Report { runs: vec![mixed("altup")], ..report(&[]) };
         let (folder, html) = written(&one);
@@ -674,6 +704,94 @@ mod tests {
         assert!(html.contains("Validation loss of old &amp; new"), "{html}");
         assert!(html.contains("<h3>b</h3>"));
         assert!(folder.path().join("charts/source_2_loss.svg").exists());
+    }
+
+    /// Two tasks, of which one has two metrics; the best mean score is at step 75, the best loss at the last step.
+    fn task_rows() -> Vec<MetricsRow> {
+        let mut rows = rows(3.125);
+        for row in &mut rows {
+            let MetricsRow::Valid(row) = row else { continue };
+            let score = |task: &str, metrics: &[(&str, f64)]| TaskScore {
+                task: task.to_owned(),
+                split: "validation".to_owned(),
+                examples: 40,
+                metrics: metrics.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
+            };
+            let best = if row.step == 75 { 0.25 } else { 0.0 };
+            row.loss = 1.0 / row.step as f64;
+            row.tasks = vec![
+                score("sst2", &[("accuracy", 0.5 + best)]),
+                score("mrpc", &[("f1", 0.625), ("accuracy", 0.375 + best)]),
+            ];
+        }
+        rows
+    }
+
+    fn task_results() -> TaskResults {
+        let json = serde_json::json!({
+            "step": 75, "mean_score": 0.6875,
+            "tasks": [{
+                "task": "sst2", "split": "validation", "examples": 872, "metrics": {"accuracy": 0.734375},
+                "loss": 0.5, "training_examples": 1000,
+                "majority": {
+                    "label": "positive",
+                    "task": "sst2", "split": "validation", "examples": 872, "metrics": {"accuracy": 0.515625}
+                },
+                "mistakes": [{
+                    "id": "17", "input": "sst2 sentence: not <bad> at all", "target": "positive",
+                    "output": "negative", "loss": 2.5, "confidence": 0.9375, "margin": -2.75
+                }]
+            }]
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_fine_tuning_run_has_its_tasks_their_best_step_and_its_worst_mistakes() {
+        let history = History::of(&task_rows());
+        let running = curves("tuned", history.clone());
+        let tiles = Tile::summary(&running, None);
+        let shown: Vec<(&str, &str)> =
+            tiles.iter().map(|tile| (tile.label.as_str(), tile.value.as_str())).collect();
+        // (0.75 + (0.625 + 0.625) / 2) / 2.
+        let expected = [("Mean score", "68.8 %"), ("sst2", "75.0 %"), ("mrpc", "62.5 %")];
+        assert_eq!(shown[..3], expected);
+        assert!(!shown.iter().any(|(label, _)| *label == "Perplexity"));
+        assert_eq!(tiles[0].note, "at step 75");
+        let (_folder, html) = written(&Report { runs: vec![running], ..report(&[]) });
+        assert!(
+            html.contains("sst2: 40 examples of validation") && !html.contains("mistakes</h2>")
+        );
+
+        let finished = RunCurves { tasks: Some(task_results()), ..curves("tuned", history) };
+        let tiles = Tile::summary(&finished, None);
+        assert_eq!((tiles[1].value.as_str(), tiles[2].value.as_str()), ("73.4 %", "62.5 %"));
+        assert_eq!(tiles[1].note, "accuracy; always “positive”: 51.6 %");
+        let (folder, html) = written(&Report { runs: vec![finished.clone()], ..report(&[]) });
+        for text in [
+            "<tr class=\"best\"><td>75</td><td>75.00</td>",
+            "<tr><td>100</td><td>50.00</td><td>0.0100</td>",
+            "<td>step 75, all 872 examples</td><td>73.44</td><td>0.5000</td>",
+            "<td>always “positive”</td><td>51.56</td><td>–</td>",
+            "<th>accuracy, %</th><th>f1, %</th>",
+            "Worst mistakes",
+            "not &lt;bad&gt; at all",
+            "margin −2.75 nats · sure to 93.8 %",
+        ] {
+            assert!(html.contains(text), "{text} is missing");
+        }
+        for file in ["score_sst2.svg", "score_mrpc.svg"] {
+            assert!(folder.path().join("charts").join(file).exists(), "{file}");
+        }
+
+        let two = Report {
+            runs: vec![finished, curves("plain", History::of(&rows(2.0)))],
+            ..report(&[])
+        };
+        let (_folder, html) = written(&two);
+        assert!(html.contains("<td>tuned</td><td>73.4 %</td><td>62.5 %</td>"), "{html}");
+        assert!(html.contains("<td>plain</td><td>–</td><td>–</td>"));
+        assert!(html.contains("<h3>tuned, sst2: 40 examples of validation</h3>"));
     }
 
     #[test]
@@ -703,7 +821,7 @@ mod tests {
             rows.for_each(|row| history.push(&row));
             let steps = 1..=validations;
             let report = Report {
-                runs: vec![RunCurves { name: "long".to_owned(), history }],
+                runs: vec![curves("long", history)],
                 samples: steps.map(|step| sample(20 * step, "as it is")).collect(),
                 ..report(&[])
             };

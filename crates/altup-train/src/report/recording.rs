@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use super::history::{History, Quantity};
 use super::thinning::Sampled;
 use super::{Fact, Report, ReportError, RunCurves, Status, Tile, si_count};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, TrainerConfig};
+use crate::fine_tuning::{FineTuningConfig, FineTuningSummary, TaskResults};
 use crate::json_lines::{JsonLines, LineError};
 use crate::metrics::{MetricsError, MetricsRow};
 use crate::progress::{format_bytes, format_count};
 use crate::run_folder::{RunFolder, RunFolderError};
 use crate::run_record::RunRecord;
 use crate::samples::{SampleRow, SamplesError};
-use crate::summary::{SkippedLines, Summary};
+use crate::summary::{self, SkippedLines, Summary};
 
 /// What a run has written down. Its metrics and samples are read as they grow, each row once.
 pub struct Recording {
@@ -28,28 +29,107 @@ pub struct Recording {
 
 /// What a run was told, and what it came to.
 struct Settled {
-    config: RunConfig,
+    kind: Kind,
     /// None of a run from before there were records.
     record: Option<RunRecord>,
-    summary: Option<Summary>,
+}
+
+enum Kind {
+    /// A run on text.
+    Text { config: Box<RunConfig>, summary: Option<Summary> },
+    /// A run on tasks.
+    Tasks {
+        config: Box<FineTuningConfig>,
+        summary: Option<FineTuningSummary>,
+        results: Option<TaskResults>,
+    },
 }
 
 impl Settled {
     fn read(folder: &RunFolder) -> Result<Self, ReportError> {
-        let (_, config) = RunFolder::open(folder.path())?;
+        let path = folder.path();
+        let kind = match FineTuningConfig::describes(path) {
+            true => Kind::Tasks {
+                config: Box::new(RunFolder::open_as(path)?.1),
+                summary: summary::read(&folder.summary())?,
+                results: TaskResults::read(folder)?,
+            },
+            false => Kind::Text {
+                config: Box::new(RunFolder::open(path)?.1),
+                summary: summary::read(&folder.summary())?,
+            },
+        };
         let record = match folder.record() {
             Err(RunFolderError::NotARun { .. } | RunFolderError::BeforeRecords { .. }) => None,
             record => Some(record?),
         };
-        Ok(Self { config, record, summary: Summary::read(&folder.summary())? })
+        Ok(Self { kind, record })
+    }
+
+    fn name(&self) -> String {
+        match &self.kind {
+            Kind::Text { config, .. } => config.name(),
+            Kind::Tasks { config, .. } => config.name(),
+        }
+    }
+
+    /// How the run trains.
+    fn trainer(&self) -> TrainerConfig {
+        match &self.kind {
+            Kind::Text { config, .. } => config.trainer(),
+            Kind::Tasks { config, .. } => config.trainer(),
+        }
+    }
+
+    fn configuration(&self) -> String {
+        match &self.kind {
+            Kind::Text { config, .. } => config.to_toml(),
+            Kind::Tasks { config, .. } => config.to_toml(),
+        }
     }
 
     /// The model that the run began with, if not one from its seed.
     fn init(&self) -> Option<String> {
-        let directory = self.config.model.init.as_ref()?.display();
+        let directory = match &self.kind {
+            Kind::Text { config, .. } => config.model.init.as_ref()?,
+            Kind::Tasks { config, .. } => &config.model.path,
+        };
         let hash = self.record.as_ref().and_then(|record| record.init.as_deref());
         let hash = hash.map(|hash| format!(" (BLAKE3 of its tensors {:.16}…)", hash));
-        Some(format!("{directory}{}", hash.unwrap_or_default()))
+        Some(format!("{}{}", directory.display(), hash.unwrap_or_default()))
+    }
+
+    fn status(&self, step: u64) -> Status {
+        let total = self.trainer().training.steps;
+        let summed_up = match &self.kind {
+            Kind::Text { summary, .. } => summary.as_ref().map(|summary| summary.steps),
+            Kind::Tasks { summary, .. } => summary.as_ref().map(|summary| summary.steps),
+        };
+        // A run that was resumed past its old end has a summary of an earlier step.
+        let is_summed_up = summed_up.is_some_and(|steps| steps >= step);
+        Status { step, total, is_finished: step >= total || is_summed_up }
+    }
+
+    /// What was special about a run of several processes.
+    fn together(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Text { summary, .. } => {
+                let summary = summary.as_ref()?;
+                summary::together(summary.replicas, summary.exchange_share)
+            }
+            Kind::Tasks { summary, .. } => {
+                let summary = summary.as_ref()?;
+                summary::together(summary.replicas, summary.exchange_share)
+            }
+        }
+    }
+
+    /// What its best model made of the tasks, once it is finished.
+    fn results(&self, step: u64) -> Option<TaskResults> {
+        match &self.kind {
+            Kind::Tasks { results, .. } if self.status(step).is_finished => results.clone(),
+            _ => None,
+        }
     }
 }
 
@@ -119,28 +199,28 @@ impl Recording {
         let path = self.folder.path();
         let name = path.canonicalize().ok();
         let name = name.as_deref().unwrap_or(path).file_name();
-        let Settled { config, summary, .. } = &settled;
-        let title = name.map_or_else(|| config.name(), |name| name.to_string_lossy().into_owned());
-        let unigram_loss = summary.as_ref().map(|summary| summary.unigram_loss);
+        let title = name.map_or_else(|| settled.name(), |name| name.to_string_lossy().into_owned());
+        let unigram_loss = match &settled.kind {
+            Kind::Text { summary, .. } => summary.as_ref().map(|summary| summary.unigram_loss),
+            Kind::Tasks { .. } => None,
+        };
+        let run = self.curves(title.clone(), &settled);
         let samples = self.sampled.rows().flatten().chain(&self.newest_samples);
         let report = Report {
-            title: title.clone(),
-            status: Some(self.status(&settled)),
+            title,
+            status: Some(settled.status(self.history.step())),
             facts: self.facts(&settled),
-            tiles: Tile::summary(&self.history, unigram_loss),
-            configuration: config.to_toml(),
+            tiles: Tile::summary(&run, unigram_loss),
+            configuration: settled.configuration(),
             samples: samples.cloned().collect(),
-            runs: vec![RunCurves { name: title, history: self.history.clone() }],
+            runs: vec![run],
         };
         report.write(path)
     }
 
-    fn status(&self, settled: &Settled) -> Status {
-        let step = self.history.step();
-        let total = settled.config.training.steps;
-        // A run that was resumed past its old end has a summary of an earlier step.
-        let is_summed_up = settled.summary.as_ref().is_some_and(|summary| summary.steps >= step);
-        Status { step, total, is_finished: step >= total || is_summed_up }
+    fn curves(&self, name: String, settled: &Settled) -> RunCurves {
+        let history = self.history.clone();
+        RunCurves { name, tasks: settled.results(history.step()), history }
     }
 
     fn facts(&self, settled: &Settled) -> Vec<Fact> {
@@ -148,24 +228,27 @@ impl Recording {
         let mut add = |name: &str, value: String| {
             facts.push(Fact { name: name.to_owned(), value });
         };
-        let config = &settled.config;
-        let start = self.history.start();
+        let (trainer, start) = (settled.trainer(), self.history.start());
         add(
             "Model",
             match start {
                 Some(start) => {
-                    format!("{}, {} parameters", config.name(), format_count(start.parameters))
+                    format!("{}, {} parameters", settled.name(), format_count(start.parameters))
                 }
-                None => config.name(),
+                None => settled.name(),
             },
         );
         if let Some(init) = settled.init() {
             add("Begun with", init);
         }
         if let Some(start) = start.filter(|start| !start.text.is_empty()) {
-            add("Training text", start.text.clone());
+            let name = match settled.kind {
+                Kind::Text { .. } => "Training text",
+                Kind::Tasks { .. } => "Training examples",
+            };
+            add(name, start.text.clone());
         }
-        add("Optimization", config.optimization());
+        add("Optimization", trainer.optimization());
         if let Some(start) = start {
             let mut machine = format!("{}, {} threads", start.backend, start.threads);
             if let Some(peak) = start.matrix_flops_per_second {
@@ -180,11 +263,11 @@ impl Recording {
             }
             add("Machine", machine);
         }
-        add("Seed", config.seed.to_string());
+        add("Seed", trainer.seed.to_string());
         if let Some(start) = start {
             add("Software", format!("altup {}, Burn 0.22.1", start.version));
         }
-        if let Some(together) = settled.summary.as_ref().and_then(Summary::together) {
+        if let Some(together) = settled.together() {
             add("Together", together);
         }
         let skipped = settled.record.iter().flat_map(|record| &record.skipped).map(|skipped| {
@@ -221,16 +304,15 @@ pub fn write_comparison(runs: &[PathBuf], title: &str, output: &Path) -> Result<
     for path in runs {
         let folder = RunFolder::at(path);
         let settled = Settled::read(&folder)?;
-        let config = &settled.config;
         let mut recording = Recording::new(folder);
         recording.read(&mut |_| ())?;
         let name = path.file_name();
-        let name = name.map_or_else(|| config.name(), |name| name.to_string_lossy().into_owned());
+        let name = name.map_or_else(|| settled.name(), |name| name.to_string_lossy().into_owned());
         let init = settled.init().map(|init| format!(", begun with {init}")).unwrap_or_default();
-        let value = format!("{}{init}, {}", config.name(), config.optimization());
+        let value = format!("{}{init}, {}", settled.name(), settled.trainer().optimization());
         facts.push(Fact { name: name.clone(), value });
-        configuration.push_str(&format!("# {name}\n{}\n", config.to_toml()));
-        curves.push(RunCurves { name, history: recording.history });
+        configuration.push_str(&format!("# {name}\n{}\n", settled.configuration()));
+        curves.push(recording.curves(name, &settled));
     }
     let report = Report {
         title: title.to_owned(),

@@ -178,7 +178,7 @@ fn facts(plan: &StudyPlan, results: &Results) -> Vec<(String, String)> {
     let scored: Vec<u64> = results.runs.iter().map(|run| run.valid_tokens).collect();
     add("Validation targets", range(&scored, format_count));
     if let Some(run) = plan.runs.first() {
-        add("Optimization", run.config.optimization());
+        add("Optimization", run.config.trainer().optimization());
     }
     if let Some(latency) = &results.latency {
         let machine = &latency.setting.machine;

@@ -17,6 +17,7 @@ use crate::coefficients::{CoefficientsRow, LayerCoefficients};
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TrainRow, ValidRow};
 use crate::run_folder::{RunFolder, RunFolderError};
 use crate::statistics::median;
+use crate::summary::SummaryError;
 
 /// A study's results, as `results.json` holds them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,6 +178,9 @@ pub enum ResultsError {
         /// The cause.
         source: io::Error,
     },
+    /// What a model made of its tasks.
+    #[error(transparent)]
+    Tasks(#[from] SummaryError),
     /// A file of the study can't be written.
     #[error(transparent)]
     Folder(#[from] StudyFolderError),

@@ -88,10 +88,12 @@ fn figures(
     let mut majority_score = None;
     for planned in planned {
         let files = folder.fine_tuning_folder(planned);
-        let error = |source| ResultsError::Kept { path: files.tasks(), source };
-        let results = TaskResults::read(files.path()).map_err(error)?;
+        let results = TaskResults::read(&files)?;
         let result = results.and_then(|results| results.tasks.into_iter().next());
-        let result = result.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+        let result = result.ok_or_else(|| ResultsError::Kept {
+            path: files.scores(),
+            source: io::ErrorKind::NotFound.into(),
+        })?;
         majority_score = result.majority.map(|majority| majority.score.mean());
         scores.push(result.score);
     }
