@@ -438,7 +438,7 @@ fn variants_of_a_seed_see_the_same_batches_in_the_same_order() {
 fn every_shipped_study_runs_on_its_smoke_budget() {
     let folder = Path::new("../../configs/studies");
     let names = names_in(folder);
-    let expected = ["budget", "coefficients", "encoder", "experts", "widths"];
+    let expected = ["budget", "coefficients", "encoder", "experts", "learning-rate", "widths"];
     assert_eq!(names, expected.map(|name| format!("{name}.toml")));
     let workspace = Workspace::new();
     for name in &names {
