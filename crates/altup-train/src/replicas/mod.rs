@@ -1,7 +1,7 @@
 //! One run on several processes, each with a device and a copy of the model.
 //!
 //! A step adds the gradients of A micro-batches. Of N replicas each takes A / N of them, in a row, and the sum over all
-//! is the same [tree](tree) whatever N is: so are then the weights. Every replica computes all of a step but for the
+//! is the same [tree] whatever N is: so are then the weights. Every replica computes all of a step but for the
 //! passes of the others, on the same bits; only replica 0 reads and writes the folder of the run.
 //!
 //! What joins the processes is an [`Engine`]. A process alone has one that does nothing. The other is MPI, behind the
