@@ -116,7 +116,9 @@ struct Summary {
 }
 
 pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
-    let agreement = agreement_on(FINETUNE).and("--resume", args.resume.is_some());
+    let agreement = agreement_on(FINETUNE)
+        .and("--resume", args.resume.is_some())
+        .and("--epochs", args.epochs.unwrap_or(0.0));
     replicas.agree(&agreement)?;
     let start = Start::new(args.backend.as_ref(), args.quiet, replicas);
     let mut running = match &args.resume {
