@@ -18,6 +18,7 @@ TAGS = {
         "grad_norm": "optimization/gradient_norm",
         "tokens_per_second": "speed/tokens_per_second",
         "data_wait_seconds": "speed/data_wait_seconds",
+        "exchange_seconds": "speed/exchange_seconds",
         "flops_per_second": "speed/model_flops_per_second",
         "peak_share": "speed/share_of_peak",
         "memory_bytes": "memory/resident_bytes",

@@ -23,6 +23,9 @@ impl fmt::Display for Difference {
     }
 }
 
+/// Shown for a key without a value.
+pub(crate) const UNSET: &str = "unset";
+
 /// Keys, or tables of them, that may change when a run is resumed: how far it goes, how fast it learns, and
 /// how it is watched and kept.
 const CHANGEABLE: [&str; 20] = [
@@ -104,7 +107,7 @@ fn compare_values(
             }
         }
         (a, b) => {
-            let show = |value: Option<&Value>| value.map_or("unset".to_owned(), Value::to_string);
+            let show = |value: Option<&Value>| value.map_or(UNSET.to_owned(), Value::to_string);
             differences.push(Difference { key, was: show(a), is: show(b) });
         }
     }

@@ -221,6 +221,7 @@ fn scalars(row: &MetricsRow) -> Vec<(String, f64)> {
             add("speed/tokens_per_second", row.tokens_per_second);
             for (tag, value) in [
                 ("speed/data_wait_seconds", row.data_wait_seconds),
+                ("speed/exchange_seconds", row.exchange_seconds),
                 ("speed/model_flops_per_second", row.flops_per_second),
                 ("speed/share_of_peak", row.peak_share),
                 ("memory/resident_bytes", row.memory_bytes.map(|bytes| bytes as f64)),

@@ -26,7 +26,7 @@ pub(super) fn together(
     std::panic::set_hook(Box::new(|panic| {
         // It is said with the replica's name, once it has reached the end of the stack.
         let mut first = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert_with(|| panic.to_string());
+        first.get_or_insert_with(|| panic.to_string().replace('\n', " "));
     }));
     // Here, and not inside: when the engine is dropped, it waits for the others.
     match catch_unwind(AssertUnwindSafe(|| command(&replicas))) {

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 
 use super::Replicas;
 use crate::config::to_table;
-use crate::config_changes::{Difference, compare};
+use crate::config_changes::{Difference, UNSET, compare};
 
 /// Keys and values that all replicas must have alike.
 #[derive(Clone, Debug, Default)]
@@ -51,8 +51,10 @@ impl Agreement {
         let mut differences = Vec::new();
         compare("", &self.table, first, &mut differences);
         let counts = |difference: &Difference| {
-            let key = difference.key.as_str();
-            !difference.is_place() && key != "model.init" && !key.ends_with("].file")
+            let Difference { key, was, is } = difference;
+            let is_place = difference.is_place() || key == "model.init" || key.ends_with("].file");
+            // Whether there is such a file is one.
+            !is_place || was == UNSET || is == UNSET
         };
         let Difference { key, was, is } = differences.into_iter().find(counts)?;
         Some((key, in_short(&was), in_short(&is)))
@@ -120,6 +122,12 @@ mod tests {
         );
         let elsewhere = compared(|config| config.data.train = vec!["/elsewhere".into()]);
         assert_eq!(elsewhere, Ok(()));
+        let tokenizer = compared(|config| config.data.tokenizer = Some("/elsewhere".into()));
+        let message = tokenizer.unwrap_err();
+        assert!(
+            message.contains("data.tokenizer is \"/elsewhere\" on replica 2, and unset"),
+            "{message}"
+        );
         let prompts = compared(|config| config.training.prompts = vec!["x".repeat(200)]);
         let message = prompts.unwrap_err();
         assert!(

@@ -106,7 +106,7 @@ impl Replicas {
     pub fn end_all(&self, error: &str) -> ! {
         if !self.is_first() {
             // What is wrong on all of them is said once: by the first, which ends the others meanwhile.
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(Duration::from_secs(3));
         }
         engine::say(self.place(), error);
         self.engine.end_all(1)

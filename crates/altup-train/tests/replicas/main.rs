@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use support::{Workspace, fails, names_in, succeeds};
+use support::{Workspace, fails, succeeds};
 
 /// What a launcher tells its processes.
 const LAUNCHED: [(&str, &str); 2] = [("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_RANK", "1")];
@@ -21,7 +21,7 @@ fn a_build_without_mpi_refuses_to_be_one_of_several() {
         assert!(message.contains("--features mpi"), "{message}");
         assert!(!workspace.path(output).exists());
     }
-    assert_eq!(names_in(&workspace.path("")), ["config.toml", "corpus.txt"]);
+    assert_eq!(support::names_in(&workspace.path("")), ["config.toml", "corpus.txt"]);
 }
 
 #[test]

@@ -170,10 +170,11 @@ pub(crate) fn rows(run: &Path) -> Vec<Value> {
 }
 
 /// What a machine and the time decide in the rows of a run's metrics.
-const OF_THE_MACHINE: [&str; 7] = [
+const OF_THE_MACHINE: [&str; 8] = [
     "tokens_per_second",
     "elapsed_seconds",
     "data_wait_seconds",
+    "exchange_seconds",
     "memory_bytes",
     "peak_memory_bytes",
     "flops_per_second",
