@@ -25,7 +25,7 @@ impl fmt::Display for Difference {
 
 /// Keys, or tables of them, that may change when a run is resumed: how far it goes, how fast it learns, and
 /// how it is watched and kept.
-const CHANGEABLE: [&str; 18] = [
+const CHANGEABLE: [&str; 19] = [
     "answers.batch_size",
     "data.on_error",
     "data.workers",
@@ -43,6 +43,7 @@ const CHANGEABLE: [&str; 18] = [
     "training.log_every",
     "training.max_rollbacks",
     "training.on_divergence",
+    "training.recompute_layers",
     "training.steps",
 ];
 

@@ -2,7 +2,11 @@
 
 mod cli;
 
+use altup_train::out_of_memory::Reporting;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: Reporting = Reporting;
 
 fn main() -> ExitCode {
     altup_train::process::set_up();
