@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod operations;
+mod recompute;
 mod tape;
 
 mod backends;
@@ -20,6 +21,7 @@ pub mod cube;
 pub use host_tensors::HostTensors;
 pub use matrix::{HeadsMut, Matrix, MatrixMut};
 pub use parallel::{for_each, map, vectorized};
+pub use recompute::recomputed;
 pub use strided::Strided;
 pub use tape::{record, record_asked};
 pub use types::{cast, to_f32};

@@ -99,6 +99,14 @@ impl Attention {
         KeyValue { key: self.split_heads(key), value: self.split_heads(value) }
     }
 
+    /// Projects to keys what is first and to values what is second, both `[batch_size, length, memory_width]`.
+    pub(crate) fn project_memories(&self, [for_keys, for_values]: [Tensor<3>; 2]) -> KeyValue {
+        KeyValue {
+            key: self.split_heads(project(&self.key, for_keys)),
+            value: self.split_heads(project(&self.value, for_values)),
+        }
+    }
+
     /// Projects positions that attend to each other: their queries, and their keys and values.
     fn project_self(&self, x: Tensor<3>) -> (Tensor<4>, KeyValue) {
         let [query, key, value] = project_to_three([&self.query, &self.key, &self.value], x)

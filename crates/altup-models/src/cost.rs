@@ -1,16 +1,13 @@
 use crate::{Activation, MoeConfig, MoeMode, SequenceMethod, T5Config};
 
 /// What one part of a model costs in a forward pass over one example, by arithmetic.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartCost {
     /// The part, in the field's words.
     pub part: &'static str,
     /// Floating-point operations: 2 for each multiply-add of a matrix product or of the AltUp
     /// update. Norms, softmax and activations, which cost bytes rather than operations, count none.
     pub flops: u64,
-    /// Bytes of the tensors that the part writes and a backward pass reads again, in f32 and without
-    /// fusion or recomputation.
-    pub activation_bytes: u64,
 }
 
 /// The cost of a forward pass over one example of `input_length` and `target_length` tokens, by
@@ -25,68 +22,33 @@ pub fn forward_cost(config: &T5Config, input_length: u64, target_length: u64) ->
     let blocks = config.num_blocks() as u64;
     let (inputs, targets) = (input_length, target_length);
 
-    // Each tensor's elements: norm, projections, scores before and after the softmax, sum, output.
     let projections = |tokens: u64| 2 * tokens * 4 * d * inner;
     let scores = |queries: u64, keys: u64| 4 * queries * keys * inner;
-    let self_attention = |tokens: u64| PartCost {
-        part: "",
-        flops: projections(tokens) + scores(tokens, tokens),
-        activation_bytes: 4 * tokens * (2 * d + 4 * inner + 2 * heads * tokens),
+    let self_attention = |tokens: u64| projections(tokens) + scores(tokens, tokens);
+    let matrices = match config.feed_forward_proj {
+        Activation::Relu => 2,
+        Activation::GatedGelu => 3,
     };
-    let (matrices, hidden) = match config.feed_forward_proj {
-        Activation::Relu => (2, 2),
-        Activation::GatedGelu => (3, 4),
-    };
-    let feed_forward = |tokens: u64| PartCost {
-        part: "",
-        flops: 2 * tokens * matrices * d * d_ff,
-        activation_bytes: 4 * tokens * (2 * d + hidden * d_ff),
-    };
-    let cross_attention = |memory: u64| PartCost {
-        part: "",
-        flops: 2 * targets * 2 * d * inner
+    let feed_forward = |tokens: u64| 2 * tokens * matrices * d * d_ff;
+    let cross_attention = |memory: u64| {
+        2 * targets * 2 * d * inner
             + 2 * memory * 2 * memory_width * inner
-            + scores(targets, memory),
-        activation_bytes: 4
-            * (targets * (2 * d + 2 * inner + 2 * heads * memory) + memory * 2 * inner),
+            + scores(targets, memory)
     };
     // The router, and of the experts those that compute on a token.
     let experts = |moe: &MoeConfig, tokens: u64| {
         let (count, hidden) = (moe.num_experts as u64, moe.expert_d_ff as u64);
-        let computed = tokens * moe.top_k as u64;
-        PartCost {
-            part: "",
-            flops: 2 * tokens * d * count + 2 * computed * 2 * d * hidden,
-            activation_bytes: 4 * (tokens * 2 * count + computed * (2 * d + 2 * hidden)),
-        }
+        2 * tokens * d * count + 2 * tokens * moe.top_k as u64 * 2 * d * hidden
     };
-    let altup = |tokens: u64| PartCost {
-        part: "",
-        flops: 2 * tokens * blocks * (blocks + 1) * d,
-        activation_bytes: 4 * tokens * blocks * d,
-    };
-    let sequence_altup = |tokens: u64| PartCost {
-        part: "",
-        flops: 2 * tokens * 3 * d,
-        activation_bytes: 4 * tokens * 2 * d,
-    };
-    let output = PartCost {
-        part: "output layer",
-        flops: 2 * targets * memory_width * vocabulary,
-        activation_bytes: 4 * targets * (memory_width + vocabulary),
-    };
+    let altup = |tokens: u64| 2 * tokens * blocks * (blocks + 1) * d;
+    let sequence_altup = |tokens: u64| 2 * tokens * 3 * d;
 
     let mut parts: Vec<PartCost> = Vec::new();
-    let mut add = |part: &'static str, cost: PartCost| match parts
-        .iter_mut()
-        .find(|known| known.part == part)
-    {
-        Some(known) => {
-            known.flops += cost.flops;
-            known.activation_bytes += cost.activation_bytes;
-        }
-        None => parts.push(PartCost { part, ..cost }),
-    };
+    let mut add =
+        |part: &'static str, flops: u64| match parts.iter_mut().find(|known| known.part == part) {
+            Some(known) => known.flops += flops,
+            None => parts.push(PartCost { part, flops }),
+        };
     let mut length = inputs;
     for layer in 0..config.num_layers {
         let sequence = config.encoder_sequence(layer);
@@ -122,7 +84,7 @@ pub fn forward_cost(config: &T5Config, input_length: u64, target_length: u64) ->
             add("AltUp update", altup(targets));
         }
     }
-    parts.push(output);
+    add("output layer", 2 * targets * memory_width * vocabulary);
     parts
 }
 

@@ -3,6 +3,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor};
+use std::ops::Range;
 
 use crate::T5Config;
 use crate::attention::{AttentionLayer, AttentionLayerConfig, KeyValue, PastKeyValue};
@@ -12,6 +13,7 @@ use crate::masks::{causal_bias, padding_bias};
 use crate::mixture_of_experts::{LayerContext, LayerRouting};
 use crate::noise::{Noise, Place};
 use crate::operations::rms_norm::rms_norm;
+use crate::recomputation::run_layer;
 use crate::relative_position_bias::RelativePositionBias;
 
 /// Configuration of [`DecoderBlock`].
@@ -90,10 +92,8 @@ impl DecoderBlockConfig {
 impl DecoderBlock {
     /// A cache without positions, for a memory `[batch_size, memory_length, memory_width]`.
     pub fn start(&self, memory: Tensor<3>) -> DecoderBlockCache {
-        DecoderBlockCache {
-            past: PastKeyValue::default(),
-            memory: self.cross_attention.attention.project_memory(memory),
-        }
+        let memory = self.cross_attention.attention.project_memory(memory);
+        DecoderBlockCache { past: PastKeyValue::default(), memory }
     }
 
     /// Runs the layer's three sub-layers on one block of the representation, for the positions that follow those in
@@ -150,6 +150,22 @@ impl DecoderBlock {
         context.noise = noise.in_sub_layer(2);
         self.feed_forward.forward_logged(x, context)
     }
+
+    /// The state behind the layer with AltUp around it.
+    fn update(
+        &self,
+        widened: &Widened,
+        state: Tensor<4>,
+        bias: Tensor<4>,
+        memory_bias: Option<Tensor<4>>,
+        cache: &mut DecoderBlockCache,
+        context: &mut LayerContext<'_>,
+    ) -> Tensor<4> {
+        let layer = context.layer;
+        widened.update(self.altup.as_ref(), state, layer, |x| {
+            self.forward_logged(x, Some(bias), memory_bias, cache, context)
+        })
+    }
 }
 
 /// T5's decoder.
@@ -163,6 +179,8 @@ pub struct Decoder {
     pub final_norm: RmsNorm,
     dropout: f64,
     widened: Widened,
+    /// Whether the backward pass computes each layer anew.
+    pub(crate) recomputes_layers: bool,
 }
 
 /// What a decoder keeps of the positions it has seen: the keys and values of every layer. Those of the encoder's
@@ -217,6 +235,7 @@ impl Decoder {
                 .init(device),
             dropout: config.dropout_rate,
             widened: config.widened(),
+            recomputes_layers: false,
         }
     }
 
@@ -257,12 +276,8 @@ impl Decoder {
         mut log: Option<&mut Vec<LayerRouting>>,
     ) -> Tensor<3> {
         let [_, seq_length, _] = embedded.dims();
-        let device = embedded.device();
         let queries = cache.length..cache.length + seq_length;
-        let mut bias = self.position_bias.forward(queries.clone(), 0..queries.end, &device);
-        if seq_length > 1 {
-            bias = bias + causal_bias(queries.clone(), &device);
-        }
+        let bias = self.causal_bias(queries.clone(), &embedded.device());
         let mut state = self.widened.widen(noise.drop(embedded, Place::Embeddings, self.dropout));
         for (layer, (block, block_cache)) in self.blocks.iter().zip(&mut cache.blocks).enumerate() {
             let mut context = LayerContext {
@@ -272,12 +287,67 @@ impl Decoder {
                 real,
                 log: log.as_deref_mut(),
             };
-            let (bias, memory_bias) = (Some(bias.clone()), cache.memory_bias.clone());
-            state = self.widened.update(block.altup.as_ref(), state, layer, |x| {
-                block.forward_logged(x, bias, memory_bias, block_cache, &mut context)
-            });
+            let (bias, memory_bias) = (bias.clone(), cache.memory_bias.clone());
+            let widened = &self.widened;
+            state = block.update(widened, state, bias, memory_bias, block_cache, &mut context);
         }
         cache.length = queries.end;
+        self.read(state, noise)
+    }
+
+    /// As [`forward_logged`](Self::forward_logged), for a whole target and in a way that the backward pass computes each
+    /// layer anew, its keys and values of the memory among it.
+    pub(crate) fn forward_recomputed(
+        &self,
+        embedded: Tensor<3>,
+        memory: &Memory,
+        noise: Noise,
+        real: Option<&[bool]>,
+        mut log: Option<&mut Vec<LayerRouting>>,
+    ) -> Tensor<3> {
+        let [_, seq_length, _] = embedded.dims();
+        let bias = self.causal_bias(0..seq_length, &embedded.device());
+        let memory_bias = memory.padding.as_ref().map(padding_bias);
+        let memory = memory.hidden.clone().unsqueeze_dim::<4>(0);
+        let mut state = self.widened.widen(noise.drop(embedded, Place::Embeddings, self.dropout));
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let context = LayerContext {
+                noise: noise.in_layer(layer),
+                stack: "decoder",
+                layer,
+                real,
+                log: log.as_deref_mut(),
+            };
+            // Once for the keys and once for the values: see `recomputed`.
+            let inputs = [state, bias.clone(), memory.clone(), memory.clone()];
+            let (widened, memory_bias) = (self.widened.clone(), memory_bias.clone());
+            state = run_layer(
+                true,
+                block,
+                inputs,
+                context,
+                move |block: &DecoderBlock, [state, bias, for_keys, for_values], context| {
+                    let memory = [for_keys, for_values].map(|memory| memory.squeeze_dim(0));
+                    let memory = block.cross_attention.attention.project_memories(memory);
+                    let cache = &mut DecoderBlockCache { past: PastKeyValue::default(), memory };
+                    block.update(&widened, state, bias, memory_bias.clone(), cache, context)
+                },
+            );
+        }
+        self.read(state, noise)
+    }
+
+    /// What self-attention adds to the scores of positions that follow all before them.
+    fn causal_bias(&self, queries: Range<usize>, device: &Device) -> Tensor<4> {
+        let bias = self.position_bias.forward(queries.clone(), 0..queries.end, device);
+        match queries.len() {
+            0 | 1 => bias,
+            _ => bias + causal_bias(queries, device),
+        }
+    }
+
+    /// The output of the last state.
+    fn read(&self, state: Tensor<4>, noise: Noise) -> Tensor<3> {
         let hidden = self.widened.narrow(state);
         let hidden = rms_norm(hidden, self.final_norm.gamma.val(), self.final_norm.epsilon);
         noise.drop(hidden, Place::StackOutput, self.dropout)

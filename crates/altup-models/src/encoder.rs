@@ -13,6 +13,7 @@ use crate::masks::padding_bias;
 use crate::mixture_of_experts::{LayerContext, LayerRouting};
 use crate::noise::{Noise, Place};
 use crate::operations::rms_norm::rms_norm;
+use crate::recomputation::run_layer;
 use crate::relative_position_bias::RelativePositionBias;
 use crate::{SequenceMethod, T5Config};
 
@@ -162,6 +163,23 @@ impl EncoderBlock {
         context.noise = noise.in_sub_layer(2);
         self.feed_forward.forward_logged(x, context)
     }
+
+    /// The state behind the layer with AltUp and a reduction around it.
+    fn update(
+        &self,
+        widened: &Widened,
+        state: Tensor<4>,
+        bias: Tensor<4>,
+        context: &mut LayerContext<'_>,
+    ) -> Tensor<4> {
+        let layer = context.layer;
+        let compute = |x| self.forward_logged(x, Some(bias), context);
+        widened.update(self.altup.as_ref(), state, layer, |x| match &self.reduction {
+            Some(Reduction::SequenceAltUp(sequence)) => sequence.forward(x, compute),
+            Some(Reduction::StrideAndSkip(skip)) => stride_and_skip(x, skip.stride, compute),
+            Some(Reduction::AveragePool(_)) | None => compute(x),
+        })
+    }
 }
 
 /// T5's encoder.
@@ -175,6 +193,8 @@ pub struct Encoder {
     pub final_norm: RmsNorm,
     dropout: f64,
     widened: Widened,
+    /// Whether the backward pass computes each layer anew.
+    pub(crate) recomputes_layers: bool,
 }
 
 /// The encoder's output for a batch, which the decoder attends to.
@@ -207,6 +227,7 @@ impl Encoder {
                 .init(device),
             dropout: config.dropout_rate,
             widened: config.widened(),
+            recomputes_layers: false,
         }
     }
 
@@ -251,24 +272,22 @@ impl Encoder {
                 whole = self.positions(length, padding.as_ref(), stride, &state.device());
             }
             let positions = anchors.as_ref().filter(|_| stride.is_some()).unwrap_or(&whole);
-            let mut context = LayerContext {
+            let context = LayerContext {
                 noise: noise.in_layer(layer),
                 stack: "encoder",
                 layer,
                 real: positions.real.as_deref(),
                 log: log.as_deref_mut(),
             };
-            let mut compute =
-                |x| block.forward_logged(x, Some(positions.bias.clone()), &mut context);
-            state = self.widened.update(block.altup.as_ref(), state, layer, |x| {
-                match &block.reduction {
-                    Some(Reduction::SequenceAltUp(sequence)) => sequence.forward(x, compute),
-                    Some(Reduction::StrideAndSkip(skip)) => {
-                        stride_and_skip(x, skip.stride, compute)
-                    }
-                    Some(Reduction::AveragePool(_)) | None => compute(x),
-                }
-            });
+            let widened = self.widened.clone();
+            let inputs = [state, positions.bias.clone()];
+            state = run_layer(
+                self.recomputes_layers,
+                block,
+                inputs,
+                context,
+                move |block, [state, bias], context| block.update(&widened, state, bias, context),
+            );
         }
         let hidden = self.widened.narrow(state);
         let hidden = rms_norm(hidden, self.final_norm.gamma.val(), self.final_norm.epsilon);

@@ -11,6 +11,7 @@ mod masks;
 mod mixture_of_experts;
 mod model;
 mod noise;
+mod recomputation;
 mod relative_position_bias;
 
 pub mod operations;
@@ -25,6 +26,7 @@ mod directory;
 mod hub;
 mod parameters;
 mod python;
+mod step_memory;
 mod tensors;
 mod weight_files;
 mod widen;
@@ -70,5 +72,6 @@ pub use relative_position_bias::{
     RelativePositionBias, RelativePositionBiasConfig, relative_position_bucket,
 };
 pub use size::{size, size_names};
+pub use step_memory::{LOGITS, PartMemory, StepShape, peak_of_backward, step_memory};
 pub use tensors::{FloatType, NamedTensor, gradient_tensors, parameter_tensors, write_tensors};
 pub use widen::widen;

@@ -94,6 +94,17 @@ impl LayerRouting {
     pub fn auxiliary_loss(&self, load_balancing_coef: f64, router_z_coef: f64) -> Tensor<1> {
         self.load_balancing_loss.clone() * load_balancing_coef + self.z_loss.clone() * router_z_coef
     }
+
+    /// Both losses: `[2]`.
+    pub(crate) fn losses(&self) -> Tensor<1> {
+        Tensor::cat(vec![self.load_balancing_loss.clone(), self.z_loss.clone()], 0)
+    }
+
+    /// The same with other [`losses`](Self::losses), of another tape.
+    pub(crate) fn with_losses(self, losses: Tensor<1>) -> Self {
+        let [load_balancing_loss, z_loss] = [0, 1].map(|loss| losses.clone().narrow(0, loss, 1));
+        Self { load_balancing_loss, z_loss, ..self }
+    }
 }
 
 /// What a layer is told of a pass and of the tokens that it computes on, and where it leaves how it routed them.

@@ -142,6 +142,18 @@ impl T5 {
         routing.iter().map(of_layer).reduce(|sum, layer| sum + layer)
     }
 
+    /// The model with layers of which the backward pass computes the activations anew, or with layers that keep them. A
+    /// layer that is computed anew keeps its input alone: that is less memory for one more forward pass. Outputs and
+    /// gradients are the same, bit for bit.
+    ///
+    /// This is for passes with a whole target, as those of training are; a [`Decoder`] with a cache keeps what it
+    /// computes.
+    pub fn recompute_layers(mut self, recompute: bool) -> Self {
+        self.encoder.recomputes_layers = recompute;
+        self.decoder.recomputes_layers = recompute;
+        self
+    }
+
     fn forward_logged(
         &self,
         input_ids: Tensor<2, Int>,
@@ -194,12 +206,14 @@ impl T5 {
         noise: Noise,
         log: Option<&mut Vec<LayerRouting>>,
     ) -> Tensor<3> {
-        let mut cache = self.decoder.start(memory);
         let routes = self.decoder.blocks.iter().any(|block| block.feed_forward.moe.is_some());
         let real: Option<Vec<bool>> =
             routes.then(|| labels.greater_elem(0).into_data().iter::<bool>().collect());
-        let (real, noise) = (real.as_deref(), noise.in_stack(1));
-        self.logits(self.decoder.forward_logged(targets, &mut cache, noise, real, log))
+        let (decoder, real, noise) = (&self.decoder, real.as_deref(), noise.in_stack(1));
+        self.logits(match decoder.recomputes_layers {
+            true => decoder.forward_recomputed(targets, memory, noise, real, log),
+            false => decoder.forward_logged(targets, &mut decoder.start(memory), noise, real, log),
+        })
     }
 
     /// Encodes a batch of inputs, outside of training.

@@ -5,9 +5,10 @@ mod support;
 use altup_core::{BlockSelection, Widening};
 use altup_models::{
     Activation, AltUpModelConfig, AttentionKind, BeamSearch, DecoderCache, EncoderSequence,
-    Experts, FeedForward, FeedForwardLayer, Generated, GenerationConfig, MoeConfig, MoeMode, Noise,
-    Reduction, Role, Sampling, SequenceMethod, Strategy, T5, T5Config, generate, parameter_tensors,
-    parameters, relative_position_bucket, size,
+    Experts, FeedForward, FeedForwardLayer, Generated, GenerationConfig, LayerRouting, MoeConfig,
+    MoeMode, NamedTensor, Noise, Reduction, Role, Sampling, SequenceMethod, Strategy, T5, T5Config,
+    cross_entropy_sum, freeze, generate, gradient_tensors, parameter_tensors, parameters,
+    relative_position_bucket, size,
 };
 use burn::module::Param;
 use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData};
@@ -77,15 +78,16 @@ fn model(config: &T5Config, device: &Device) -> T5 {
     let decoder = model.decoder.blocks.iter_mut().map(|block| &mut block.altup);
     for altup in encoder.chain(decoder).flatten() {
         let (p, g) = (altup.prediction_coefs.val(), altup.correction_coefs.val());
-        altup.prediction_coefs = Param::from_tensor(p.clone() + p.random_like(spread));
-        altup.correction_coefs = Param::from_tensor(g.clone() + g.random_like(spread));
+        altup.prediction_coefs = Param::from_tensor((p.clone() + p.random_like(spread)).detach());
+        altup.correction_coefs = Param::from_tensor((g.clone() + g.random_like(spread)).detach());
     }
     let reductions = model.encoder.blocks.iter_mut().filter_map(|block| block.reduction.as_mut());
     for reduction in reductions {
         let Reduction::SequenceAltUp(sequence) = reduction else { continue };
         let (a, b) = (sequence.prediction_coefs.val(), sequence.correction_coef.val());
-        sequence.prediction_coefs = Param::from_tensor(a.clone() + a.random_like(spread));
-        sequence.correction_coef = Param::from_tensor(b.clone() + b.random_like(spread));
+        sequence.prediction_coefs =
+            Param::from_tensor((a.clone() + a.random_like(spread)).detach());
+        sequence.correction_coef = Param::from_tensor((b.clone() + b.random_like(spread)).detach());
     }
     model
 }
@@ -346,6 +348,80 @@ fn the_same_pass_drops_the_same_everywhere() {
     assert!(difference(first.clone(), logits(pass, &support::altup_ndarray())) < 1e-5);
     for other in [Noise::training(1, 3, 0), Noise::training(1, 2, 1), Noise::none()] {
         assert!(difference(first.clone(), logits(other, &device)) > 1e-2, "{other:?}");
+    }
+}
+
+/// The loss of a training step with all that may draw, how experts were routed, and every gradient.
+fn step(model: &T5, device: &Device) -> (f32, Vec<LayerRouting>, Vec<NamedTensor>) {
+    device.seed(9);
+    let (input_ids, labels) = (random_ids([3, 7], device), random_ids([3, 5], device));
+    let padding = Tensor::<1, Int>::arange(0..7, device).greater_elem(4).unsqueeze_dim::<2>(0);
+    let padding = Tensor::cat(vec![padding; 3], 0);
+    let labels = labels.mask_fill(padding.clone().narrow(1, 2, 5), 0);
+    let noise = Noise::training(1, 2, 0);
+    let (logits, routing) =
+        model.forward_with_routing(input_ids, Some(padding), labels.clone(), noise);
+    let mut loss = cross_entropy_sum(logits, labels) / 8.0;
+    if let Some(auxiliary) = model.auxiliary_loss(&routing) {
+        loss = loss + auxiliary;
+    }
+    let gradients = loss.backward();
+    (loss.into_scalar(), routing, gradient_tensors(model, &gradients))
+}
+
+#[test]
+fn recomputing_layers_changes_no_bit() {
+    let bits = |tensors: Vec<NamedTensor>| -> Vec<(String, Vec<u32>)> {
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
+        tensors.iter().map(|tensor| (tensor.name.clone(), bits(&tensor.values))).collect()
+    };
+    let device = |device: Device| device.autodiff();
+    for (number, config) in variants().into_iter().enumerate() {
+        let config = T5Config {
+            dropout_rate: 0.2,
+            num_decoder_layers: Some(3),
+            moe: config.moe.map(|moe| MoeConfig { router_jitter: 0.1, ..moe }),
+            ..config
+        };
+        for device in [
+            device(Device::flex()),
+            device(support::altup_ndarray()),
+            device(Device::flex()).gradient_checkpointing(),
+        ] {
+            let model = model(&config, &device);
+            let (loss, routing, gradients) = step(&model, &device);
+            let (again, routing_again, gradients_again) =
+                step(&model.clone().recompute_layers(true), &device);
+            assert_eq!(loss.to_bits(), again.to_bits(), "variant {number} on {device:?}");
+            assert_eq!(gradients.len(), parameters(&model).len());
+            for (plain, recomputed) in bits(gradients).into_iter().zip(bits(gradients_again)) {
+                assert_eq!(plain, recomputed, "variant {number} on {device:?}");
+            }
+            let values = |routing: Vec<LayerRouting>| -> Vec<_> {
+                let number = |tensor: Tensor<1>| tensor.into_scalar::<f64>();
+                let of_layer = |layer: LayerRouting| {
+                    let losses = [number(layer.load_balancing_loss), number(layer.z_loss)];
+                    (layer.stack, layer.layer, losses, layer.loads, layer.entropy, layer.dropped)
+                };
+                routing.into_iter().map(of_layer).collect()
+            };
+            assert_eq!(values(routing), values(routing_again));
+        }
+    }
+}
+
+/// Where the embeddings ask for no gradients, neither does the input of the first layer.
+#[test]
+fn recomputed_layers_learn_whatever_is_frozen() {
+    let device = Device::flex().autodiff();
+    let model = freeze(tiny().init(8, &device), |parameter| {
+        matches!(parameter.role, Role::EmbeddingTable | Role::PositionBias | Role::Query(_))
+    });
+    let (_, _, expected) = step(&model, &device);
+    let (_, _, found) = step(&model.clone().recompute_layers(true), &device);
+    assert_eq!(expected.len(), found.len());
+    for (expected, found) in expected.iter().zip(&found) {
+        assert_eq!((&expected.name, &expected.values), (&found.name, &found.values));
     }
 }
 

@@ -239,6 +239,9 @@ pub struct TrainingConfig {
     /// Whether activations that are cheap to compute again are not kept for the backward pass.
     /// Default: false
     pub gradient_checkpointing: bool,
+    /// Whether a layer keeps its input alone for the backward pass, which computes the rest of it again: less memory
+    /// for one more forward pass. Default: false
+    pub recompute_layers: bool,
     /// The type that passes compute in: f32, or bf16 from weights that stay f32. Default: f32
     pub precision: Precision,
     /// Steps from one line of metrics to the next. Default: 50
@@ -394,6 +397,7 @@ impl Default for TrainingConfig {
             batch_size: 16,
             gradient_accumulation: 1,
             gradient_checkpointing: false,
+            recompute_layers: false,
             precision: Precision::F32,
             log_every: 50,
             eval_every: 500,

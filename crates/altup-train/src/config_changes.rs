@@ -28,7 +28,7 @@ pub(crate) const UNSET: &str = "unset";
 
 /// Keys, or tables of them, that may change when a run is resumed: how far it goes, how fast it learns, and
 /// how it is watched and kept.
-const CHANGEABLE: [&str; 20] = [
+const CHANGEABLE: [&str; 21] = [
     "answers.batch_size",
     "data.on_error",
     "data.workers",
@@ -47,6 +47,7 @@ const CHANGEABLE: [&str; 20] = [
     "training.log_every",
     "training.max_rollbacks",
     "training.on_divergence",
+    "training.recompute_layers",
     "training.replica_timeout",
     "training.steps",
 ];

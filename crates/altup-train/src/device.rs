@@ -4,6 +4,10 @@
 // them they are supported here.
 #![allow(deprecated)]
 
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "tch"))]
+use burn::backend::DispatchDevice;
+#[cfg(feature = "tch")]
+use burn::backend::libtorch::LibTorchDevice;
 use burn::tensor::Device;
 use std::fmt;
 use std::str::FromStr;
@@ -269,6 +273,26 @@ pub fn cpu() -> Device {
     let names = [Backend::Flex, Backend::NdArray, Backend::Tch];
     let backend = names.into_iter().find(|backend| backend.is_compiled());
     backend.and_then(|backend| DeviceName::from(backend).open().ok()).unwrap_or_default()
+}
+
+/// Whether a device is a GPU, or a driver that computes as one.
+pub fn is_gpu(device: &Device) -> bool {
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        DispatchDevice::Cube(_) => true,
+        #[cfg(feature = "tch")]
+        DispatchDevice::LibTorch(device) => *device != LibTorchDevice::Cpu,
+        _ => false,
+    }
+}
+
+/// The bytes that a GPU can hold, where its driver tells.
+pub fn gpu_memory(device: &Device) -> Option<u64> {
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        DispatchDevice::Cube(device) => device.client().properties().memory.max_memory(),
+        _ => None,
+    }
 }
 
 /// What a device calls itself, where its backend tells: the GPU or driver. Opens the device.

@@ -32,6 +32,8 @@ pub mod filling;
 pub mod machine;
 pub mod matrix_peak;
 pub mod memory;
+pub mod memory_estimate;
+pub mod out_of_memory;
 pub mod recorder;
 pub mod samples;
 pub mod statistics;

@@ -2,7 +2,11 @@
 
 mod cli;
 
+use altup_train::out_of_memory::Reporting;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: Reporting = Reporting;
 
 fn main() -> ExitCode {
     keep_burn_off_the_gpu();

@@ -16,6 +16,27 @@ pub fn reset_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
+/// The most bytes that this process may have in memory: what it has already, and what the system has left for it. A
+/// limit of its control group (a container's) counts.
+pub fn available() -> Option<u64> {
+    let resident = resident()?;
+    let system = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let left = bytes_in(&system, "MemAvailable:")?;
+    Some(limits().fold(resident + left, u64::min))
+}
+
+/// The limits of the control groups that this process is in, the root's included.
+fn limits() -> impl Iterator<Item = u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // `0::/a/b`, of version 2; a container often sees its own group as the root.
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/").map(str::to_owned));
+    let folders = own.into_iter().filter(|path| !path.is_empty()).chain([String::new()]);
+    folders.filter_map(|folder| {
+        let file = std::path::Path::new("/sys/fs/cgroup").join(folder).join("memory.max");
+        std::fs::read_to_string(file).ok()?.trim().parse().ok()
+    })
+}
+
 fn field(name: &str) -> Option<u64> {
     bytes_in(&std::fs::read_to_string("/proc/self/status").ok()?, name)
 }
@@ -37,6 +58,17 @@ mod tests {
         assert_eq!(bytes_in(status, "VmRSS:"), Some(678 * 1024));
         assert_eq!(bytes_in(status, "VmSwap:"), None);
         assert_eq!(bytes_in(status, "Threads:"), None);
+    }
+
+    #[test]
+    fn no_less_is_available_than_there_is_already() {
+        if let (Some(resident), Some(available)) = (resident(), available()) {
+            assert!(available >= resident / 2, "{available} {resident}");
+            assert_eq!(
+                bytes_in("MemTotal: 9 kB\nMemAvailable:  7 kB\n", "MemAvailable:"),
+                Some(7168)
+            );
+        }
     }
 
     #[test]

@@ -57,6 +57,12 @@ impl Learner {
         Ok(Self { model: freeze(self.model, |parameter| frozen.contains(&parameter.name)) })
     }
 
+    /// The learner whose backward pass computes the activations of each layer again, or not:
+    /// [`T5::recompute_layers`](altup_models::T5::recompute_layers).
+    pub fn recompute_layers(self, recompute: bool) -> Self {
+        Self { model: self.model.recompute_layers(recompute) }
+    }
+
     fn named_parameters(&self) -> Vec<NamedParameter> {
         let named = parameters(&self.model).into_iter().map(|parameter| NamedParameter {
             path: format!("model.{}", parameter.path),

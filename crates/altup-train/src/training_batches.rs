@@ -13,8 +13,22 @@ pub trait TrainingBatches: Send + Sync {
     /// Batch `number`, counted from 0. There is no last one.
     fn batch(&self, number: u64) -> Batch;
 
+    /// What no batch is longer than.
+    fn longest(&self) -> Longest;
+
     /// How often the first `batches` batches go through each source; none where there is one source.
     fn epochs(&self, batches: u64) -> Vec<SourceEpochs>;
+}
+
+/// The lengths of a run's longest batches, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Longest {
+    /// Of the inputs.
+    pub input_length: usize,
+    /// Of the targets.
+    pub target_length: usize,
+    /// Whether inputs are padded to that length.
+    pub padded: bool,
 }
 
 /// Examples of text, as many in every batch.
@@ -36,6 +50,12 @@ impl TextBatches {
 impl TrainingBatches for TextBatches {
     fn batch(&self, number: u64) -> Batch {
         self.data.batch(self.examples(number), self.batch_size)
+    }
+
+    /// All batches of text are equally long. Whether they are padded follows from the objective, so the first one tells.
+    fn longest(&self) -> Longest {
+        let Batch { input_ids, input_length, target_length, .. } = self.batch(0);
+        Longest { input_length, target_length, padded: input_ids.contains(&0) }
     }
 
     fn epochs(&self, batches: u64) -> Vec<SourceEpochs> {

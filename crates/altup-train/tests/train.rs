@@ -297,6 +297,18 @@ fn gradient_checkpointing_changes_no_loss() {
 }
 
 #[test]
+fn recomputing_layers_changes_no_bit() {
+    let workspace = Workspace::new();
+    let train = |run: &str, recompute: &str| {
+        let layers = format!("training.recompute_layers={recompute}");
+        succeeds(workspace.train(run, &set(&["model.dropout_rate=0.1", &layers])));
+    };
+    train("kept", "false");
+    train("recomputed", "true");
+    assert_same(&workspace, "recomputed", "kept", "layers computed again");
+}
+
+#[test]
 fn the_same_documents_train_the_same_in_every_format() {
     let workspace = Workspace::new();
     succeeds(workspace.train("expected", &[]));

@@ -52,8 +52,17 @@ impl BenchBatch {
     }
 }
 
+/// How steps of training are measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepOptions {
+    /// The rate of dropout.
+    pub dropout: f64,
+    /// Whether the backward pass computes each layer again.
+    pub recompute_layers: bool,
+}
+
 /// Measures a model directory on a device: each work once to warm up, then `repeats` times. The loss
-/// is computed in any case, without dropout; steps of training drop at the rate `dropout`.
+/// is computed in any case, without dropout.
 ///
 /// # Errors
 ///
@@ -65,7 +74,7 @@ pub fn measure(
     precision: Precision,
     works: &[Work],
     repeats: usize,
-    dropout: f64,
+    steps: StepOptions,
 ) -> anyhow::Result<Measured> {
     let directory = ModelDirectory::new(model);
     let config = directory.config()?.for_evaluation();
@@ -91,15 +100,13 @@ pub fn measure(
     // A model as it is trained: what evaluation turns off is on.
     let trainable = |device: &Device| -> anyhow::Result<T5> {
         ensure!(precision.trains(), "a model of {} can't be trained", precision.name());
-        let config = T5Config { dropout_rate: dropout, ..directory.config()? };
-        Ok(directory.load_as(config, device)?.1)
+        let config = T5Config { dropout_rate: steps.dropout, ..directory.config()? };
+        Ok(directory.load_as(config, device)?.1.recompute_layers(steps.recompute_layers))
     };
+    let trains = |work: &&Work| matches!(work, Work::Train | Work::Breakdown);
     let greedy = Greedy::new(&model, &config);
     let encode = || model.encode(inputs.clone(), padding.as_ref());
-    // Training last: the memory that it leaves with the process would be the others' peak.
-    let mut works = works.to_vec();
-    works.sort_by_key(|work| matches!(work, Work::Train | Work::Breakdown));
-    for work in works {
+    for &work in works.iter().filter(|work| !trains(work)) {
         let timing = match work {
             Work::Forward => time(
                 device,
@@ -131,20 +138,28 @@ pub fn measure(
                 measured.tokens = Some(tokens);
                 timing
             }
+            Work::Train | Work::Breakdown => continue,
+        };
+        measured.measurements.insert(work, timing);
+    }
+    // Training last: the memory that it leaves with the process would be the others' peak. And it is measured without a
+    // second model beside its own.
+    drop(greedy);
+    drop(model);
+    let device = device.clone().autodiff();
+    for &work in works.iter().filter(trains) {
+        match work {
             Work::Train => {
-                let device = device.clone().autodiff();
-                train(trainable(&device)?, &batch, &device, precision, repeats)
+                let timing = train(trainable(&device)?, &batch, &device, precision, repeats);
+                measured.measurements.insert(work, timing);
             }
-            Work::Breakdown => {
-                let device = device.clone().autodiff();
+            _ => {
                 let model = precision.to_compute(&trainable(&device)?);
                 let sequence = config.altup.as_ref().and_then(|a| a.encoder_sequence.as_ref());
                 ensure!(sequence.is_none(), "layers of several lengths can't be measured alone");
                 measured.parts = breakdown::measure(&model, &batch, &device, repeats);
-                continue;
             }
-        };
-        measured.measurements.insert(work, timing);
+        }
     }
     Ok(measured)
 }

@@ -1,6 +1,7 @@
 use altup_train::bench::comparison::{Plan, Side};
 use altup_train::bench::exchange::{Exchanges, ModelExchange};
-use altup_train::bench::{BenchBatch, Work, measure, models, scaling};
+use altup_train::bench::measure::{self, StepOptions};
+use altup_train::bench::{BenchBatch, Work, models, scaling};
 use altup_train::device::{Backend, DeviceName};
 use altup_train::machine::Machine;
 use altup_train::precision::Precision;
@@ -128,6 +129,9 @@ pub(super) struct MeasureArgs {
     /// The dropout rate of steps of training
     #[arg(long, default_value_t = 0.0, value_name = "RATE", value_parser = rate)]
     dropout: f64,
+    /// Steps of training compute the activations of each layer again
+    #[arg(long)]
+    recompute_layers: bool,
     #[command(flatten)]
     backend: BackendArgs,
     #[command(flatten)]
@@ -157,8 +161,8 @@ pub(super) fn measure(args: MeasureArgs) -> anyhow::Result<()> {
     precision.check(&device)?;
     let (works, repeats) = (&args.works, args.repeats);
     let (model, batch) = (&args.model, &args.batch);
-    let measured =
-        measure::measure(model, batch, &device, precision, works, repeats, args.dropout)?;
+    let steps = StepOptions { dropout: args.dropout, recompute_layers: args.recompute_layers };
+    let measured = measure::measure(model, batch, &device, precision, works, repeats, steps)?;
     Ok(output::json(&measured)?)
 }
 

@@ -1,11 +1,15 @@
 use altup_models::{
-    AltUpModelConfig, AttentionKind, ParameterInfo, Reduction, Role, Stack, T5, T5Config,
-    forward_cost, parameters, size, size_names,
+    AltUpModelConfig, AttentionKind, ParameterInfo, Reduction, Role, Stack, StepShape, T5,
+    T5Config, forward_cost, parameters, size, size_names,
 };
-use altup_train::progress::format_count;
+use altup_optim::OptimizerKind;
+use altup_train::device::is_gpu;
+use altup_train::memory_estimate::{MemoryEstimate, Workload};
+use altup_train::precision::Precision;
+use altup_train::progress::{format_bytes, format_count};
 use anyhow::Context;
-use burn::tensor::Tensor;
-use clap::Args;
+use burn::tensor::{Device, Tensor};
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,8 +17,8 @@ use std::path::PathBuf;
 use super::model_source::ModelSource;
 use super::{BackendArgs, output};
 
-/// Show what a model is made of: parameters, FLOPs and activation bytes by part, and the
-/// coefficients of its AltUp
+/// Show what a model is made of: parameters and FLOPs by part, the memory that training takes, and the coefficients of
+/// its AltUp
 #[derive(Args)]
 pub(super) struct InspectArgs {
     /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
@@ -32,11 +36,71 @@ pub(super) struct InspectArgs {
     /// Target tokens of an example
     #[arg(long, default_value_t = 114, value_name = "TOKENS")]
     target_length: u64,
+    #[command(flatten)]
+    training: TrainingArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     backend: BackendArgs,
+}
+
+/// How the model would be trained; the memory follows from it, and nothing is trained.
+#[derive(Args)]
+struct TrainingArgs {
+    /// Rows of a batch in training
+    #[arg(long, default_value_t = 16, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    batch_size: u64,
+    /// Whether inputs are padded in training
+    #[arg(long)]
+    padded: bool,
+    /// The optimizer
+    #[arg(long, value_enum, default_value_t = Optimizer::Adafactor)]
+    optimizer: Optimizer,
+    /// The type that training computes in
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+    /// Layers keep their input alone, and the backward pass computes the rest again
+    #[arg(long)]
+    recompute_layers: bool,
+    /// As on a GPU, even where the backend is none
+    #[arg(long)]
+    on_gpu: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Optimizer {
+    Adafactor,
+    #[value(name = "adamw")]
+    AdamW,
+}
+
+impl TrainingArgs {
+    fn workload(&self, args: &InspectArgs, device: &Device) -> anyhow::Result<Workload> {
+        let precision = self.precision;
+        anyhow::ensure!(
+            precision.trains(),
+            "--precision {}: no model is trained so",
+            precision.name()
+        );
+        Ok(Workload {
+            shape: StepShape {
+                batch_size: self.batch_size,
+                input_length: args.input_length,
+                target_length: args.target_length,
+                padded: self.padded,
+                value_bytes: precision.dtype().size() as u64,
+                on_gpu: self.on_gpu || is_gpu(device),
+                recompute_layers: self.recompute_layers,
+            },
+            precision,
+            optimizer: match self.optimizer {
+                Optimizer::Adafactor => OptimizerKind::Adafactor,
+                Optimizer::AdamW => OptimizerKind::AdamW,
+            },
+            gradient_accumulation: 1,
+        })
+    }
 }
 
 pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
@@ -54,6 +118,8 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
     };
     let table = parameter_table(&parameters(&model));
     let tokens = args.input_length + args.target_length;
+    let workload = args.training.workload(&args, &device)?;
+    let memory = MemoryEstimate::new(&config, &workload, |_| true);
     let costs = forward_cost(&config, args.input_length, args.target_length);
     let (coefficients, sequence) = match trained {
         true => (coefficients(&model), sequence_coefficients(&model)),
@@ -64,7 +130,6 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
             json!({
                 "part": cost.part,
                 "flops_per_token": cost.flops as f64 / tokens as f64,
-                "activation_bytes_per_token": cost.activation_bytes as f64 / tokens as f64,
             })
         };
         return Ok(output::json(&json!({
@@ -75,6 +140,7 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
             "input_length": args.input_length,
             "target_length": args.target_length,
             "forward": costs.iter().map(part).collect::<Vec<_>>(),
+            "training_memory": memory,
             "altup": coefficients,
             "sequence_altup": sequence,
         }))?);
@@ -93,22 +159,43 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
     }
 
     output::line(&format!(
-        "\nforward pass of one example ({} input and {} target tokens), per token\n  \
-         {:<26} {:>13} {:>17}",
-        args.input_length, args.target_length, "", "FLOPs", "activation bytes"
+        "\nforward pass of one example ({} input and {} target tokens), FLOPs per token",
+        args.input_length, args.target_length
     ))?;
-    let per_token = |value: u64| value as f64 / tokens as f64;
-    let row = |part: &str, flops: u64, bytes: u64| {
-        let (flops, bytes) = (per_token(flops), per_token(bytes));
-        output::line(&format!("  {part:<26} {flops:>13.0} {bytes:>17.0}"))
+    let row = |part: &str, flops: u64| {
+        output::line(&format!("  {part:<26} {:>13.0}", flops as f64 / tokens as f64))
     };
     for cost in &costs {
-        row(cost.part, cost.flops, cost.activation_bytes)?;
+        row(cost.part, cost.flops)?;
     }
-    let sum = |value: fn(&altup_models::PartCost) -> u64| costs.iter().map(value).sum();
-    row("total", sum(|cost| cost.flops), sum(|cost| cost.activation_bytes))?;
+    row("total", costs.iter().map(|cost| cost.flops).sum())?;
+    print_memory(&workload, &memory)?;
     print_coefficients(&coefficients)?;
     print_sequence_coefficients(&sequence)
+}
+
+fn print_memory(workload: &Workload, memory: &MemoryEstimate) -> anyhow::Result<()> {
+    let shape = &workload.shape;
+    let again = if shape.recompute_layers { ", layers computed again" } else { "" };
+    output::line(&format!(
+        "\ntraining with batches of {} × {} and {} tokens ({}{again}), memory by arithmetic",
+        shape.batch_size,
+        shape.input_length,
+        shape.target_length,
+        workload.precision.name()
+    ))?;
+    let MemoryEstimate { weights, gradients, optimizer, activations, logits, peak } = *memory;
+    for (name, bytes) in [
+        ("weights", weights),
+        ("gradients", gradients),
+        ("optimizer", optimizer),
+        ("activations", activations),
+        ("logits", logits),
+        ("at once, at the most", peak),
+    ] {
+        output::line(&format!("  {name:<26} {:>13}", format_bytes(bytes)))?;
+    }
+    Ok(())
 }
 
 fn named(name: &str, blocks: Option<usize>) -> anyhow::Result<T5Config> {

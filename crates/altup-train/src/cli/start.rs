@@ -7,13 +7,15 @@ use altup_train::checkpoint::{Checkpoints, Restored, RunState};
 use altup_train::config::{RunConfig, RunConfiguration, TrainerConfig, TrainingConfig};
 use altup_train::config_changes::Difference;
 use altup_train::data_identity::DataIdentity;
-use altup_train::device::DeviceName;
+use altup_train::device::{DeviceName, is_gpu};
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::folder_lock::FolderLock;
 use altup_train::learner::Learner;
+use altup_train::memory_estimate::{self, MemoryEstimate, WHAT_TO_LOWER, Workload};
 use altup_train::metrics::MetricsLog;
+use altup_train::out_of_memory;
 use altup_train::process::quoted;
-use altup_train::progress::{Progress, ProgressMode};
+use altup_train::progress::{Progress, ProgressMode, format_bytes};
 use altup_train::recorder::Recorder;
 use altup_train::replicas::{Agreement, MicroBatches, Replicas};
 use altup_train::run_data::{RunData, identify_texts, train_tokenizer};
@@ -522,10 +524,13 @@ impl Begun {
 impl<C, D> Running<C, D> {
     /// Trains to the end, or until a signal.
     pub(super) fn train(&mut self) -> anyhow::Result<Outcome> {
+        let estimate = self.tell_memory();
         self.trainer.progress.start(self.trainer.state.step);
         let run = self.folder.path().display().to_string();
-        let trained = self.trainer.train(self.stop.flag());
+        let no_memory = format!("out of memory; {estimate}. To need less, {WHAT_TO_LOWER}");
+        let trained = out_of_memory::guard(&no_memory, || self.trainer.train(self.stop.flag()));
         self.trainer.progress.finish();
+        let trained = trained.context(no_memory)?;
         if !matches!(trained, Ok(Outcome::Finished)) {
             // What people look at may be older than the last row.
             let warning = self.trainer.recorder.write_views();
@@ -553,6 +558,26 @@ impl<C, D> Running<C, D> {
             ));
         }
         Ok(outcome)
+    }
+}
+
+impl<C, D> Running<C, D> {
+    /// Says what the run's steps will hold, and warns if the device has less.
+    fn tell_memory(&self) -> MemoryEstimate {
+        let Trainer { config, train_data, device, learner, progress, .. } = &self.trainer;
+        let workload = Workload::of_run(config, train_data.as_ref(), is_gpu(device));
+        let estimate = MemoryEstimate::of_run(&self.model_config, &learner.model, &workload);
+        let available = memory_estimate::available(device);
+        let of = available.map(|bytes| format!(", of {}", format_bytes(bytes)));
+        progress.note(&format!("memory: {estimate}{}", of.unwrap_or_default()));
+        if let Some(available) = available.filter(|&available| available < estimate.peak) {
+            progress.warn(&format!(
+                "warning: steps need about {}, and there are {}: {WHAT_TO_LOWER}",
+                format_bytes(estimate.peak),
+                format_bytes(available)
+            ));
+        }
+        estimate
     }
 }
 
@@ -640,8 +665,9 @@ impl Parts {
         progress: Progress,
     ) -> anyhow::Result<Trainer> {
         let Self { learner, optimizer, state, saved, files } = self;
+        let learner = learner.freeze(&config.optimizer).context(GROUPS)?;
         Ok(Trainer {
-            learner: learner.freeze(&config.optimizer).context(GROUPS)?,
+            learner: learner.recompute_layers(config.training.recompute_layers),
             config,
             replicas: start.replicas.clone(),
             device,

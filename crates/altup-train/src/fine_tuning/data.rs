@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::FineTuningConfig;
 use crate::metrics::SourceEpochs;
 use crate::task_evaluation::{Selection, TaskEvaluationError, TaskSplit};
-use crate::training_batches::TrainingBatches;
+use crate::training_batches::{Longest, TrainingBatches};
 
 /// The data of a fine-tuning run.
 pub struct FineTuningData {
@@ -195,6 +195,15 @@ fn majority(task: &dyn Task, dataset: &Dataset) -> Option<String> {
 impl TrainingBatches for TaskBatches {
     fn batch(&self, number: u64) -> Batch {
         TaskBatches::batch(self, number)
+    }
+
+    fn longest(&self) -> Longest {
+        let examples = || self.tasks().iter().flat_map(|task| &task.examples);
+        Longest {
+            input_length: examples().map(|example| example.inputs.len()).max().unwrap_or(0),
+            target_length: examples().map(|example| example.targets.len()).max().unwrap_or(0),
+            padded: true,
+        }
     }
 
     fn epochs(&self, batches: u64) -> Vec<SourceEpochs> {

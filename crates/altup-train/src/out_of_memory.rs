@@ -1,0 +1,161 @@
+//! Running out of memory, as an error that says so.
+//!
+//! What runs out is a GPU's memory, which Burn tells by a panic, or that of the process, where Rust ends the program at
+//! the allocation that fails. A system that kills the process instead leaves nobody to say anything.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+
+/// There was not enough memory.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OutOfMemory(String);
+
+/// What is printed where memory runs out, while [`guard`] runs something.
+static MESSAGE: AtomicPtr<String> = AtomicPtr::new(null_mut());
+
+/// What a panic said of memory.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Runs something that may need more memory than there is. If a GPU's runs out, that is an error, and no panic is
+/// printed. If the process's own does, and its allocator is [`Reporting`], it ends with exit code 1 and `message` as its
+/// last line on standard error.
+///
+/// One call at a time: a second one takes the first one's place.
+///
+/// # Errors
+///
+/// If a GPU has no memory left.
+pub fn guard<R>(message: &str, run: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(install_hook);
+    let mut line = format!("error: {message}\n");
+    MESSAGE.store(&raw mut line, Ordering::Release);
+    let ended = panic::catch_unwind(AssertUnwindSafe(run));
+    MESSAGE.store(null_mut(), Ordering::Release);
+    match (ended, PANIC.lock().unwrap_or_else(PoisonError::into_inner).take()) {
+        (Ok(result), _) => Ok(result),
+        (Err(_), Some(reason)) => Err(OutOfMemory(reason)),
+        (Err(payload), None) => panic::resume_unwind(payload),
+    }
+}
+
+/// Keeps panics about memory, and what follows from them on other threads, from being printed while [`guard`] runs.
+fn install_hook() {
+    let others = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !MESSAGE.load(Ordering::Acquire).is_null() {
+            let mut found = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+            if found.is_none() {
+                *found = text(info.payload()).and_then(about_memory);
+            }
+            if found.is_some() {
+                return;
+            }
+        }
+        others(info);
+    }));
+}
+
+fn text(payload: &dyn Any) -> Option<&str> {
+    payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+}
+
+/// The line of a message that says that there is no memory: CubeCL's, or libtorch's.
+fn about_memory(text: &str) -> Option<String> {
+    const SIGNS: [&str; 4] =
+        ["out of memory", "out-of-memory", "out of device memory", "t allocate"];
+    let tells = |line: &&str| {
+        let line = line.to_lowercase();
+        SIGNS.iter().any(|sign| line.contains(sign))
+    };
+    text.lines().find(tells).map(|line| line.trim().to_owned())
+}
+
+/// The system's allocator, for programs: while [`guard`] runs something, an allocation that fails ends the process with
+/// the message that it was given.
+#[derive(Clone, Copy, Debug)]
+pub struct Reporting;
+
+impl Reporting {
+    fn check(&self, place: *mut u8) -> *mut u8 {
+        if place.is_null() {
+            end_with_message();
+        }
+        place
+    }
+}
+
+// SAFETY: the system's allocator does all of it.
+unsafe impl GlobalAlloc for Reporting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the contract of this trait, which is the same.
+        self.check(unsafe { System.alloc(layout) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        self.check(unsafe { System.alloc_zeroed(layout) })
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        self.check(unsafe { System.realloc(place, layout, size) })
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+/// Ends the process, if there is something to say. Nothing is allocated here.
+#[cfg(unix)]
+#[cold]
+fn end_with_message() {
+    let message = MESSAGE.swap(null_mut(), Ordering::AcqRel);
+    if !message.is_null() {
+        // SAFETY: `guard` takes the pointer away before it drops what it points to, and the process ends here. Another
+        // thread may be past that, in which case it waits for this one's exit or ends with the same message.
+        unsafe {
+            let message = (*message).as_bytes();
+            libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
+            libc::_exit(1);
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn end_with_message() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CubeCL's words, also where the thread that computes has them and the caller only sees that it is gone; and
+    /// libtorch's.
+    #[test]
+    fn a_panic_about_memory_is_an_error() {
+        let fails = |text: &'static str| guard("", || -> u8 { panic!("{text}") });
+        let error = fails("the loss: out of device memory allocating 123 bytes\nbacktrace");
+        let expected = "the loss: out of device memory allocating 123 bytes";
+        assert_eq!(error.unwrap_err().to_string(), expected);
+        let error = fails("\n can't allocate memory: you tried to allocate 5 bytes.");
+        assert!(error.unwrap_err().to_string().starts_with("can't allocate"));
+        let elsewhere = guard("", || {
+            let thread = std::thread::spawn(|| panic!("An out-of-memory error happened"));
+            thread.join().expect("the device's thread")
+        });
+        assert_eq!(elsewhere.unwrap_err().to_string(), "An out-of-memory error happened");
+        assert_eq!(guard("", || 7), Ok(7));
+        let other = panic::catch_unwind(|| guard("", || panic!("something else")));
+        assert_eq!(other.unwrap_err().downcast_ref::<&str>(), Some(&"something else"));
+    }
+}
