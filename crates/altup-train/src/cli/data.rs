@@ -38,13 +38,14 @@ struct PrepareArgs {
     /// Files, folders and globs of text to train on; more of them where it is given again
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
     train: Vec<String>,
-    /// Files, folders and globs of text to validate on
+    /// Files, folders and globs of text to validate on [default: every 100th document of the training text]
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
     valid: Vec<String>,
-    /// A Hugging Face tokenizer.json
+    /// A Hugging Face tokenizer.json, or a SentencePiece file that ends in .model [default: one trained from the text]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// What to do about lines that can't be read [default: stop]
+    /// What to do about lines that can't be read [default: stop]. A run on text with skipped lines needs
+    /// data.on_error=skip too
     #[arg(long, value_enum)]
     on_error: Option<OnErrorArg>,
     /// Threads that tokenize [default: all]

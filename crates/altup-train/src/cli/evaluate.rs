@@ -16,8 +16,9 @@ use super::evaluate_tasks::{ModelArgs, TaskArgs};
 use super::model_source::ModelSource;
 use super::{BackendArgs, CacheArgs, PrecisionArgs, output};
 
-/// Score a model on text (loss per token, perplexity and accuracy under the run's objective, or span corruption where there is no run), or a model or predictions
-/// on benchmark tasks
+/// Score a model on text, or a model or predictions on benchmark tasks
+///
+/// On text: loss per token, perplexity and accuracy, under the run's objective, or span corruption where there is no run.
 #[derive(Args)]
 pub(super) struct EvaluateArgs {
     /// A model directory, the folder of a run, or the name of a model on the Hugging Face hub
@@ -28,7 +29,7 @@ pub(super) struct EvaluateArgs {
     /// Files, folders and globs of text to score [default: what the run was validated on]
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
     valid: Vec<String>,
-    /// A tokenizer.json [default: the model's]
+    /// A tokenizer.json, or a SentencePiece file that ends in .model [default: the model's]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Length of the inputs in tokens [default: the run's, or 512]

@@ -26,12 +26,14 @@ use super::{output, stop};
 ///
 /// Adafactor at a constant rate of 0.001 with a dropout of 0.1, batches of examples of about equal length; the
 /// checkpoint with the best scores becomes the model of the run.
+///
+/// Signals, exit codes and several processes are as with `altup train`.
 #[derive(Args)]
 pub(super) struct FinetuneArgs {
     /// A TOML file of the run's configuration; flags go over its keys
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The model: its directory, or the folder of the run that trained it
+    /// The model: its directory, the folder of the run that trained it, or its name on the Hugging Face hub
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// A task or several, by commas (`altup tasks` lists them); a name that ends in .toml is the path of a
@@ -75,7 +77,7 @@ pub(super) struct FinetuneArgs {
     /// schedule, and how it is watched and kept may be given anew; its model and tasks are fixed
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
-    /// Go back to the checkpoint of this step, or to the start with 0; what lay behind it is kept in abandoned/
+    /// Go back to the checkpoint of this step, or to the start with 0; what came after it is kept in abandoned/
     #[arg(long, requires = "resume", value_name = "STEP")]
     from: Option<u64>,
     /// Go on with the run in the output folder if it was begun there, and start it if not

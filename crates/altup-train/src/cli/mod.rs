@@ -122,7 +122,7 @@ impl OverwriteArgs {
 /// Where prepared data is kept.
 #[derive(Args)]
 struct CacheArgs {
-    /// Where tokenized corpora are kept for the next run [default: the user's cache folder]
+    /// Where tokenized corpora are kept for the next run [default: `altup` in the user's cache folder]
     #[arg(long, env = "ALTUP_CACHE", value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 }

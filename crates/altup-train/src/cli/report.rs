@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use super::{OverwriteArgs, output};
 
 /// Write the report of a run, or of several with their curves over each other: report.html and SVG files
+///
+/// Of one run without --output, its own folder gets them, and TensorBoard's event files.
 #[derive(Args)]
 pub(super) struct ReportArgs {
     /// The folders of the runs, finished or not

@@ -35,7 +35,8 @@ pub(super) struct TrainArgs {
     /// A TOML file of the run's configuration; flags go over its keys
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Start from the model in this directory, with its tokenizer unless another is named
+    /// Start from the model in this directory, with its tokenizer unless another is named; `altup convert` makes one of a
+    /// dense T5
     #[arg(long, value_name = "DIR", conflicts_with_all = ["size", "variant", "blocks"])]
     init: Option<PathBuf>,
     /// A named model size: `altup sizes` lists them
@@ -50,10 +51,10 @@ pub(super) struct TrainArgs {
     /// Files, folders and globs of text to train on; more of them where it is given again
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
     train: Vec<String>,
-    /// Files, folders and globs of text to validate on
+    /// Files, folders and globs of text to validate on [default: every 100th document of the training text]
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
     valid: Vec<String>,
-    /// A Hugging Face tokenizer.json
+    /// A Hugging Face tokenizer.json, or a SentencePiece file that ends in .model [default: one trained from the text]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Optimizer steps
@@ -78,10 +79,11 @@ pub(super) struct TrainArgs {
     #[arg(long, requires = "output", conflicts_with = "resume")]
     overwrite: bool,
     /// Go on with the run in this folder, exactly where its last checkpoint is. Its length, its learning rate and
-    /// schedule, and how it is watched and kept may be given anew; its model and data are fixed
+    /// schedule, and how it is watched and kept may be given anew; its model and data are fixed (docs/formats.md has the
+    /// keys)
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
-    /// Go back to the checkpoint of this step, or to the start with 0; what lay behind it is kept in abandoned/
+    /// Go back to the checkpoint of this step, or to the start with 0; what came after it is kept in abandoned/
     #[arg(long, requires = "resume", value_name = "STEP")]
     from: Option<u64>,
     /// Go on with the run in the output folder if it was begun there, and start it if not
