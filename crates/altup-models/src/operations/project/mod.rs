@@ -8,7 +8,6 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch, DispatchTensor};
 use burn::nn::Linear;
 use burn::tensor::Tensor;
-use burn::tensor::module::linear;
 
 /// Rows of x up to which [`ProjectBackend::project`] is faster than Burn's product.
 const FEW_ROWS: usize = 8;
@@ -77,7 +76,8 @@ fn check(layers: &[&Linear], x: &Tensor<3>) {
     }
 }
 
-/// x · weight by Burn, in x's type.
+/// x · weight by Burn, in x's type: one product over all rows. A product for each row of the batch, as `linear` makes it
+/// where the length suits it, would make a gradient of the whole weight for each of them, to be summed afterwards.
 pub(crate) fn product(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch_size, seq_length, _] = x.dims();
     if batch_size * seq_length == 0 {
@@ -86,7 +86,9 @@ pub(crate) fn product(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
         return Tensor::zeros([batch_size, seq_length, d_output], (&x.device(), x.dtype()));
     }
     let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
-    linear(x, weight, None)
+    let [width, d_output] = weight.dims();
+    let rows = x.reshape([batch_size * seq_length, width]);
+    rows.matmul(weight).reshape([batch_size, seq_length, d_output])
 }
 
 fn weight_of(layer: &Linear) -> DispatchTensor {
