@@ -14,6 +14,10 @@ use crate::Strided;
 /// operations. flex, ndarray and libtorch implement this trait's methods. Any other backend implements the trait with
 /// an empty body; its answer is always no.
 pub trait HostTensors: Backend {
+    /// Whether the backend's own products are to be preferred to [`product`](crate::product) of its values, as libtorch's
+    /// are. Burn's flex fills each output with zeros first and copies it afterwards, and its ndarray knows no AVX-512.
+    const HAS_FAST_PRODUCTS: bool = false;
+
     /// The values, if they are f32 and lie row by row.
     fn slice(_tensor: &FloatTensor<Self>) -> Option<&[f32]> {
         None
@@ -30,8 +34,8 @@ pub trait HostTensors: Backend {
         None
     }
 
-    /// The values of a tensor of f32 with four dimensions, in the order in which they lie in memory.
-    fn try_strided(_tensor: &FloatTensor<Self>) -> Option<Strided<'_>> {
+    /// The values of a tensor of f32 with D dimensions, in the order in which they lie in memory.
+    fn try_strided<const D: usize>(_tensor: &FloatTensor<Self>) -> Option<Strided<'_, D>> {
         None
     }
 
@@ -49,9 +53,14 @@ pub trait HostTensors: Backend {
     ///
     /// # Panics
     ///
-    /// Panics if the tensor isn't f32 with four dimensions on the host.
-    fn strided(tensor: &FloatTensor<Self>) -> Strided<'_> {
-        Self::try_strided(tensor).expect("a tensor of f32 with four dimensions on the host")
+    /// Panics if the tensor isn't f32 with D dimensions on the host.
+    fn strided<const D: usize>(tensor: &FloatTensor<Self>) -> Strided<'_, D> {
+        Self::try_strided(tensor).unwrap_or_else(|| {
+            let (dtype, shape) = (tensor.dtype(), tensor.shape());
+            panic!(
+                "A tensor of f32 with {D} dimensions on the host. Got {dtype:?}, shape={shape:?}"
+            )
+        })
     }
 
     /// The values row by row, copied only where they do not lie so.
@@ -74,7 +83,11 @@ pub trait HostTensors: Backend {
 
     /// A tensor of zeros to write, on the device of `beside`.
     fn zeros(shape: Shape, beside: &FloatTensor<Self>) -> FloatTensor<Self> {
-        let values = vec![0f32; shape.num_elements()];
+        Self::of_values(vec![0f32; shape.num_elements()], shape, beside)
+    }
+
+    /// A tensor of these values, on the device of `beside`.
+    fn of_values(values: Vec<f32>, shape: Shape, beside: &FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_from_data(TensorData::new(values, shape), &beside.device())
     }
 
@@ -88,8 +101,7 @@ pub trait HostTensors: Backend {
         if Self::slice_mut(&mut tensor).is_some() {
             return tensor;
         }
-        let data = TensorData::new(Self::values(&tensor).into_owned(), tensor.shape());
-        Self::float_from_data(data, &tensor.device())
+        Self::of_values(Self::values(&tensor).into_owned(), tensor.shape(), &tensor)
     }
 
     /// The values of a tensor from [`zeros`](Self::zeros) or [`to_write`](Self::to_write).

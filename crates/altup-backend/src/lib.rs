@@ -19,7 +19,7 @@ pub mod philox;
 pub mod cube;
 
 pub use host_tensors::HostTensors;
-pub use matrix::{HeadsMut, Matrix, MatrixMut};
+pub use matrix::{HeadsMut, Matrix, MatrixMut, product};
 pub use parallel::{for_each, map, vectorized};
 pub use recompute::recomputed;
 pub use strided::Strided;

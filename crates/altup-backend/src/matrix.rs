@@ -1,4 +1,4 @@
-//! Products of matrices that lie anywhere in memory, by the calling thread.
+//! Products of matrices that lie anywhere in memory.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -105,32 +105,44 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
-    /// Puts left · right here.
+    /// Puts left · right here, by the calling thread.
     ///
     /// # Panics
     ///
     /// Panics if the shapes do not fit.
     pub fn set(self, left: Matrix<'_>, right: Matrix<'_>) {
-        self.product(left, right, false);
+        // SAFETY: the values of this matrix may be written, and only it writes them.
+        unsafe { self.product(left, right, false, gemm::Parallelism::None) };
     }
 
-    /// Adds left · right to what is here.
+    /// Adds left · right to what is here, by the calling thread.
     ///
     /// # Panics
     ///
     /// As [`set`](Self::set).
     pub fn add(self, left: Matrix<'_>, right: Matrix<'_>) {
-        self.product(left, right, true);
+        // SAFETY: as above; and they are initialised.
+        unsafe { self.product(left, right, true, gemm::Parallelism::None) };
     }
 
-    fn product(self, left: Matrix<'_>, right: Matrix<'_>, add: bool) {
+    /// # Safety
+    ///
+    /// The values of this matrix lie where they may be written, and nobody else does. To be added to, they are
+    /// initialised.
+    unsafe fn product(
+        self,
+        left: Matrix<'_>,
+        right: Matrix<'_>,
+        add: bool,
+        threads: gemm::Parallelism,
+    ) {
         assert_eq!(
             [left.rows, left.columns, right.columns],
             [self.rows, right.rows, self.columns],
             "a product's shapes"
         );
-        // SAFETY: all values within the three shapes are there, as they were checked when the matrices were
-        // made, and only this matrix writes its own.
+        // SAFETY: all values of the factors are there, as was checked when they were made, and this matrix's are, as the
+        // caller says.
         unsafe {
             gemm::gemm(
                 self.rows,
@@ -151,10 +163,48 @@ impl<'a> MatrixMut<'a> {
                 false,
                 false,
                 false,
-                gemm::Parallelism::None,
+                threads,
             );
         }
     }
+}
+
+/// Multiplications from which threads pay.
+const PARALLEL_FROM: usize = 192 * 192 * 192;
+
+/// left · right, row by row; by all threads if it is large. Which threads there are changes no bit: each value is summed
+/// by one.
+///
+/// # Panics
+///
+/// Panics if the shapes do not fit.
+pub fn product(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
+    let (rows, columns) = (left.rows, right.columns);
+    let count = rows.checked_mul(columns).expect("a product that fits into memory");
+    if left.columns == 0 {
+        assert_eq!(right.rows, 0, "a product's shapes");
+        return vec![0.0; count]; // a sum over nothing
+    }
+    let threads = match count.saturating_mul(left.columns) < PARALLEL_FROM {
+        true => gemm::Parallelism::None,
+        false => gemm::Parallelism::Rayon(0),
+    };
+    // Not of zeros, which the product would only write over.
+    let mut values = Vec::with_capacity(count);
+    let output = MatrixMut {
+        first: values.as_mut_ptr(),
+        rows,
+        columns,
+        row_stride: columns as isize,
+        column_stride: 1,
+        values: PhantomData,
+    };
+    // SAFETY: there is room for all values, and a product that isn't added to what is there writes each of them.
+    unsafe {
+        output.product(left, right, false, threads);
+        values.set_len(count);
+    }
+    values
 }
 
 fn whole_rows(values: usize, columns: usize) -> usize {
@@ -234,8 +284,32 @@ mod tests {
         let mut product = [0.0; 9];
         MatrixMut::new(&mut product, 3).set(left, right);
         assert_eq!(product, [1.0, 2.0, 4.0, 3.0, 4.0, 10.0, 5.0, 6.0, 16.0]);
+        assert_eq!(super::product(left, right), product);
         MatrixMut::new(&mut product, 3).add(left, right);
         assert_eq!(product, [2.0, 4.0, 8.0, 6.0, 8.0, 20.0, 10.0, 12.0, 32.0]);
+    }
+
+    /// Each value is summed by one thread, in one order.
+    #[test]
+    fn threads_change_no_bit() {
+        let values: Vec<f32> = (0..300 * 301).map(|i| (i as f32 * 0.37).sin()).collect();
+        let left = || Matrix::new(&values, 301);
+        let mut alone = vec![0.0; 300 * 300];
+        MatrixMut::new(&mut alone, 300).set(left(), left().transposed());
+        assert_eq!(product(left(), left().transposed()), alone);
+    }
+
+    #[test]
+    fn a_product_over_nothing_is_zeros() {
+        let nothing = || Matrix::new(&[], 3);
+        assert_eq!(product(nothing().transposed(), nothing()), [0.0; 9]);
+        assert!(product(nothing(), Matrix::new(&[1.0; 6], 2)).is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "a product's shapes")]
+    fn factors_that_do_not_fit_are_a_bug() {
+        product(Matrix::new(&[0.0; 6], 3), Matrix::new(&[0.0; 6], 3));
     }
 
     #[test]

@@ -1,26 +1,26 @@
-//! Tensors of four dimensions whose values may lie in any order.
+//! Tensors whose values may lie in any order.
 
 use std::ops::Range;
 
 use crate::Matrix;
 
-/// The values of a tensor of four dimensions, where they lie.
+/// The values of a tensor, where they lie.
 #[derive(Clone, Copy, Debug)]
-pub struct Strided<'a> {
+pub struct Strided<'a, const D: usize> {
     values: &'a [f32],
     offset: usize,
-    shape: [usize; 4],
-    strides: [isize; 4],
+    shape: [usize; D],
+    strides: [isize; D],
 }
 
-impl<'a> Strided<'a> {
+impl<'a, const D: usize> Strided<'a, D> {
     /// A tensor whose value at an index lies at `offset` plus, for each dimension, the index times the stride. A
     /// stride may be 0 or negative.
     ///
     /// # Panics
     ///
     /// Panics if a value within the shape lies outside of `values`.
-    pub fn new(values: &'a [f32], offset: usize, shape: [usize; 4], strides: [isize; 4]) -> Self {
+    pub fn new(values: &'a [f32], offset: usize, shape: [usize; D], strides: [isize; D]) -> Self {
         assert!(
             shape.contains(&0) || lies_within(values.len(), offset, &shape, &strides),
             "A tensor's values must lie in its memory. Got {} values, offset={offset}, shape={shape:?}, \
@@ -31,10 +31,23 @@ impl<'a> Strided<'a> {
     }
 
     /// The shape.
-    pub fn shape(&self) -> [usize; 4] {
+    pub fn shape(&self) -> [usize; D] {
         self.shape
     }
+}
 
+impl<'a> Strided<'a, 2> {
+    /// The tensor as a matrix.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is empty.
+    pub fn matrix(&self) -> Matrix<'a> {
+        Matrix::strided(self.values, self.offset, self.shape, self.strides)
+    }
+}
+
+impl<'a> Strided<'a, 4> {
     /// Positions of one head, of a tensor `[B, T, H, d]`: `[positions, d]`.
     ///
     /// # Panics

@@ -25,7 +25,7 @@ impl HostTensors for Flex {
         tensor.as_slice()
     }
 
-    fn try_strided(tensor: &FloatTensor<Self>) -> Option<Strided<'_>> {
+    fn try_strided<const D: usize>(tensor: &FloatTensor<Self>) -> Option<Strided<'_, D>> {
         if tensor.dtype() != DType::F32 {
             return None;
         }

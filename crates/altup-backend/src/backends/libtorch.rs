@@ -12,6 +12,8 @@ use std::slice;
 use crate::{HostTensors, Strided};
 
 impl HostTensors for LibTorch {
+    const HAS_FAST_PRODUCTS: bool = true;
+
     fn in_memory(tensor: &FloatTensor<Self>) -> bool {
         tensor.device() == LibTorchDevice::Cpu
     }
@@ -37,13 +39,13 @@ impl HostTensors for LibTorch {
         contiguous(tensor)
     }
 
-    fn try_strided(tensor: &FloatTensor<Self>) -> Option<Strided<'_>> {
+    fn try_strided<const D: usize>(tensor: &FloatTensor<Self>) -> Option<Strided<'_, D>> {
         if !Self::on_host([tensor]) {
             return None;
         }
         let shape = tensor.shape();
-        let shape: [usize; 4] = shape.as_slice().try_into().ok()?;
-        let strides: [i64; 4] = tensor.tensor.stride().try_into().ok()?;
+        let shape: [usize; D] = shape.as_slice().try_into().ok()?;
+        let strides: [i64; D] = tensor.tensor.stride().try_into().ok()?;
         let strides = strides.map(|stride| stride as isize);
         if shape.contains(&0) {
             return Some(Strided::new(&[], 0, shape, strides));

@@ -21,11 +21,11 @@ impl HostTensors for NdArray {
         storage.ensure_owned().as_slice_mut()
     }
 
-    fn try_strided(tensor: &FloatTensor<Self>) -> Option<Strided<'_>> {
+    fn try_strided<const D: usize>(tensor: &FloatTensor<Self>) -> Option<Strided<'_, D>> {
         let FloatTensor::<Self>::F32(storage) = tensor else { return None };
         let view = storage.view();
-        let shape: [usize; 4] = view.shape().try_into().ok()?;
-        let strides: [isize; 4] = view.strides().try_into().ok()?;
+        let shape: [usize; D] = view.shape().try_into().ok()?;
+        let strides: [isize; D] = view.strides().try_into().ok()?;
         if shape.contains(&0) {
             return Some(Strided::new(&[], 0, shape, strides));
         }

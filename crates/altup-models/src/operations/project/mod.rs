@@ -1,15 +1,17 @@
-//! Products with weights. A training step's are Burn's; a decoding step's have few rows and are a kernel of ours.
+//! Products with weights: those of many rows, with a backward pass, and those of a decoding step, which has few.
 
 mod cpu;
+mod few_rows;
 mod primitive;
 
+use altup_backend::record_asked;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch, DispatchTensor};
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 
-/// Rows of x up to which [`ProjectBackend::project`] is faster than Burn's product.
+/// Rows of x up to which [`ProjectBackend::project`] is faster than [`ProjectBackend::product`].
 const FEW_ROWS: usize = 8;
 
 /// x · weight of a layer without bias. The weight may be of another type than x; the product is of x's.
@@ -76,7 +78,7 @@ fn check(layers: &[&Linear], x: &Tensor<3>) {
     }
 }
 
-/// x · weight by Burn, in x's type: one product over all rows. A product for each row of the batch, as `linear` makes it
+/// x · weight in x's type: one product over all rows. A product for each row of the batch, as Burn's `linear` makes it
 /// where the length suits it, would make a gradient of the whole weight for each of them, to be summed afterwards.
 pub(crate) fn product(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch_size, seq_length, _] = x.dims();
@@ -86,9 +88,10 @@ pub(crate) fn product(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
         return Tensor::zeros([batch_size, seq_length, d_output], (&x.device(), x.dtype()));
     }
     let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
-    let [width, d_output] = weight.dims();
-    let rows = x.reshape([batch_size * seq_length, width]);
-    rows.matmul(weight).reshape([batch_size, seq_length, d_output])
+    let [width, _] = weight.dims();
+    assert_eq!(x.dims()[2], width, "A product has a weight for x's width.");
+    let output = <Dispatch as ProjectBackend>::product(rows_of(x), weight.into_dispatch());
+    unfold(output, batch_size, seq_length)
 }
 
 fn weight_of(layer: &Linear) -> DispatchTensor {
@@ -107,9 +110,40 @@ fn unfold(rows: DispatchTensor, batch_size: usize, seq_length: usize) -> Tensor<
 }
 
 altup_backend::operations! {
-    /// [`project`] on a backend, for the few rows of a decoding step. The weights may be stored in bf16 where x is
-    /// f32.
+    /// [`project`] on a backend.
     pub trait ProjectBackend {
+        /// x · weight
+        ///
+        /// # Shapes
+        ///
+        /// - x: `[rows, d_input]`, of at least one row
+        /// - weight: `[d_input, d_output]`, of x's type
+        /// - output: `[rows, d_output]`
+        fn product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+            match !Self::HAS_FAST_PRODUCTS && Self::on_host([&x, &weight]) {
+                true => cpu::product::<Self>(&x, &weight),
+                false => Self::float_matmul(x, weight),
+            }
+        }
+
+        /// The gradient of x: output_grad · weightᵀ.
+        fn product_backward_x(
+            weight: FloatTensor<Self>,
+            output_grad: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            Self::product(output_grad, Self::float_transpose(weight))
+        }
+
+        /// The gradient of the weight: xᵀ · output_grad.
+        fn product_backward_weight(
+            x: FloatTensor<Self>,
+            output_grad: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            Self::product(Self::float_transpose(x), output_grad)
+        }
+
+        // For the few rows of a decoding step. The weights may be stored in bf16 where x is f32.
+
         /// x · weight
         ///
         /// # Shapes
@@ -118,7 +152,7 @@ altup_backend::operations! {
         /// - weight: `[d_input, d_output]`
         /// - output: `[rows, d_output]`, of x's type
         fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-            let [output] = cpu::to_all::<Self, 1>(x, [weight]);
+            let [output] = few_rows::to_all::<Self, 1>(x, [weight]);
             output
         }
 
@@ -134,7 +168,7 @@ altup_backend::operations! {
             first: FloatTensor<Self>,
             second: FloatTensor<Self>,
         ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-            cpu::to_all::<Self, 2>(x, [first, second]).into()
+            few_rows::to_all::<Self, 2>(x, [first, second]).into()
         }
 
         /// x · first, x · second and x · third: self-attention's queries, keys and values.
@@ -148,13 +182,33 @@ altup_backend::operations! {
             second: FloatTensor<Self>,
             third: FloatTensor<Self>,
         ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-            cpu::to_all::<Self, 3>(x, [first, second, third]).into()
+            few_rows::to_all::<Self, 3>(x, [first, second, third]).into()
         }
     }
 }
 
-/// Recorded as the primitive operations that it is made of there; decoding asks for no gradients.
-impl<B: ProjectBackend, C: CheckpointStrategy> ProjectBackend for Autodiff<B, C> {}
+/// The operations for few rows are recorded as the primitive ones that they are made of there; decoding asks for no
+/// gradients.
+impl<B: ProjectBackend, C: CheckpointStrategy> ProjectBackend for Autodiff<B, C> {
+    fn product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        record_asked::<B, C, _, 2>(
+            [x, weight],
+            |[x, weight]| (B::product(x.clone(), weight.clone()), [x, weight]),
+            |[x, weight], grad, [of_x, of_weight]| {
+                // Where one isn't asked for, what is at hand.
+                let x_grad = match of_x {
+                    true => B::product_backward_x(weight, grad.clone()),
+                    false => grad.clone(),
+                };
+                let weight_grad = match of_weight {
+                    true => B::product_backward_weight(x, grad),
+                    false => grad,
+                };
+                [x_grad, weight_grad]
+            },
+        )
+    }
+}
 
 #[cfg(test)]
 mod tests;
