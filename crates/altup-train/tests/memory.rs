@@ -15,7 +15,7 @@ use support::{Workspace, fails, succeeds};
 
 /// An estimate is between a measured peak divided by this and that times this, the program itself aside. What it
 /// doesn't know of is what an allocator loses between tensors, and which of a few temporary ones overlap.
-const FACTOR: f64 = 1.5;
+const FACTOR: f64 = 1.15;
 
 fn dense(layers: usize) -> T5Config {
     T5Config {
@@ -32,8 +32,13 @@ fn dense(layers: usize) -> T5Config {
 }
 
 /// The peak of AdamW's steps in bytes: measured in a process of its own, and estimated.
-fn peaks(workspace: &Workspace, config: &T5Config, rows: usize, again: bool) -> [f64; 2] {
-    let lengths = [192, 48];
+fn peaks(
+    workspace: &Workspace,
+    config: &T5Config,
+    [rows, input_length, target_length]: [usize; 3],
+    again: bool,
+) -> [f64; 2] {
+    let lengths = [input_length, target_length];
     let model = workspace.path("model");
     ModelDirectory::new(&model).save(config, &config.init(1, &device::cpu())).unwrap();
     let batch = BenchBatch::random(config.vocab_size, rows, lengths, 2, 1);
@@ -47,8 +52,8 @@ fn peaks(workspace: &Workspace, config: &T5Config, rows: usize, again: bool) -> 
     let workload = Workload {
         shape: StepShape {
             batch_size: rows as u64,
-            input_length: lengths[0] as u64,
-            target_length: lengths[1] as u64,
+            input_length: input_length as u64,
+            target_length: target_length as u64,
             padded: false,
             value_bytes: 4,
             on_gpu: false,
@@ -66,25 +71,31 @@ fn peaks(workspace: &Workspace, config: &T5Config, rows: usize, again: bool) -> 
 fn a_peak_is_as_estimated() {
     let workspace = Workspace::new();
     // One row of a model of one layer: what is left is the program.
-    let [program, of_its_step] = peaks(&workspace, &dense(1), 1, false);
+    let [program, of_its_step] = peaks(&workspace, &dense(1), [1, 192, 48], false);
     let program = program - of_its_step;
     let altup = AltUpModelConfig::new(2, Widening::Embedding);
     let widened = T5Config { altup: Some(altup), ..dense(4) };
-    let mut of_dense = Vec::new();
-    for (name, config, again) in [
-        ("dense", &dense(4), false),
-        ("dense, layers again", &dense(4), true),
-        ("AltUp", &widened, false),
-        ("AltUp, layers again", &widened, true),
+    let large_vocabulary = T5Config { vocab_size: 16_384, ..dense(1) };
+    // The last number is the part of a peak that may be left where layers are computed again: that is what it is for.
+    for (name, config, shape, left) in [
+        ("dense", dense(4), [16, 192, 48], 0.6),
+        ("AltUp", widened.clone(), [16, 192, 48], 0.65),
+        ("dense, long targets", dense(4), [16, 96, 192], 0.5),
+        ("AltUp, long targets", widened, [16, 96, 192], 0.55),
+        ("a large vocabulary", large_vocabulary, [16, 64, 96], 0.9),
     ] {
-        let [measured, estimated] = peaks(&workspace, config, 16, again);
-        let measured = measured - program;
-        let ratio = estimated / measured;
-        assert!((FACTOR.recip()..FACTOR).contains(&ratio), "{name}: {estimated} for {measured}");
-        of_dense.push(measured);
+        let [whole, again] = [false, true].map(|again| {
+            let [measured, estimated] = peaks(&workspace, &config, shape, again);
+            let measured = measured - program;
+            let ratio = estimated / measured;
+            assert!(
+                (FACTOR.recip()..FACTOR).contains(&ratio),
+                "{name}, layers again: {again}: {estimated} for {measured}"
+            );
+            measured
+        });
+        assert!(again < left * whole, "{name}: {again} of {whole}");
     }
-    // It is what recomputation is for.
-    assert!(of_dense[1] < of_dense[0] && of_dense[3] < of_dense[2], "{of_dense:?}");
 }
 
 /// With 1 GB of addresses, a batch of 8192 rows can't be had: one line says so, and what to do.

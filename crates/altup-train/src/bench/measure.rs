@@ -79,8 +79,8 @@ pub fn measure(
     let directory = ModelDirectory::new(model);
     let config = directory.config()?.for_evaluation();
     let batch = BenchBatch::read(batch, config.vocab_size)?;
-    let (_, model) = directory.load_as(config.clone(), device)?;
-    let model = precision.to_compute(&model);
+    // No second name for the model as it was loaded, which would stay in memory until the end.
+    let model = precision.to_compute(&directory.load_as(config.clone(), device)?.1);
     let DeviceBatch { input_ids: inputs, padding, labels, targets, .. } =
         batch.to_batch().to_device(token_rows::num_labels(&batch.labels) as u64, device);
     let logits = model.forward(inputs.clone(), padding.clone(), labels.clone());
