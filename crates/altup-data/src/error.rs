@@ -1,5 +1,6 @@
 //! What can go wrong between the files on disk and a batch, one variant per cause.
 
+use std::any::Any;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -291,6 +292,14 @@ impl DataError {
 /// Whether something can't be written because nothing may be, as in a folder that is mounted to read from.
 pub(crate) fn is_refused(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+        .to_owned()
 }
 
 #[cfg(test)]

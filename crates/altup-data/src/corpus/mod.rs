@@ -28,8 +28,7 @@ use crate::DataError;
 
 pub use self::defect::{Defect, OnError, Place, SkippedInFile};
 pub(crate) use self::files::SourceFile;
-pub use self::reader::Document;
-pub(crate) use self::reader::READER_VERSION;
+pub use self::reader::{Document, READER_VERSION};
 
 /// An ordered list of files with text in them, and which of their documents to read.
 #[derive(Debug, Clone)]
@@ -490,15 +489,17 @@ mod tests {
         assert!(errors[0].contains("line 2 (element 3) is not a JSON object with"), "{errors:?}");
         assert!(errors[1].ends_with("line 2 (element 4) is not a JSON object"), "{errors:?}");
 
-        for (json, place) in [
-            (&br#"[{"text": "a"},"#[..], Place::Rest),
-            (br#"[{"text": "a"}"#, Place::Rest),
-            (br#"[{"text": "a"} {"text": "b"}]"#, Place::Line(1)),
-            (br#"[{"text": "a"#, Place::Rest),
+        for json in [
+            &br#"[{"text": "a"},"#[..],
+            br#"[{"text": "a"}"#,
+            br#"[{"text": "a"} {"text": "b"}]"#,
+            br#"[{"text": "a"#,
         ] {
             let (places, _) = defects("a.json", json);
-            assert_eq!(places[0], place, "{}", String::from_utf8_lossy(json));
+            assert_eq!(places, [Place::Rest], "{}", String::from_utf8_lossy(json));
         }
+        let (_, message) = defects("a.json", b"[{\"text\": \"a\"}\n{\"text\": \"b\"}]");
+        assert!(message.ends_with("in line 2; what follows is left out"), "{message}");
     }
 
     #[test]
@@ -525,6 +526,7 @@ mod tests {
             let (places, message) = defects(name, &bytes);
             assert_eq!(places, [Place::Rest], "{name}");
             assert!(message.contains(" is not a whole "), "{message}");
+            assert_ends_with_whole_lines(name, &bytes, &text);
             let folder = folder_with(&[(name, &bytes), ("b.txt", b"fine")]);
             let corpus = open(&folder, "").unwrap();
             let texts: Vec<String> =
@@ -536,6 +538,68 @@ mod tests {
         let (places, message) = defects("a.parquet", b"PAR1 this is not Parquet");
         assert_eq!(places, [Place::Rest]);
         assert!(message.contains("Parquet"), "{message}");
+    }
+
+    fn assert_ends_with_whole_lines(name: &str, bytes: &[u8], text: &str) {
+        let folder = folder_with(&[(name, bytes)]);
+        let documents = open(&folder, name).unwrap();
+        let texts = documents.documents().filter_map(|document| Some(document.ok()?.text));
+        let read: String = texts.map(|text| text + "\n").collect();
+        assert!(text.starts_with(&read), "{name}: the start of a line is none");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_has_one_defect_wherever_it_is_cut() {
+        // Stored, so that every byte is there up to the cut.
+        let stored = |text: &str| {
+            let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::none());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        };
+        let text = "one\n\n\u{e9}\u{e9}\u{e9}";
+        let array = "[{\"text\": \"one\"}, {\"text\": \"\u{e9}\u{e9}\u{e9}\"}]";
+        for (name, text) in [("a.txt.gz", text), ("a.json.gz", array)] {
+            // Eight bytes behind the text check it.
+            let with_all_of_it = stored(text).len() - 8;
+            for missing in 0..10 {
+                let bytes = &stored(text)[..with_all_of_it - missing];
+                let (places, message) = defects(name, bytes);
+                assert_eq!(places, [Place::Rest], "{name}: {missing} bytes: {message}");
+            }
+        }
+    }
+
+    /// A table whose second page says that it needs a dictionary, and has none.
+    fn parquet_without_its_dictionary() -> Vec<u8> {
+        let schema = "message m { required binary text (UTF8); }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let properties = parquet::file::properties::WriterProperties::builder()
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
+            .build();
+        let mut bytes = Vec::new();
+        let mut file = SerializedFileWriter::new(&mut bytes, schema, properties.into()).unwrap();
+        let mut group = file.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let texts = [ByteArray::from("one")];
+        column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        file.close().unwrap();
+        // The page's header, in Thrift's compact protocol: an i32 of the number of values (1), then one of the encoding
+        // (0 is plain, 8 a dictionary's).
+        let (values, encoding) = ([0x15, 0x02], [0x15, 0x00]);
+        let header = [values, encoding].concat();
+        let place = bytes.windows(4).position(|window| window == header).unwrap();
+        bytes[place + 3] = 2 * 8;
+        bytes
+    }
+
+    #[test]
+    fn a_parquet_file_that_makes_the_decoder_panic_is_a_defect() {
+        let (places, message) = defects("a.parquet", &parquet_without_its_dictionary());
+        assert_eq!(places, [Place::Rest]);
+        assert!(message.contains("a.parquet: can't be read as Parquet"), "{message}");
     }
 
     #[test]
@@ -551,6 +615,33 @@ mod tests {
         ] {
             assert_eq!(read_one(name, &bytes).unwrap(), ["one\n", "two\n"], "{name}");
         }
+    }
+
+    /// `pzstd` begins a file with a skippable frame, and seekable files end with one.
+    #[test]
+    fn skippable_frames_of_zstandard_are_passed_over() {
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+        let [one, two] =
+            ["one\n\n", "two\n"].map(|text| zstd::encode_all(text.as_bytes(), 1).unwrap());
+        for frames in [
+            [&skippable[..], &one, &two].concat(),
+            [&one[..], &skippable, &two].concat(),
+            [&skippable[..], &one, &skippable, &two, &skippable].concat(),
+        ] {
+            assert_eq!(read_one("a.txt.zst", &frames).unwrap(), ["one\n", "two\n"]);
+        }
+    }
+
+    #[test]
+    fn zstandard_windows_of_any_size_are_read() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(28).unwrap();
+        encoder.long_distance_matching(true).unwrap();
+        // Streamed in parts: of a text whose length is known the window is no longer than it.
+        encoder.write_all(b"one\n\n").unwrap();
+        encoder.flush().unwrap();
+        encoder.write_all(b"two\n").unwrap();
+        assert_eq!(read_one("a.txt.zst", &encoder.finish().unwrap()).unwrap(), ["one\n", "two\n"]);
     }
 
     #[test]
