@@ -87,16 +87,16 @@ const MAX_SINGLE_FILES: usize = 4096;
 /// A shard of small files ends where it reaches this size, in bytes.
 const SHARD_BYTES: u64 = 32 << 20;
 
-/// A shard of small files ends, on average, after as many. Which file ends one follows from its
-/// name, so that a new file changes the shard it falls into, and no other.
+/// A shard of small files ends, on average, after as many. Which file ends one follows from its name and size, so that a
+/// new file changes the shard it falls into and no other, and files that are moved change none.
 const SHARD_FILES: u64 = 256;
 
 impl Corpus {
     /// Finds the files behind `sources`: each a file, a folder (searched with its subfolders) or a
     /// glob.
     ///
-    /// The files are sorted by their paths as they were found: a link stands where its name says, wherever the file
-    /// behind it lies. A file found twice is read once; of several names of it, the first in this order counts. In
+    /// The sources come in their order, and the files of one sorted by their paths as they were found: a link stands
+    /// where its name says, wherever the file behind it lies. A file found twice is read once; of several names of it, the first in this order counts. In
     /// folders and globs, files with other extensions are passed over; a file that is named itself must have a known
     /// one. Hidden files and folders below a folder are passed over too.
     ///
@@ -215,14 +215,10 @@ fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
     let mut shards = Vec::new();
     let (mut shard, mut bytes) = (Vec::new(), 0);
     for file in files {
-        // The end of the path, which stays when the whole folder moves.
-        let components: Vec<_> = file.path.iter().rev().take(3).collect();
-        let name: PathBuf = components.into_iter().rev().collect();
-        let mut hash = [0; 8];
-        hash.copy_from_slice(&blake3::hash(name.as_os_str().as_encoded_bytes()).as_bytes()[..8]);
         bytes += file.size;
+        let ends = bytes >= SHARD_BYTES || ends_shard(&file);
         shard.push(file);
-        if bytes >= SHARD_BYTES || u64::from_le_bytes(hash).is_multiple_of(SHARD_FILES) {
+        if ends {
             shards.push(Shard { files: mem::take(&mut shard) });
             bytes = 0;
         }
@@ -231,6 +227,16 @@ fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
         shards.push(Shard { files: shard });
     }
     shards
+}
+
+/// Whether a small file ends its shard. The folders that it lies in have no say: they may be another's tomorrow.
+fn ends_shard(file: &SourceFile) -> bool {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(file.path.file_name().unwrap_or_default().as_encoded_bytes());
+    hasher.update(&file.size.to_le_bytes());
+    let mut hash = [0; 8];
+    hasher.finalize_xof().fill(&mut hash);
+    u64::from_le_bytes(hash).is_multiple_of(SHARD_FILES)
 }
 
 impl Shard {
@@ -427,9 +433,24 @@ mod tests {
         let sources = ["b.txt", "", "*.txt", "a/*"]
             .map(|name| folder.path().join(name).to_string_lossy().into_owned());
         let corpus = Corpus::open(&sources).unwrap();
-        assert_eq!(read(&corpus).unwrap(), ["y", "z\n", "b\n"]);
+        assert_eq!(read(&corpus).unwrap(), ["b\n", "y", "z\n"]);
         let names: Vec<_> = corpus.files().map(|path| path.file_name().unwrap()).collect();
-        assert_eq!(names, ["y.jsonl", "z.txt", "b.txt"]);
+        assert_eq!(names, ["b.txt", "y.jsonl", "z.txt"]);
+    }
+
+    #[test]
+    fn sources_are_read_in_the_order_in_which_they_are_named_wherever_they_lie() {
+        let folder = folder_with(&[("z/2.txt", b"z2"), ("z/1.txt", b"z1"), ("a/1.txt", b"a1")]);
+        let named = |names: [&str; 2]| {
+            let sources = names.map(|name| folder.path().join(name).to_string_lossy().into_owned());
+            read(&Corpus::open(&sources).unwrap()).unwrap()
+        };
+        let expected = ["z1\n", "z2\n", "a1\n"];
+        assert_eq!(named(["z", "a"]), expected);
+        fs::rename(folder.path().join("a"), folder.path().join("zz")).unwrap();
+        assert_eq!(named(["z", "zz"]), expected);
+        fs::rename(folder.path().join("z"), folder.path().join("0")).unwrap();
+        assert_eq!(named(["0", "zz"]), expected);
     }
 
     #[test]
@@ -726,6 +747,45 @@ mod tests {
         assert_eq!(read(&open(&folder, "").unwrap()).unwrap(), ["c\n", "d\n"]);
     }
 
+    #[test]
+    fn globs_pass_over_and_follow_what_folders_do() {
+        let folder = folder_with(&[
+            ("a/en/1.json", b"{\"text\": \"1\"}"),
+            ("a/en/._1.json", b"not text"),
+            ("b/en/2.json", b"{\"text\": \"2\"}"),
+            ("b/de/3.json", b"{\"text\": \"3\"}"),
+            (".hidden/en/4.json", b"{\"text\": \"4\"}"),
+        ]);
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("nowhere", folder.path().join("a/en/0.json")).unwrap();
+        for (glob, texts) in [
+            ("a/en/*.json", &["1"][..]),
+            ("*/en/*.json", &["1", "2"]),
+            ("*/[ed][ne]", &["1", "3", "2"]),
+            ("?", &["1", "3", "2"]),
+            ("**/*.json", &["1", "3", "2"]),
+            ("b/**/2.json", &["2"]),
+            (".hidden/*/*.json", &["4"]),
+            (".h*/en/*.json", &["4"]),
+        ] {
+            assert_eq!(read(&open(&folder, glob).unwrap()).unwrap(), texts, "{glob}");
+        }
+        assert!(matches!(open(&folder, "*/fr/*.json"), Err(DataError::NoMatch { .. })));
+    }
+
+    /// As Linux has them.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn names_that_are_not_utf_8_are_found_by_folders_and_globs() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = folder_with(&[]);
+        let name = std::ffi::OsStr::from_bytes(b"\xff.txt");
+        fs::write(folder.path().join(name), b"text").unwrap();
+        for source in ["", "*.txt"] {
+            assert_eq!(read(&open(&folder, source).unwrap()).unwrap(), ["text\n"], "{source}");
+        }
+    }
+
     /// A folder of links to files that are named by hashes, as download caches are.
     #[cfg(unix)]
     #[test]
@@ -797,6 +857,17 @@ mod tests {
         more.insert(2500, named("002499b"));
         let new = shards(more, 100).into_iter().filter(|shard| !before.contains(shard)).count();
         assert!(new <= 2, "{new}");
+
+        let sizes = |files: Vec<SourceFile>| -> Vec<usize> {
+            shards(files, 100).iter().map(|shard| shard.files.len()).collect()
+        };
+        for folder in ["/moved", "/mnt/b/corpus", "/corpus/below/folders/of/its/own"] {
+            let moved = files.iter().map(|file| {
+                let path = Path::new(folder).join(file.path.file_name().unwrap());
+                SourceFile { target: path.clone(), path, ..file.clone() }
+            });
+            assert_eq!(sizes(moved.collect()), sizes(files.clone()), "{folder}");
+        }
 
         let large = |number| SourceFile { size: SHARD_BYTES, ..file(number) };
         assert_eq!(shards((0..200).map(large).collect(), 100).len(), 200);
