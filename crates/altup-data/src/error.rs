@@ -215,8 +215,8 @@ pub enum DataError {
         source: io::Error,
     },
 
-    /// The noise density is not a proper fraction.
-    #[error("a noise density of {value} makes no sense: give one between 0 and 1, exclusive")]
+    /// The noise density is no share that can be hidden.
+    #[error("a noise density of {value} makes no sense: give one above 0 and up to 0.99")]
     NoiseDensity {
         /// The density given.
         value: f64,

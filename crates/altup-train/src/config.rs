@@ -626,10 +626,11 @@ impl RunConfig {
                 format!("must be at least 2, not {}", self.data.input_length),
             );
         }
-        if !(self.data.noise_density > 0.0 && self.data.noise_density < 1.0) {
+        let most = SpanCorruption::MAX_NOISE_DENSITY;
+        if !(self.data.noise_density > 0.0 && self.data.noise_density <= most) {
             return error(
                 "data.noise_density",
-                format!("must be between 0 and 1, not {}", self.data.noise_density),
+                format!("must be above 0 and up to {most}, not {}", self.data.noise_density),
             );
         }
         if !(self.data.mean_span_length >= 1.0 && self.data.mean_span_length.is_finite()) {
