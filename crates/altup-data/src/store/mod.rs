@@ -32,7 +32,7 @@ use crate::error::is_refused;
 use crate::tokenizer::TOKENIZING_VERSION;
 use crate::{DataError, TextTokenizer};
 
-pub(crate) use self::claim::Claim;
+pub(crate) use self::claim::{Claim, remove_left_overs};
 pub use self::manifest::{CorpusEntry, Removed, StoreContents};
 pub use self::prepare::{PrepareOptions, PrepareProgress};
 pub(crate) use self::token_file::TokenFile;
@@ -76,7 +76,7 @@ fn store_error(path: &Path) -> impl FnOnce(io::Error) -> DataError {
 }
 
 /// Whether something was written; not where nothing may be.
-fn written_if_allowed(written: io::Result<()>) -> io::Result<()> {
+pub(crate) fn written_if_allowed(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if is_refused(&error) => Ok(()),
         written => written,
