@@ -200,6 +200,29 @@ pub enum DataError {
         source: io::Error,
     },
 
+    /// A file of prepared data isn't what was written.
+    #[error(
+        "{} is damaged: `altup data prepare --verify` finds what is, and makes it anew",
+        .path.display()
+    )]
+    DamagedTokens {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A file of prepared data can't be mapped into memory: there are too many of them.
+    #[error(
+        "cannot map {}: a process may map so many files only (on Linux vm.max_map_count, 65,530 by default), and each \
+         shard of a text is one",
+        .path.display()
+    )]
+    TooManyMappings {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+
     /// The folder of prepared data may be read only, and something is missing in it.
     #[error(
         "{} can't be written to, and lacks {lacks}: have it prepared (`altup data prepare`) where that folder can be \
@@ -269,6 +292,15 @@ pub enum DataError {
     StartWorker {
         /// What the operating system says.
         source: io::Error,
+    },
+
+    /// A thread panicked on the text of some files.
+    #[error("{file} can't be tokenized: a panic says {message}")]
+    ShardPanicked {
+        /// The files.
+        file: String,
+        /// What it panicked with.
+        message: String,
     },
 
     /// A thread that prepares batches panicked.

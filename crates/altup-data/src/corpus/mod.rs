@@ -269,6 +269,8 @@ fn named(files: &mut dyn Iterator<Item = &Path>) -> String {
 /// [`Defect`] they go on; any other error ends them.
 pub(crate) struct Documents {
     files: std::vec::IntoIter<SourceFile>,
+    /// How many files have been opened.
+    opened: usize,
     reader: Option<Reader>,
     bytes_read: Arc<AtomicU64>,
     /// How many documents have been begun.
@@ -277,7 +279,7 @@ pub(crate) struct Documents {
 
 impl Documents {
     fn new(files: Vec<SourceFile>, bytes_read: Arc<AtomicU64>) -> Self {
-        Self { files: files.into_iter(), reader: None, bytes_read, started: 0 }
+        Self { files: files.into_iter(), opened: 0, reader: None, bytes_read, started: 0 }
     }
 
     fn next_piece(&mut self) -> Result<Option<Document>, DataError> {
@@ -290,10 +292,18 @@ impl Documents {
             }
             self.reader = None;
             match self.files.next() {
-                Some(file) => self.reader = Some(Reader::open(&file, &self.bytes_read)?),
+                Some(file) => {
+                    self.opened += 1;
+                    self.reader = Some(Reader::open(&file, &self.bytes_read)?);
+                }
                 None => return Ok(None),
             }
         }
+    }
+
+    /// The number of the file, from 0, that the last document or defect is of.
+    pub(crate) fn file(&self) -> usize {
+        self.opened.saturating_sub(1)
     }
 }
 
