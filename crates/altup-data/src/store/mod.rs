@@ -522,7 +522,9 @@ mod tests {
         fs::write(older.join("tokens.bin"), "old").unwrap();
         fs::create_dir(folder.join("mine")).unwrap();
         fs::write(folder.join("mine/tokens.bin"), "mine").unwrap();
-        assert_eq!(setup.store().contents().unwrap().older_bytes, 3);
+        fs::create_dir(folder.join("v2")).unwrap();
+        fs::write(folder.join("v2/sources.jsonl"), "older").unwrap();
+        assert_eq!(setup.store().contents().unwrap().older_bytes, 8);
 
         let day = Duration::from_secs(86_400);
         assert_eq!(setup.store().prune(day, true).unwrap(), Removed::default());
@@ -541,8 +543,17 @@ mod tests {
         assert_eq!(setup.stored("tokens").len(), 1);
         assert_eq!(setup.prepare_with(&one, PrepareOptions::default()).unwrap().shards_made(), 0);
 
+        // A manifest that says nothing, and times that are yet to come.
+        let tokenizer = setup.store().tokenizer_folder(&setup.tokenizer);
+        fs::write(tokenizer.join("damaged.json"), "{").unwrap();
+        for path in setup.stored("tokens").iter().chain(&setup.stored("json")) {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::now() + day).unwrap();
+        }
+        assert_eq!(setup.store().prune(day, true).unwrap(), Removed::default());
         let all = setup.store().prune(Duration::ZERO, true).unwrap();
         assert_eq!((all.corpora, all.shards), (1, 1));
+        assert!(setup.stored("json").is_empty() && !folder.join("v2").exists());
         assert!(!older.exists() && folder.join("mine/tokens.bin").exists());
         assert_eq!(row.slice(0..3).len(), 3, "what is open stays open");
     }
