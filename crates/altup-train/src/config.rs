@@ -555,6 +555,13 @@ impl RunConfig {
         check_paths(paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?))))
     }
 
+    /// Takes the tokenizer of the directory in `model.init`, unless one is named.
+    pub fn take_tokenizer_of_init(&mut self) {
+        if let (Some(directory), None) = (&self.model.init, &self.data.tokenizer) {
+            self.data.tokenizer = Some(ModelDirectory::new(directory).tokenizer());
+        }
+    }
+
     /// The configuration as TOML. Where `model.init` decides the model, the keys beside it, which then
     /// have their defaults, are left out.
     pub fn to_toml(&self) -> String {
