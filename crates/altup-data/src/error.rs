@@ -1,5 +1,6 @@
 //! What can go wrong between the files on disk and a batch, one variant per cause.
 
+use std::any::Any;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -199,6 +200,29 @@ pub enum DataError {
         source: io::Error,
     },
 
+    /// A file of prepared data isn't what was written.
+    #[error(
+        "{} is damaged: `altup data prepare --verify` finds what is, and makes it anew",
+        .path.display()
+    )]
+    DamagedTokens {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A file of prepared data can't be mapped into memory: there are too many of them.
+    #[error(
+        "cannot map {}: a process may map so many files only (on Linux vm.max_map_count, 65,530 by default), and each \
+         shard of a text is one",
+        .path.display()
+    )]
+    TooManyMappings {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+
     /// The folder of prepared data may be read only, and something is missing in it.
     #[error(
         "{} can't be written to, and lacks {lacks}: have it prepared (`altup data prepare`) where that folder can be \
@@ -214,8 +238,8 @@ pub enum DataError {
         source: io::Error,
     },
 
-    /// The noise density is not a proper fraction.
-    #[error("a noise density of {value} makes no sense: give one between 0 and 1, exclusive")]
+    /// The noise density is no share that can be hidden.
+    #[error("a noise density of {value} makes no sense: give one above 0 and up to 0.99")]
     NoiseDensity {
         /// The density given.
         value: f64,
@@ -270,6 +294,15 @@ pub enum DataError {
         source: io::Error,
     },
 
+    /// A thread panicked on the text of some files.
+    #[error("{file} can't be tokenized: a panic says {message}")]
+    ShardPanicked {
+        /// The files.
+        file: String,
+        /// What it panicked with.
+        message: String,
+    },
+
     /// A thread that prepares batches panicked.
     #[error("a thread that prepares batches panicked: {message}")]
     WorkerPanicked {
@@ -291,6 +324,14 @@ impl DataError {
 /// Whether something can't be written because nothing may be, as in a folder that is mounted to read from.
 pub(crate) fn is_refused(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+        .to_owned()
 }
 
 #[cfg(test)]

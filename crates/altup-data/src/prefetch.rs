@@ -1,11 +1,11 @@
 //! Work done ahead of time on other threads, and handed over in order.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use crate::DataError;
+use crate::error::panic_message;
 
 /// Makes item 0, 1, 2, … on a few threads, a few items ahead of the consumer.
 ///
@@ -99,13 +99,6 @@ impl<T> Drop for Prefetcher<T> {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
-        .to_owned()
 }
 
 #[cfg(test)]

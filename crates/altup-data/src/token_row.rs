@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::DataError;
 use crate::corpus::{Selection, Shard, SkippedInFile};
 use crate::store::TokenFile;
 
@@ -65,13 +66,17 @@ struct Run {
 }
 
 impl TokenRow {
-    pub(crate) fn new(files: Vec<Arc<TokenFile>>, selection: Selection, origin: Origin) -> Self {
+    pub(crate) fn new(
+        files: Vec<Arc<TokenFile>>,
+        selection: Selection,
+        origin: Origin,
+    ) -> Result<Self, DataError> {
         let mut row = Self { files: Vec::new(), runs: Vec::new(), len: 0, documents: 0, origin };
         let mut before = 0;
         for (number, file) in files.iter().enumerate() {
             let documents = file.documents();
             match selection {
-                Selection::All => row.push(number, file, 0..documents),
+                Selection::All => row.push(number, file, 0..documents)?,
                 Selection::Except { every } | Selection::Only { every } => {
                     // The documents held out are those with the index `every` - 1, 2 `every` - 1, …
                     let mut start = 0;
@@ -80,10 +85,10 @@ impl TokenRow {
                         let end = held_out.min(documents);
                         match selection {
                             Selection::Only { .. } if end < documents => {
-                                row.push(number, file, end..end + 1);
+                                row.push(number, file, end..end + 1)?;
                             }
                             Selection::Only { .. } => {}
-                            _ => row.push(number, file, start..end),
+                            _ => row.push(number, file, start..end)?,
                         }
                         start = end + 1;
                         held_out += every;
@@ -93,17 +98,22 @@ impl TokenRow {
             before += documents;
         }
         row.files = files;
-        row
+        Ok(row)
     }
 
-    fn push(&mut self, number: usize, file: &TokenFile, documents: Range<u64>) {
-        let start = file.tokens_of_first(documents.start);
-        let tokens = file.tokens_of_first(documents.end) - start;
+    fn push(
+        &mut self,
+        number: usize,
+        file: &TokenFile,
+        documents: Range<u64>,
+    ) -> Result<(), DataError> {
+        let tokens = file.tokens_of(documents.clone())?;
         self.documents += documents.end - documents.start;
-        if tokens > 0 {
-            self.runs.push(Run { file: number, start, place: self.len });
-            self.len += tokens;
+        if !tokens.is_empty() {
+            self.runs.push(Run { file: number, start: tokens.start, place: self.len });
+            self.len += tokens.end - tokens.start;
         }
+        Ok(())
     }
 
     /// The number of tokens.
@@ -114,6 +124,11 @@ impl TokenRow {
     /// Whether there are no tokens; never so, as an empty corpus is an error.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shares_files_with(&self, other: &Self) -> bool {
+        self.files.iter().zip(&other.files).all(|(own, others)| Arc::ptr_eq(own, others))
     }
 
     /// The number of documents.
@@ -156,7 +171,7 @@ impl TokenRow {
     ///
     /// # Panics
     ///
-    /// If the range reaches beyond [`len`](Self::len).
+    /// If the range reaches beyond [`len`](Self::len), or a token file is damaged there.
     pub fn slice(&self, range: Range<u64>) -> Vec<u32> {
         assert!(range.end <= self.len, "Got range={range:?}, len={}", self.len);
         let mut ids = Vec::with_capacity((range.end - range.start) as usize);

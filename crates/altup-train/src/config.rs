@@ -555,6 +555,13 @@ impl RunConfig {
         check_paths(paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?))))
     }
 
+    /// Takes the tokenizer of the directory in `model.init`, unless one is named.
+    pub fn take_tokenizer_of_init(&mut self) {
+        if let (Some(directory), None) = (&self.model.init, &self.data.tokenizer) {
+            self.data.tokenizer = Some(ModelDirectory::new(directory).tokenizer());
+        }
+    }
+
     /// The configuration as TOML. Where `model.init` decides the model, the keys beside it, which then
     /// have their defaults, are left out.
     pub fn to_toml(&self) -> String {
@@ -626,10 +633,11 @@ impl RunConfig {
                 format!("must be at least 2, not {}", self.data.input_length),
             );
         }
-        if !(self.data.noise_density > 0.0 && self.data.noise_density < 1.0) {
+        let most = SpanCorruption::MAX_NOISE_DENSITY;
+        if !(self.data.noise_density > 0.0 && self.data.noise_density <= most) {
             return error(
                 "data.noise_density",
-                format!("must be between 0 and 1, not {}", self.data.noise_density),
+                format!("must be above 0 and up to {most}, not {}", self.data.noise_density),
             );
         }
         if !(self.data.mean_span_length >= 1.0 && self.data.mean_span_length.is_finite()) {

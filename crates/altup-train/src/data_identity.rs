@@ -1,5 +1,6 @@
 //! What the data of a run is: each shard by the hash of its content, the tokenizer, the order of examples.
 
+use altup_data::corpus::READER_VERSION;
 use altup_data::pretraining::EXAMPLES_VERSION;
 use altup_data::tokenizer::TOKENIZING_VERSION;
 use altup_data::{Corpus, ShardSource, TextTokenizer};
@@ -11,6 +12,9 @@ use std::path::Path;
 /// What a run is trained and validated on, wherever it lies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataIdentity {
+    /// altup-data's [`READER_VERSION`].
+    #[serde(default = "first_version")]
+    pub reader_version: u32,
     /// altup-data's [`EXAMPLES_VERSION`].
     pub examples_version: u32,
     /// altup-data's [`TOKENIZING_VERSION`].
@@ -22,7 +26,7 @@ pub struct DataIdentity {
     pub sources: Vec<SourceIdentity>,
 }
 
-/// That of records from before it was written down.
+/// That of records from before they were written down.
 fn first_version() -> u32 {
     1
 }
@@ -235,6 +239,7 @@ impl DataIdentity {
     /// That of these texts, with this release and a tokenizer.
     pub fn new(tokenizer: &TextTokenizer, sources: Vec<SourceIdentity>) -> Self {
         Self {
+            reader_version: READER_VERSION,
             examples_version: EXAMPLES_VERSION,
             tokenizing_version: TOKENIZING_VERSION,
             tokenizer: tokenizer.fingerprint().to_string(),
@@ -253,6 +258,7 @@ impl DataIdentity {
             return Err(IdentityError::Tokenizer { was, is });
         }
         for (what, was, is) in [
+            ("documents", self.reader_version, now.reader_version),
             ("tokens", self.tokenizing_version, now.tokenizing_version),
             ("examples", self.examples_version, now.examples_version),
         ] {
@@ -281,6 +287,7 @@ mod tests {
     fn data(train: TextIdentity, valid: TextIdentity) -> DataIdentity {
         let source = SourceIdentity { name: String::new(), train, valid };
         DataIdentity {
+            reader_version: 1,
             examples_version: 1,
             tokenizing_version: 1,
             tokenizer: "t".into(),
@@ -296,9 +303,15 @@ mod tests {
         assert!(message(&tokens).contains("makes other tokens of the same text (version 2)"));
         let examples = DataIdentity { examples_version: 3, ..was.clone() };
         assert!(message(&examples).contains("other examples of the same text (version 3)"));
-        // Records from before it was written down are of the first one.
+        // Before the texts, whose shards are all others then.
+        let documents = data(text(&[("a", '7')]), text(&[("v", '8')]));
+        let documents = DataIdentity { reader_version: 2, ..documents };
+        assert!(message(&documents).contains("makes other documents of the same text (version 2)"));
+        // Records from before they were written down are of the first ones.
         let mut json = serde_json::to_value(&was).unwrap();
-        json.as_object_mut().unwrap().remove("tokenizing_version");
+        for version in ["tokenizing_version", "reader_version"] {
+            json.as_object_mut().unwrap().remove(version);
+        }
         assert_eq!(serde_json::from_value::<DataIdentity>(json).unwrap(), was);
     }
 

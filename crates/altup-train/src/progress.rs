@@ -188,7 +188,7 @@ impl Preparation<'_> {
 fn preparation_line(name: &str, so_far: PrepareProgress, elapsed: Duration) -> String {
     let PrepareProgress { shards_done, shards, bytes_done, bytes_found, bytes } = so_far;
     let mut line = format!(
-        "tokenizing the {name} text: {shards_done} of {shards} files, {} of {}",
+        "tokenizing the {name} text: {shards_done} of {shards} shards, {} of {}",
         format_bytes(bytes_done),
         format_bytes(bytes)
     );
@@ -452,7 +452,7 @@ mod tests {
         // 0.2 GB in ten seconds, and 0.8 GB are left.
         assert_eq!(
             preparation_line("training", so_far, Duration::from_secs(10)),
-            "tokenizing the training text: 600 of 1024 files, 1.2 GB of 2.0 GB  ETA 40s"
+            "tokenizing the training text: 600 of 1024 shards, 1.2 GB of 2.0 GB  ETA 40s"
         );
         let start = PrepareProgress { bytes_done: 1_000_000_000, ..so_far };
         assert!(

@@ -1,6 +1,6 @@
 //! From a run's configuration to its tokenizer and examples.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,13 +90,11 @@ impl PreparedText {
         config: &RunConfig,
         tokenizer: Option<&Path>,
         cache_folder: &Path,
-        workers: Option<usize>,
+        options: PrepareOptions,
         progress: &Progress,
     ) -> Result<Self, DataError> {
         let texts = text_sources(config)?;
-        for text in &texts {
-            warn_of_shared_files(text, progress);
-        }
+        warn_of_shared_files(&texts, progress);
         let tokenizer = match tokenizer.or(config.data.tokenizer.as_deref()) {
             Some(path) => TextTokenizer::load(path)?,
             None => trained_tokenizer(config, &texts, cache_folder, progress)?,
@@ -107,11 +105,6 @@ impl PreparedText {
         let need = objective.lengths().segment as u64;
 
         let store = token_store(cache_folder);
-        let defaults = PrepareOptions::default();
-        let options = PrepareOptions {
-            on_error: config.data.on_error,
-            workers: workers.unwrap_or(defaults.workers),
-        };
         let prepare = |corpus: &Corpus, name: &str| {
             let mut preparation = progress.preparation(name);
             let row = store
@@ -138,6 +131,7 @@ impl PreparedText {
             let identity = text.identity(train.sources(), valid.sources());
             sources.push(PreparedSource { name: text.name, train, valid, identity });
         }
+        warn_of_copies(&sources, progress);
         Ok(Self { tokenizer, sources })
     }
 
@@ -184,7 +178,9 @@ impl RunData {
         cache_folder: &Path,
         progress: &Progress,
     ) -> Result<Self, DataError> {
-        let text = PreparedText::prepare(config, tokenizer, cache_folder, None, progress)?;
+        let on_error = config.data.on_error;
+        let options = PrepareOptions { on_error, ..PrepareOptions::default() };
+        let text = PreparedText::prepare(config, tokenizer, cache_folder, options, progress)?;
         let skipped = text.skipped().iter().map(SkippedLines::from).collect();
         let PreparedText { tokenizer, sources } = text;
         let objective = config.objective(&tokenizer)?;
@@ -272,17 +268,42 @@ fn text_sources(config: &RunConfig) -> Result<Vec<TextSource>, DataError> {
     data.sources.iter().map(|named| source(&named.name, &named.train, &named.valid)).collect()
 }
 
-/// Says that a model will be validated on what it is trained on, where files are named for both.
-fn warn_of_shared_files(text: &TextSource, progress: &Progress) {
-    if text.valid.selection() != Selection::All {
-        return; // Documents are held out of the same files.
+/// Says that a model will be validated on what it is trained on, where files are named for both, by whatever texts.
+fn warn_of_shared_files(texts: &[TextSource], progress: &Progress) {
+    let mut shared = BTreeSet::new();
+    for (number, text) in texts.iter().enumerate() {
+        for (other, trained_on) in texts.iter().enumerate() {
+            // Documents that are held out are of the files that the text is trained on.
+            if other != number || text.valid.selection() == Selection::All {
+                shared.extend(text.valid.files_shared_with(&trained_on.train));
+            }
+        }
     }
-    let mut shared = text.valid.files_shared_with(&text.train);
-    if let Some(first) = shared.next() {
+    if let Some(first) = shared.first() {
         progress.warn(&format!(
             "warning: {} of the validation files are trained on too, {} among them",
-            1 + shared.count(),
+            shared.len(),
             first.display()
+        ));
+    }
+}
+
+/// Says the same where the files have other names and the same content, which is known once they are prepared.
+fn warn_of_copies(sources: &[PreparedSource], progress: &Progress) {
+    let trained_on = sources.iter().flat_map(|source| source.train.sources());
+    let trained_on: HashMap<_, _> = trained_on.map(|shard| (shard.content, &shard.file)).collect();
+    let validated_on = sources.iter().flat_map(|source| source.valid.sources());
+    let copies = validated_on.filter_map(|shard| {
+        let copied = trained_on.get(&shard.content)?;
+        (**copied != shard.file).then_some((&shard.file, *copied))
+    });
+    let copies: BTreeMap<_, _> = copies.collect();
+    if let Some((file, copied)) = copies.first_key_value() {
+        progress.warn(&format!(
+            "warning: {} of the validation files are copies of what is trained on, {} of {} among them",
+            copies.len(),
+            file.display(),
+            copied.display()
         ));
     }
 }

@@ -26,6 +26,31 @@ fn with_shards() -> Workspace {
     workspace
 }
 
+/// The same with fifty times the text, so that a shard is a while in the making.
+fn with_long_shards() -> Workspace {
+    let workspace = with_shards();
+    for name in names_in(&workspace.path("shards")) {
+        let text = fs::read_to_string(workspace.path("shards").join(&name)).unwrap();
+        workspace.write(&format!("shards/{name}"), vec![text; 50].join("\n\n"));
+    }
+    workspace
+}
+
+/// The names of the files below a folder that end in `ending`.
+fn below(folder: &Path, ending: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut found = Vec::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        let name = path.to_string_lossy().into_owned();
+        match path.is_dir() {
+            true => found.extend(below(&path, ending)),
+            false if name.ends_with(ending) => found.push(name),
+            false => {}
+        }
+    }
+    found
+}
+
 /// The arguments that prepare the shards into `cache`.
 fn prepare(cache: &str) -> Vec<&str> {
     let text = ["data", "prepare", "--train", "shards", "--tokenizer", "tokenizer/tokenizer.json"];
@@ -38,7 +63,7 @@ fn json_of(output: Output) -> Value {
 
 /// The contents of a cache's token files by their names.
 fn token_files(workspace: &Workspace, cache: &str) -> BTreeMap<PathBuf, Vec<u8>> {
-    let store = workspace.path(cache).join("tokens/v2");
+    let store = workspace.path(cache).join("tokens/v3");
     let mut files = BTreeMap::new();
     for tokenizer in fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path()) {
         if tokenizer.is_dir() {
@@ -103,7 +128,7 @@ fn text_is_prepared_listed_used_and_removed() {
 
 #[test]
 fn four_processes_tokenise_each_shard_once() {
-    let workspace = with_shards();
+    let workspace = with_long_shards();
     json_of(workspace.altup(&prepare("alone")).output().unwrap());
     let children: Vec<Child> = (0..4).map(|_| spawn(&workspace, &prepare("shared"))).collect();
     let made: Vec<u64> = children
@@ -113,20 +138,41 @@ fn four_processes_tokenise_each_shard_once() {
         })
         .collect();
     assert_eq!(made.iter().sum::<u64>(), SHARDS, "{made:?}");
+    assert!(made.iter().filter(|made| **made > 0).count() > 1, "one made all: {made:?}");
     assert!(token_files(&workspace, "shared") == token_files(&workspace, "alone"));
 }
 
 #[test]
 fn a_preparation_that_is_killed_again_and_again_ends_with_the_same_files() {
-    let workspace = with_shards();
+    let workspace = with_long_shards();
     json_of(workspace.altup(&prepare("whole")).output().unwrap());
-    for wait in [1, 3, 5, 8, 12, 17, 23, 30, 38, 47] {
+    let cache = workspace.path("killed");
+    let (mut kills, mut left_behind) = (0, 0);
+    loop {
+        let before = below(&cache, ".tokens").len();
         let mut child = spawn(&workspace, &prepare("killed"));
-        sleep(Duration::from_millis(wait));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        // Once it has made another shard, and somewhere within the next.
+        let ended = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            let is_on_the_next = !below(&cache, ".partial").is_empty();
+            if is_on_the_next && below(&cache, ".tokens").len() > before {
+                sleep(Duration::from_millis(kills % 4 * 5));
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            sleep(Duration::from_micros(200));
+        };
+        if let Some(status) = ended {
+            assert!(status.success(), "{status}");
+            break;
+        }
+        kills += 1;
+        left_behind += u64::from(!below(&cache, ".partial").is_empty());
     }
-    json_of(workspace.altup(&prepare("killed")).output().unwrap());
+    assert!(left_behind >= 3, "{kills} kills left {left_behind} shards in the making");
     assert!(token_files(&workspace, "killed") == token_files(&workspace, "whole"));
 }
 
@@ -164,6 +210,13 @@ fn permit(path: &Path, mode: u32) {
     }
 }
 
+/// Lets everyone into the workspace.
+#[cfg(unix)]
+fn permit_to_enter(workspace: &Workspace) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(workspace.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// As one that a team prepares and all of it read.
 #[cfg(unix)]
 #[test]
@@ -179,10 +232,10 @@ fn a_cache_that_may_only_be_read_serves_while_it_has_everything() {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(workspace.path(name), fs::Permissions::from_mode(mode)).unwrap();
     };
-    mode("", 0o755);
+    permit_to_enter(&workspace);
     mode("tokenizer", 0o755);
     let state = || -> Vec<(PathBuf, Vec<u8>, std::time::SystemTime)> {
-        let tokens = workspace.path("team/tokens/v2");
+        let tokens = workspace.path("team/tokens/v3");
         let entries = fs::read_dir(&tokens).unwrap().map(|entry| entry.unwrap().path());
         let files = entries.flat_map(|path| match path.is_dir() {
             true => names_in(&path).into_iter().map(|name| path.join(name)).collect(),
@@ -233,6 +286,94 @@ fn a_cache_that_may_only_be_read_serves_while_it_has_everything() {
     let own = without_privileges(&workspace, &[&args[..], &other, &["--quiet"]].concat()).output();
     succeeds(own.unwrap());
     permit(&workspace.path("team"), 0o755);
+}
+
+/// Where each has its own, files that a user makes are another's to read, and not to write.
+#[cfg(unix)]
+#[test]
+fn what_another_user_has_in_the_making_is_waited_for_or_taken_over() {
+    let workspace = with_shards();
+    json_of(workspace.altup(&prepare("whole")).output().unwrap());
+    let whole = token_files(&workspace, "whole");
+    for path in whole.keys() {
+        let partial = format!("shared/{}.partial", path.display());
+        workspace.write(&partial, "left by a process of another user that died");
+    }
+    let (path, _) = whole.first_key_value().unwrap();
+    let partial = workspace.path("shared").join(format!("{}.partial", path.display()));
+    let in_the_making = fs::File::open(partial).unwrap();
+    in_the_making.lock().unwrap();
+    permit(&workspace.path("shared"), 0o777);
+    for name in below(&workspace.path("shared"), ".partial") {
+        permit(Path::new(&name), 0o644);
+    }
+    for name in ["shards", "tokenizer"] {
+        permit(&workspace.path(name), 0o755);
+    }
+    permit_to_enter(&workspace);
+
+    let mut command = without_privileges(&workspace, &prepare("shared"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let all_others = whole.len() - 1;
+    while below(&workspace.path("shared"), ".tokens").len() < all_others {
+        assert!(child.try_wait().unwrap().is_none(), "it doesn't wait for the last");
+        sleep(Duration::from_millis(5));
+    }
+    sleep(Duration::from_millis(200));
+    assert!(child.try_wait().unwrap().is_none(), "it doesn't wait for the last");
+    drop(in_the_making);
+    let prepared = json_of(child.wait_with_output().unwrap());
+    assert_eq!(prepared["texts"][0]["shards_made"], SHARDS);
+    assert!(token_files(&workspace, "shared") == whole);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_resume_without_a_cache_and_the_right_to_make_one_says_so() {
+    let workspace = with_shards();
+    let tokenizer = ["--tokenizer", "tokenizer/tokenizer.json"];
+    succeeds(workspace.train_on("shards", "run", &tokenizer));
+    for name in ["shards", "run", "tokenizer"] {
+        permit(&workspace.path(name), 0o777);
+    }
+    fs::create_dir(workspace.path("closed")).unwrap();
+    permit(&workspace.path("closed"), 0o555);
+    permit_to_enter(&workspace);
+    let resume = ["train", "--resume", "run", "--steps", "14", "--quiet"];
+    let resume = [&resume[..], &["--cache-dir", "closed/cache"]].concat();
+    let message = fails(without_privileges(&workspace, &resume).output().unwrap());
+    assert!(message.contains("closed/cache/tokens can't be written to"), "{message}");
+    assert!(message.contains("--cache-dir"), "{message}");
+}
+
+/// The texts and the tokenizer that a run from a model directory needs are found prepared.
+#[test]
+fn text_is_prepared_with_the_tokenizer_of_the_model_that_a_run_starts_from() {
+    let workspace = with_shards();
+    workspace.write(
+        "continued.toml",
+        "[model]\ninit = \"tokenizer/model\"\n[data]\ninput_length = 32\n\
+         [training]\nsteps = 1\nbatch_size = 4\neval_examples = 4\n",
+    );
+    let from = |more: &[&str], cache: &str| {
+        let flags = ["--train", "shards", "--cache-dir", cache, "--json"];
+        let args = [&["data", "prepare"][..], more, &flags].concat();
+        json_of(workspace.altup(&args).output().unwrap())
+    };
+    from(&["--config", "continued.toml"], "by-file");
+    from(&["--init", "tokenizer/model"], "by-flag");
+    let prepared = token_files(&workspace, "by-file");
+    assert_eq!(prepared.len() as u64, SHARDS);
+    assert!(token_files(&workspace, "by-flag") == prepared);
+    for cache in ["by-file", "by-flag"] {
+        let run = format!("run-{cache}");
+        let flags = ["--train", "shards", "--cache-dir", cache, "--output", &run, "--quiet"];
+        let train = [&["train", "--config", "continued.toml"][..], &flags].concat();
+        succeeds(workspace.altup(&train).output().unwrap());
+        assert!(token_files(&workspace, cache) == prepared, "a run takes what is prepared");
+        assert!(!workspace.path(cache).join("tokenizers").exists(), "no tokenizer is trained");
+    }
 }
 
 #[test]
@@ -391,4 +532,27 @@ fn files_that_are_both_trained_and_validated_on_are_warned_of() {
         succeeds(workspace.altup(&[&same[..], &["--output", "same"]].concat()).output().unwrap());
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains(warning), "{errors}");
+}
+
+#[test]
+fn a_mixture_is_warned_of_what_one_text_validates_on_and_another_trains_on() {
+    let workspace = Workspace::new();
+    with_mixture(&workspace);
+    fs::copy(workspace.path("second.txt"), workspace.path("copy.txt")).unwrap();
+    let config = fs::read_to_string(workspace.path("mixture.toml")).unwrap();
+    let validated_on = |file: &str| {
+        let train = "train = [\"first.txt\"]";
+        assert!(config.contains(train));
+        let config = config.replace(train, &format!("{train}\nvalid = [\"{file}\"]"));
+        workspace.write("shared.toml", config);
+        let prepare = ["data", "prepare", "--config", "shared.toml"];
+        String::from_utf8(succeeds(workspace.altup(&prepare).output().unwrap()).stderr).unwrap()
+    };
+    let errors = validated_on("second-valid.txt");
+    assert!(!errors.contains("warning"), "{errors}");
+    let errors = validated_on("second.txt");
+    assert!(errors.contains("warning: 1 of the validation files are trained on too"), "{errors}");
+    let errors = validated_on("copy.txt");
+    assert!(errors.contains("warning: 1 of the validation files are copies"), "{errors}");
+    assert!(errors.contains("copy.txt of ") && errors.contains("second.txt among"), "{errors}");
 }

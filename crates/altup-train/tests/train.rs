@@ -363,7 +363,7 @@ fn a_tokenizer_that_is_given_is_taken_in_place_of_a_new_one() {
 fn tokens_are_kept_until_the_corpus_changes() {
     let workspace = Workspace::new();
     let kept = || {
-        let store = workspace.path("cache/tokens/v2");
+        let store = workspace.path("cache/tokens/v3");
         let folders = names_in(&store).into_iter().filter(|name| !name.contains('.'));
         let names = folders.flat_map(|folder| names_in(&store.join(folder)));
         names.filter(|name| name.ends_with(".tokens")).collect::<Vec<_>>()

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{self, Path, PathBuf};
 
+use glob::{MatchOptions, Pattern};
 use walkdir::{DirEntry, WalkDir};
 
 use crate::DataError;
@@ -67,14 +68,16 @@ impl Format {
     }
 }
 
-/// The data files behind `sources`, sorted by their paths. Of several names of one file, as links give it, the first
+/// The data files behind `sources`, source by source, those of one sorted by their paths: where a source lies has no
+/// influence on the order. Of several names of one file, as links give it, the first
 /// counts.
 pub(crate) fn find_all(sources: &[String]) -> Result<Vec<SourceFile>, DataError> {
     let mut files = Vec::new();
     for source in sources {
+        let start = files.len();
         find(source, &mut files)?;
+        files[start..].sort_by(|a, b| a.path.cmp(&b.path));
     }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
     let mut found = HashSet::new();
     files.retain(|file| found.insert(file.target.clone()));
     Ok(files)
@@ -103,19 +106,7 @@ fn find(source: &str, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
         return Ok(());
     }
 
-    let matches = glob::glob(source)
-        .map_err(|error| DataError::BadPattern { pattern: source.to_owned(), source: error })?;
-    for found in matches {
-        let found = found.map_err(|error| DataError::Read {
-            file: error.path().to_owned(),
-            source: error.into(),
-        })?;
-        if found.is_dir() {
-            find_below(&found, files)?;
-        } else if let Some(format) = Format::of(&found) {
-            files.push(source_file(&found, format)?);
-        }
-    }
+    find_matches(source, files)?;
     if files.len() == before {
         return Err(DataError::NoMatch { pattern: source.to_owned() });
     }
@@ -123,29 +114,85 @@ fn find(source: &str, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
 }
 
 fn find_below(folder: &Path, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
-    walk(folder, &mut |path| {
-        if let Some(format) = Format::of(path) {
-            files.push(source_file(path, format)?);
+    walk(folder, &is_visible, &mut |entry| add(entry, files))
+}
+
+fn add(entry: &DirEntry, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
+    if entry.file_type().is_file()
+        && let Some(format) = Format::of(entry.path())
+    {
+        files.push(source_file(entry.path(), format)?);
+    }
+    Ok(())
+}
+
+/// Adds the data files that a glob matches, and those below the folders that it matches. What holds below a folder holds
+/// here too, for the names that a wildcard stands for: hidden ones are passed over, and any others need not be UTF-8.
+fn find_matches(source: &str, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
+    let bad = |source: &str| {
+        let pattern = source.to_owned();
+        move |error| DataError::BadPattern { pattern, source: error }
+    };
+    Pattern::new(source).map_err(bad(source))?;
+    let parts = Path::new(source).components().map(|part| part.as_os_str());
+    let (mut root, mut wild) = (PathBuf::new(), PathBuf::new());
+    for part in parts {
+        let is_wild = part.to_string_lossy().contains(['*', '?', '[']);
+        if is_wild || wild != Path::new("") { wild.push(part) } else { root.push(part) }
+    }
+    let pattern = |part: &Path| Pattern::new(&part.to_string_lossy()).map_err(bad(source));
+    let whole = pattern(&wild)?;
+    let parts: Vec<Pattern> =
+        wild.iter().map(|part| pattern(Path::new(part))).collect::<Result<_, _>>()?;
+    let any_depth = parts.iter().any(|part| part.as_str() == "**");
+    let options = MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: true,
+    };
+    if root == Path::new("") {
+        root.push(".");
+    }
+    if !root.is_dir() {
+        return Ok(());
+    }
+    let leads_on = |entry: &DirEntry| match entry.depth() {
+        0 => true,
+        _ if any_depth => is_visible(entry),
+        depth => parts
+            .get(depth - 1)
+            .is_some_and(|part| part.matches_with(&entry.file_name().to_string_lossy(), options)),
+    };
+    walk(&root, &leads_on, &mut |entry| {
+        let below = entry.path().strip_prefix(&root).unwrap_or(entry.path());
+        let matches = match any_depth {
+            true => whole.matches_with(&below.to_string_lossy(), options),
+            false => entry.depth() == parts.len(),
+        };
+        match matches {
+            true if entry.file_type().is_dir() => find_below(entry.path(), files),
+            true => add(entry, files),
+            false => Ok(()),
         }
-        Ok(())
     })
 }
 
-/// Calls `visit` with every file below `folder`, hidden ones and those in hidden folders aside.
+fn is_visible(entry: &DirEntry) -> bool {
+    entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
+}
+
+/// Calls `visit` with `folder` and everything below it that `leads_on`, and so do the folders that it lies in.
 /// Links are followed, as download caches are made of them; one that leads back to a folder above
 /// itself is passed over.
 fn walk(
     folder: &Path,
-    visit: &mut dyn FnMut(&Path) -> Result<(), DataError>,
+    leads_on: &dyn Fn(&DirEntry) -> bool,
+    visit: &mut dyn FnMut(&DirEntry) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let is_hidden = |entry: &DirEntry| {
-        entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".")
-    };
     let entries = WalkDir::new(folder).follow_links(true).into_iter();
-    for entry in entries.filter_entry(|entry| !is_hidden(entry)) {
+    for entry in entries.filter_entry(leads_on) {
         match entry {
-            Ok(entry) if entry.file_type().is_file() => visit(entry.path())?,
-            Ok(_) => {}
+            Ok(entry) => visit(&entry)?,
             Err(error) if error.loop_ancestor().is_some() || is_dangling(&error) => {}
             Err(error) => {
                 let file = error.path().unwrap_or(folder).to_owned();
@@ -181,8 +228,10 @@ const CRATE_FILE_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=256 << 10;
 pub(crate) fn crate_sources(folder: &Path, max_bytes: u64) -> Result<Vec<SourceFile>, DataError> {
     let mut found = Vec::new();
     if folder.is_dir() {
-        walk(folder, &mut |path| {
-            if !path.extension().is_some_and(|name| name == "rs" || name == "md") {
+        walk(folder, &is_visible, &mut |entry| {
+            let path = entry.path();
+            let is_code = path.extension().is_some_and(|name| name == "rs" || name == "md");
+            if !is_code || !entry.file_type().is_file() {
                 return Ok(());
             }
             let size = fs::metadata(path)

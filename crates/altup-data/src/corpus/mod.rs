@@ -28,8 +28,7 @@ use crate::DataError;
 
 pub use self::defect::{Defect, OnError, Place, SkippedInFile};
 pub(crate) use self::files::SourceFile;
-pub use self::reader::Document;
-pub(crate) use self::reader::READER_VERSION;
+pub use self::reader::{Document, READER_VERSION};
 
 /// An ordered list of files with text in them, and which of their documents to read.
 #[derive(Debug, Clone)]
@@ -88,16 +87,16 @@ const MAX_SINGLE_FILES: usize = 4096;
 /// A shard of small files ends where it reaches this size, in bytes.
 const SHARD_BYTES: u64 = 32 << 20;
 
-/// A shard of small files ends, on average, after as many. Which file ends one follows from its
-/// name, so that a new file changes the shard it falls into, and no other.
+/// A shard of small files ends, on average, after as many. Which file ends one follows from its name and size, so that a
+/// new file changes the shard it falls into and no other, and files that are moved change none.
 const SHARD_FILES: u64 = 256;
 
 impl Corpus {
     /// Finds the files behind `sources`: each a file, a folder (searched with its subfolders) or a
     /// glob.
     ///
-    /// The files are sorted by their paths as they were found: a link stands where its name says, wherever the file
-    /// behind it lies. A file found twice is read once; of several names of it, the first in this order counts. In
+    /// The sources come in their order, and the files of one sorted by their paths as they were found: a link stands
+    /// where its name says, wherever the file behind it lies. A file found twice is read once; of several names of it, the first in this order counts. In
     /// folders and globs, files with other extensions are passed over; a file that is named itself must have a known
     /// one. Hidden files and folders below a folder are passed over too.
     ///
@@ -216,14 +215,10 @@ fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
     let mut shards = Vec::new();
     let (mut shard, mut bytes) = (Vec::new(), 0);
     for file in files {
-        // The end of the path, which stays when the whole folder moves.
-        let components: Vec<_> = file.path.iter().rev().take(3).collect();
-        let name: PathBuf = components.into_iter().rev().collect();
-        let mut hash = [0; 8];
-        hash.copy_from_slice(&blake3::hash(name.as_os_str().as_encoded_bytes()).as_bytes()[..8]);
         bytes += file.size;
+        let ends = bytes >= SHARD_BYTES || ends_shard(&file);
         shard.push(file);
-        if bytes >= SHARD_BYTES || u64::from_le_bytes(hash).is_multiple_of(SHARD_FILES) {
+        if ends {
             shards.push(Shard { files: mem::take(&mut shard) });
             bytes = 0;
         }
@@ -232,6 +227,16 @@ fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
         shards.push(Shard { files: shard });
     }
     shards
+}
+
+/// Whether a small file ends its shard. The folders that it lies in have no say: they may be another's tomorrow.
+fn ends_shard(file: &SourceFile) -> bool {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(file.path.file_name().unwrap_or_default().as_encoded_bytes());
+    hasher.update(&file.size.to_le_bytes());
+    let mut hash = [0; 8];
+    hasher.finalize_xof().fill(&mut hash);
+    u64::from_le_bytes(hash).is_multiple_of(SHARD_FILES)
 }
 
 impl Shard {
@@ -264,6 +269,8 @@ fn named(files: &mut dyn Iterator<Item = &Path>) -> String {
 /// [`Defect`] they go on; any other error ends them.
 pub(crate) struct Documents {
     files: std::vec::IntoIter<SourceFile>,
+    /// How many files have been opened.
+    opened: usize,
     reader: Option<Reader>,
     bytes_read: Arc<AtomicU64>,
     /// How many documents have been begun.
@@ -272,7 +279,7 @@ pub(crate) struct Documents {
 
 impl Documents {
     fn new(files: Vec<SourceFile>, bytes_read: Arc<AtomicU64>) -> Self {
-        Self { files: files.into_iter(), reader: None, bytes_read, started: 0 }
+        Self { files: files.into_iter(), opened: 0, reader: None, bytes_read, started: 0 }
     }
 
     fn next_piece(&mut self) -> Result<Option<Document>, DataError> {
@@ -285,10 +292,18 @@ impl Documents {
             }
             self.reader = None;
             match self.files.next() {
-                Some(file) => self.reader = Some(Reader::open(&file, &self.bytes_read)?),
+                Some(file) => {
+                    self.opened += 1;
+                    self.reader = Some(Reader::open(&file, &self.bytes_read)?);
+                }
                 None => return Ok(None),
             }
         }
+    }
+
+    /// The number of the file, from 0, that the last document or defect is of.
+    pub(crate) fn file(&self) -> usize {
+        self.opened.saturating_sub(1)
     }
 }
 
@@ -428,9 +443,24 @@ mod tests {
         let sources = ["b.txt", "", "*.txt", "a/*"]
             .map(|name| folder.path().join(name).to_string_lossy().into_owned());
         let corpus = Corpus::open(&sources).unwrap();
-        assert_eq!(read(&corpus).unwrap(), ["y", "z\n", "b\n"]);
+        assert_eq!(read(&corpus).unwrap(), ["b\n", "y", "z\n"]);
         let names: Vec<_> = corpus.files().map(|path| path.file_name().unwrap()).collect();
-        assert_eq!(names, ["y.jsonl", "z.txt", "b.txt"]);
+        assert_eq!(names, ["b.txt", "y.jsonl", "z.txt"]);
+    }
+
+    #[test]
+    fn sources_are_read_in_the_order_in_which_they_are_named_wherever_they_lie() {
+        let folder = folder_with(&[("z/2.txt", b"z2"), ("z/1.txt", b"z1"), ("a/1.txt", b"a1")]);
+        let named = |names: [&str; 2]| {
+            let sources = names.map(|name| folder.path().join(name).to_string_lossy().into_owned());
+            read(&Corpus::open(&sources).unwrap()).unwrap()
+        };
+        let expected = ["z1\n", "z2\n", "a1\n"];
+        assert_eq!(named(["z", "a"]), expected);
+        fs::rename(folder.path().join("a"), folder.path().join("zz")).unwrap();
+        assert_eq!(named(["z", "zz"]), expected);
+        fs::rename(folder.path().join("z"), folder.path().join("0")).unwrap();
+        assert_eq!(named(["0", "zz"]), expected);
     }
 
     #[test]
@@ -490,15 +520,17 @@ mod tests {
         assert!(errors[0].contains("line 2 (element 3) is not a JSON object with"), "{errors:?}");
         assert!(errors[1].ends_with("line 2 (element 4) is not a JSON object"), "{errors:?}");
 
-        for (json, place) in [
-            (&br#"[{"text": "a"},"#[..], Place::Rest),
-            (br#"[{"text": "a"}"#, Place::Rest),
-            (br#"[{"text": "a"} {"text": "b"}]"#, Place::Line(1)),
-            (br#"[{"text": "a"#, Place::Rest),
+        for json in [
+            &br#"[{"text": "a"},"#[..],
+            br#"[{"text": "a"}"#,
+            br#"[{"text": "a"} {"text": "b"}]"#,
+            br#"[{"text": "a"#,
         ] {
             let (places, _) = defects("a.json", json);
-            assert_eq!(places[0], place, "{}", String::from_utf8_lossy(json));
+            assert_eq!(places, [Place::Rest], "{}", String::from_utf8_lossy(json));
         }
+        let (_, message) = defects("a.json", b"[{\"text\": \"a\"}\n{\"text\": \"b\"}]");
+        assert!(message.ends_with("in line 2; what follows is left out"), "{message}");
     }
 
     #[test]
@@ -525,6 +557,7 @@ mod tests {
             let (places, message) = defects(name, &bytes);
             assert_eq!(places, [Place::Rest], "{name}");
             assert!(message.contains(" is not a whole "), "{message}");
+            assert_ends_with_whole_lines(name, &bytes, &text);
             let folder = folder_with(&[(name, &bytes), ("b.txt", b"fine")]);
             let corpus = open(&folder, "").unwrap();
             let texts: Vec<String> =
@@ -536,6 +569,68 @@ mod tests {
         let (places, message) = defects("a.parquet", b"PAR1 this is not Parquet");
         assert_eq!(places, [Place::Rest]);
         assert!(message.contains("Parquet"), "{message}");
+    }
+
+    fn assert_ends_with_whole_lines(name: &str, bytes: &[u8], text: &str) {
+        let folder = folder_with(&[(name, bytes)]);
+        let documents = open(&folder, name).unwrap();
+        let texts = documents.documents().filter_map(|document| Some(document.ok()?.text));
+        let read: String = texts.map(|text| text + "\n").collect();
+        assert!(text.starts_with(&read), "{name}: the start of a line is none");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_has_one_defect_wherever_it_is_cut() {
+        // Stored, so that every byte is there up to the cut.
+        let stored = |text: &str| {
+            let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::none());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        };
+        let text = "one\n\n\u{e9}\u{e9}\u{e9}";
+        let array = "[{\"text\": \"one\"}, {\"text\": \"\u{e9}\u{e9}\u{e9}\"}]";
+        for (name, text) in [("a.txt.gz", text), ("a.json.gz", array)] {
+            // Eight bytes behind the text check it.
+            let with_all_of_it = stored(text).len() - 8;
+            for missing in 0..10 {
+                let bytes = &stored(text)[..with_all_of_it - missing];
+                let (places, message) = defects(name, bytes);
+                assert_eq!(places, [Place::Rest], "{name}: {missing} bytes: {message}");
+            }
+        }
+    }
+
+    /// A table whose second page says that it needs a dictionary, and has none.
+    fn parquet_without_its_dictionary() -> Vec<u8> {
+        let schema = "message m { required binary text (UTF8); }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let properties = parquet::file::properties::WriterProperties::builder()
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
+            .build();
+        let mut bytes = Vec::new();
+        let mut file = SerializedFileWriter::new(&mut bytes, schema, properties.into()).unwrap();
+        let mut group = file.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let texts = [ByteArray::from("one")];
+        column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        file.close().unwrap();
+        // The page's header, in Thrift's compact protocol: an i32 of the number of values (1), then one of the encoding
+        // (0 is plain, 8 a dictionary's).
+        let (values, encoding) = ([0x15, 0x02], [0x15, 0x00]);
+        let header = [values, encoding].concat();
+        let place = bytes.windows(4).position(|window| window == header).unwrap();
+        bytes[place + 3] = 2 * 8;
+        bytes
+    }
+
+    #[test]
+    fn a_parquet_file_that_makes_the_decoder_panic_is_a_defect() {
+        let (places, message) = defects("a.parquet", &parquet_without_its_dictionary());
+        assert_eq!(places, [Place::Rest]);
+        assert!(message.contains("a.parquet: can't be read as Parquet"), "{message}");
     }
 
     #[test]
@@ -551,6 +646,33 @@ mod tests {
         ] {
             assert_eq!(read_one(name, &bytes).unwrap(), ["one\n", "two\n"], "{name}");
         }
+    }
+
+    /// `pzstd` begins a file with a skippable frame, and seekable files end with one.
+    #[test]
+    fn skippable_frames_of_zstandard_are_passed_over() {
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+        let [one, two] =
+            ["one\n\n", "two\n"].map(|text| zstd::encode_all(text.as_bytes(), 1).unwrap());
+        for frames in [
+            [&skippable[..], &one, &two].concat(),
+            [&one[..], &skippable, &two].concat(),
+            [&skippable[..], &one, &skippable, &two, &skippable].concat(),
+        ] {
+            assert_eq!(read_one("a.txt.zst", &frames).unwrap(), ["one\n", "two\n"]);
+        }
+    }
+
+    #[test]
+    fn zstandard_windows_of_any_size_are_read() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(28).unwrap();
+        encoder.long_distance_matching(true).unwrap();
+        // Streamed in parts: of a text whose length is known the window is no longer than it.
+        encoder.write_all(b"one\n\n").unwrap();
+        encoder.flush().unwrap();
+        encoder.write_all(b"two\n").unwrap();
+        assert_eq!(read_one("a.txt.zst", &encoder.finish().unwrap()).unwrap(), ["one\n", "two\n"]);
     }
 
     #[test]
@@ -635,6 +757,45 @@ mod tests {
         assert_eq!(read(&open(&folder, "").unwrap()).unwrap(), ["c\n", "d\n"]);
     }
 
+    #[test]
+    fn globs_pass_over_and_follow_what_folders_do() {
+        let folder = folder_with(&[
+            ("a/en/1.json", b"{\"text\": \"1\"}"),
+            ("a/en/._1.json", b"not text"),
+            ("b/en/2.json", b"{\"text\": \"2\"}"),
+            ("b/de/3.json", b"{\"text\": \"3\"}"),
+            (".hidden/en/4.json", b"{\"text\": \"4\"}"),
+        ]);
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("nowhere", folder.path().join("a/en/0.json")).unwrap();
+        for (glob, texts) in [
+            ("a/en/*.json", &["1"][..]),
+            ("*/en/*.json", &["1", "2"]),
+            ("*/[ed][ne]", &["1", "3", "2"]),
+            ("?", &["1", "3", "2"]),
+            ("**/*.json", &["1", "3", "2"]),
+            ("b/**/2.json", &["2"]),
+            (".hidden/*/*.json", &["4"]),
+            (".h*/en/*.json", &["4"]),
+        ] {
+            assert_eq!(read(&open(&folder, glob).unwrap()).unwrap(), texts, "{glob}");
+        }
+        assert!(matches!(open(&folder, "*/fr/*.json"), Err(DataError::NoMatch { .. })));
+    }
+
+    /// As Linux has them.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn names_that_are_not_utf_8_are_found_by_folders_and_globs() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = folder_with(&[]);
+        let name = std::ffi::OsStr::from_bytes(b"\xff.txt");
+        fs::write(folder.path().join(name), b"text").unwrap();
+        for source in ["", "*.txt"] {
+            assert_eq!(read(&open(&folder, source).unwrap()).unwrap(), ["text\n"], "{source}");
+        }
+    }
+
     /// A folder of links to files that are named by hashes, as download caches are.
     #[cfg(unix)]
     #[test]
@@ -706,6 +867,17 @@ mod tests {
         more.insert(2500, named("002499b"));
         let new = shards(more, 100).into_iter().filter(|shard| !before.contains(shard)).count();
         assert!(new <= 2, "{new}");
+
+        let sizes = |files: Vec<SourceFile>| -> Vec<usize> {
+            shards(files, 100).iter().map(|shard| shard.files.len()).collect()
+        };
+        for folder in ["/moved", "/mnt/b/corpus", "/corpus/below/folders/of/its/own"] {
+            let moved = files.iter().map(|file| {
+                let path = Path::new(folder).join(file.path.file_name().unwrap());
+                SourceFile { target: path.clone(), path, ..file.clone() }
+            });
+            assert_eq!(sizes(moved.collect()), sizes(files.clone()), "{folder}");
+        }
 
         let large = |number| SourceFile { size: SHARD_BYTES, ..file(number) };
         assert_eq!(shards((0..200).map(large).collect(), 100).len(), 200);

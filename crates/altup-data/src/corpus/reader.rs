@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,9 +21,12 @@ use serde::Deserialize;
 use super::files::{Format, SourceFile};
 use super::{Defect, Place};
 use crate::DataError;
+use crate::error::panic_message;
 
-/// Changes when the same files are read as other documents or in other pieces.
-pub(crate) const READER_VERSION: u32 = 1;
+/// The version of how files become shards of documents: raise it when the same files are read as other documents or in
+/// other pieces, come in another order, or are joined into other shards. Prepared text of another version is passed over,
+/// and a run that goes on refuses it.
+pub const READER_VERSION: u32 = 2;
 
 /// Longer documents are handed over in pieces, so that one huge file does not have to be held and
 /// tokenised at once. Harmless to training: all tokens are concatenated before they are cut into
@@ -31,6 +35,9 @@ const MAX_PIECE_BYTES: usize = 1 << 20;
 
 /// A JSON object has to be held whole. What is longer is no document.
 const MAX_JSON_BYTES: usize = 256 << 20;
+
+/// Zstandard's largest window, which `zstd --ultra --long=31` writes. A decoder holds as much as the file's own window.
+const ZSTD_WINDOW_LOG: u32 = if usize::BITS < 64 { 30 } else { 31 };
 
 /// A document, or one piece of a long one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,11 +147,13 @@ enum Compression {
 }
 
 impl Compression {
-    /// What the first bytes of a file say. Neither format's are valid UTF-8.
+    /// What the first bytes of a file say. Neither format's are text.
     fn of(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Self::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            // A skippable frame, which the decoder passes over: `pzstd` begins with one.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
             _ => Self::None,
         }
     }
@@ -191,7 +200,9 @@ impl Input {
                 Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file)))
             }
             Compression::Zstd => {
-                let decoder = zstd::stream::read::Decoder::with_buffer(file).map_err(read_error)?;
+                let mut decoder =
+                    zstd::stream::read::Decoder::with_buffer(file).map_err(read_error)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(read_error)?;
                 Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder))
             }
         };
@@ -308,7 +319,14 @@ impl TextReader {
     fn next_piece(&mut self) -> Result<Option<Piece>, DataError> {
         loop {
             let number = self.input.line;
-            let end = self.input.read_line(&mut self.line, MAX_PIECE_BYTES)?;
+            let end = match self.input.read_line(&mut self.line, MAX_PIECE_BYTES) {
+                Ok(end) => end,
+                Err(error) => {
+                    // The start of a line that is cut short is none.
+                    (self.line, self.continues) = (Vec::new(), false);
+                    return Err(error);
+                }
+            };
             let mut line = mem::take(&mut self.line);
             let cut = end == LineEnd::Limit;
             if cut {
@@ -344,14 +362,24 @@ struct JsonReader {
     input: Input,
     /// Within an array, the number of elements begun.
     array: Option<u64>,
+    /// What no object is longer than, in bytes.
+    limit: usize,
 }
 
 impl JsonReader {
     fn new(input: Input) -> Self {
-        Self { input, array: None }
+        Self { input, array: None, limit: MAX_JSON_BYTES }
     }
 
     fn next_text(&mut self) -> Result<Option<String>, DataError> {
+        let text = self.next_object();
+        if self.input.ended {
+            self.array = None;
+        }
+        text
+    }
+
+    fn next_object(&mut self) -> Result<Option<String>, DataError> {
         loop {
             let Some(byte) = self.skip_white_space()? else {
                 return match self.array {
@@ -369,10 +397,12 @@ impl JsonReader {
                     if *elements > 0 {
                         if byte != b',' {
                             self.input.ended = true;
-                            self.array = None;
-                            let place = Place::Line(self.input.line);
-                            let problem = "has no comma between elements of a JSON array";
-                            return Err(self.input.defect(place, problem.into(), None));
+                            let line = self.input.line;
+                            let problem = format!(
+                                "has no comma between elements of a JSON array in line {line}; \
+                                 what follows is left out"
+                            );
+                            return Err(self.input.defect(Place::Rest, problem, None));
                         }
                         self.input.consume(1, 0);
                         self.skip_white_space()?;
@@ -406,12 +436,16 @@ impl JsonReader {
     fn next_line(&mut self) -> Result<String, DataError> {
         let number = self.input.line;
         let mut line = Vec::new();
-        if self.input.read_line(&mut line, MAX_JSON_BYTES)? == LineEnd::Limit {
+        if self.input.read_line(&mut line, self.limit)? == LineEnd::Limit {
             while self.input.read_line(&mut Vec::new(), BUFFER_BYTES)? == LineEnd::Limit {}
-            let problem = format!("is longer than {} MiB", MAX_JSON_BYTES >> 20);
-            return Err(self.input.defect(Place::Line(number), problem, None));
+            return Err(self.too_long(number, ""));
         }
         self.text_of(number, "", &line)
+    }
+
+    fn too_long(&self, line: u64, element: &str) -> DataError {
+        let problem = format!("{element}is longer than {} MiB", self.limit >> 20);
+        self.input.defect(Place::Line(line), problem, None)
     }
 
     /// An element of the array, whose first byte comes next.
@@ -419,7 +453,7 @@ impl JsonReader {
         let number = self.array.map_or(1, |elements| elements + 1);
         self.array = Some(number);
         let line = self.input.line;
-        let mut element = Vec::new();
+        let (mut element, mut too_long) = (Vec::new(), false);
         let (mut depth, mut in_string, mut escaped) = (0u64, false, false);
         loop {
             let bytes = self.input.peek()?;
@@ -446,18 +480,21 @@ impl JsonReader {
                     break;
                 }
             }
-            element.extend_from_slice(&bytes[..count]);
+            // Of one that is too long no more is held, but its end is looked for: others may follow.
+            too_long |= element.len() + count > self.limit;
+            if !too_long {
+                element.extend_from_slice(&bytes[..count]);
+            }
             self.input.consume(count, lines);
             if ended {
                 break;
             }
-            if element.len() >= MAX_JSON_BYTES {
-                (self.input.ended, self.array) = (true, None);
-                let problem = format!("has an element longer than {} MiB", MAX_JSON_BYTES >> 20);
-                return Err(self.input.defect(Place::Line(line), problem, None));
-            }
         }
-        self.text_of(line, &format!("(element {number}) "), &element)
+        let number = format!("(element {number}) ");
+        if too_long {
+            return Err(self.too_long(line, &number));
+        }
+        self.text_of(line, &number, &element)
     }
 
     fn unfinished_array(&mut self) -> DataError {
@@ -552,7 +589,7 @@ impl ParquetReader {
             if let Some(text) = self.texts.pop_front() {
                 return Ok(Some(text?));
             }
-            match self.read_rows() {
+            match without_panic(|| self.read_rows()) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(error) => {
@@ -609,6 +646,12 @@ impl ParquetReader {
     }
 }
 
+/// A panic as an error: the decoder panics at a page whose encoding needs a dictionary that isn't there.
+fn without_panic<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    panic::catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|payload| Err(ParquetError::General(panic_message(&*payload))))
+}
+
 /// The error of a read from a Parquet file: a defect, unless it is the disk that failed.
 fn broken_parquet(path: &Path, error: &ParquetError) -> DataError {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
@@ -620,6 +663,39 @@ fn broken_parquet(path: &Path, error: &ParquetError) -> DataError {
         None => {
             let problem = format!("can't be read as Parquet: {error}");
             Defect { file: path.to_owned(), place: Place::Rest, problem }.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_an_object_that_is_too_long_is_read() {
+        let row = |text: &str| format!("{{\"text\": \"{text}\"}}");
+        let rows = [row("a"), row(&"word ".repeat(300_000)), row("c")];
+        for json in [format!("[{}]", rows.join(",\n")), rows.join("\n")] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.json");
+            fs::write(&path, &json).unwrap();
+            let size = json.len() as u64;
+            let file = SourceFile { target: path.clone(), path, format: Format::Json, size };
+            let input = Input::open(&file, &Arc::default()).unwrap();
+            let mut reader = JsonReader { limit: 1 << 20, ..JsonReader::new(input) };
+            let (mut texts, mut defects) = (Vec::new(), Vec::new());
+            loop {
+                match reader.next_text() {
+                    Ok(Some(text)) => texts.push(text),
+                    Ok(None) => break,
+                    Err(DataError::Defect(defect)) => defects.push(defect),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert_eq!(texts, ["a", "c"]);
+            let places: Vec<Place> = defects.iter().map(|defect| defect.place).collect();
+            assert_eq!(places, [Place::Line(2)]);
+            assert!(defects[0].problem.contains("is longer than 1 MiB"), "{}", defects[0]);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::DataError;
 /// a small file, and a large one need not be read to its end.
 const READ_FACTOR: u64 = 16;
 
-/// The least that is worth opening a file for, in bytes.
+/// The least that is worth opening a larger file for, in bytes.
 const MIN_TAKE: u64 = 1 << 10;
 
 impl Corpus {
@@ -26,15 +26,14 @@ impl Corpus {
         visit: &mut dyn FnMut(&str),
     ) -> Result<(), DataError> {
         let total: u64 = self.source_files().map(text_bytes).sum();
-        let takes_all = total <= max_bytes;
         let (mut before, mut taken) = (0, 0);
         for file in self.source_files() {
             let text_bytes = text_bytes(file);
             before += text_bytes;
-            // What should have been taken behind this file.
-            let target = if takes_all { max_bytes } else { share(max_bytes, before, total) };
-            let quota = target.saturating_sub(taken);
-            if quota >= MIN_TAKE.min(max_bytes) {
+            // What should have been taken behind this file. Of a corpus that isn't larger that is all of it, and some
+            // more: the sizes of texts that are compressed are a guess, and no file may take what others need.
+            let quota = share(max_bytes, before, total).saturating_sub(taken);
+            if quota >= MIN_TAKE.min(max_bytes).min(text_bytes) {
                 taken += sample_file(file, text_bytes, quota, on_error, visit)?;
             }
         }
@@ -120,6 +119,40 @@ mod tests {
         let (_folder, corpus) =
             corpus(&[("a.txt", "one\n\ntwo".into()), ("b.txt", "three".into())]);
         assert_eq!(sampled(&corpus, 1 << 20), ["one\n", "two\n", "three\n"]);
+
+        let (_folder, corpus) = corpus_of_short_files(500);
+        assert_eq!(sampled(&corpus, corpus.bytes() + 1000).len(), 500);
+    }
+
+    fn corpus_of_short_files(count: usize) -> (tempfile::TempDir, Corpus) {
+        let name = |number| format!("{number:03}.txt");
+        let files: Vec<String> = (0..count).map(name).collect();
+        let files: Vec<(&str, String)> =
+            files.iter().map(|name| (name.as_str(), format!("{}\n", "word ".repeat(80)))).collect();
+        corpus(&files)
+    }
+
+    #[test]
+    fn a_file_that_unpacks_to_more_than_it_seems_leaves_the_others_their_shares() {
+        use std::io::Write;
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            let text: String = (0..30_000).map(|n| format!("{name}{} \n\n", n % 10)).collect();
+            let file = fs::File::create(folder.path().join(format!("{name}.txt.gz"))).unwrap();
+            let mut file = flate2::write::GzEncoder::new(file, flate2::Compression::best());
+            file.write_all(text.as_bytes()).unwrap();
+            file.finish().unwrap();
+        }
+        let corpus = Corpus::open(&[folder.path().to_string_lossy().into_owned()]).unwrap();
+        let guess: u64 = corpus.source_files().map(text_bytes).sum();
+        let max_bytes = 60_000;
+        assert!(guess < max_bytes, "{guess}");
+        let texts = sampled(&corpus, max_bytes);
+        for name in ["a", "b", "c"] {
+            let bytes: usize =
+                texts.iter().filter(|text| text.starts_with(name)).map(String::len).sum();
+            assert!((15_000..=20_000).contains(&bytes), "{name}: {bytes}");
+        }
     }
 
     #[test]

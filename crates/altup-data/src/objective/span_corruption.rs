@@ -25,7 +25,7 @@ use crate::DataError;
 /// How much to hide, and in what pieces.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpanCorruption {
-    /// The share of the tokens that is hidden. Default: 0.15.
+    /// The share of the tokens that is hidden, up to [`MAX_NOISE_DENSITY`](Self::MAX_NOISE_DENSITY). Default: 0.15.
     pub noise_density: f64,
     /// The mean number of tokens in a hidden span. Default: 3.
     pub mean_span_length: f64,
@@ -42,7 +42,7 @@ impl Default for SpanCorruption {
 impl Objective for SpanCorruption {
     fn check(&self, special: &SpecialTokens) -> Result<(), DataError> {
         let Self { noise_density, mean_span_length, input_length } = *self;
-        if !(noise_density > 0.0 && noise_density < 1.0) {
+        if !(noise_density > 0.0 && noise_density <= Self::MAX_NOISE_DENSITY) {
             return Err(DataError::NoiseDensity { value: noise_density });
         }
         if !(mean_span_length >= 1.0 && mean_span_length.is_finite()) {
@@ -68,6 +68,10 @@ impl Objective for SpanCorruption {
 }
 
 impl SpanCorruption {
+    /// The largest share that can be hidden. An example's text is longer by its inverse distance from 1: next to 1, no
+    /// text is long enough.
+    pub const MAX_NOISE_DENSITY: f64 = 0.99;
+
     /// The shortest inputs: a token, a sentinel, and `</s>`.
     const MIN_INPUT_LENGTH: usize = 3;
 
@@ -318,7 +322,7 @@ mod tests {
         assert!(check(SpanCorruption::default(), 28).is_ok());
         let error = check(SpanCorruption::default(), 27).unwrap_err();
         assert!(matches!(error, DataError::TooFewSentinels { need: 28, have: 27 }), "{error}");
-        for noise_density in [0.0, 1.0, f64::NAN] {
+        for noise_density in [0.0, 1.0, 1.0 - 1e-12, 0.995, f64::NAN] {
             let corruption = SpanCorruption { noise_density, ..Default::default() };
             assert!(matches!(check(corruption, 100), Err(DataError::NoiseDensity { .. })));
         }

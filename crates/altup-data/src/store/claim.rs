@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use same_file::Handle;
 
+use crate::error::is_refused;
+
 /// What a file in the making ends in, behind its own name.
 const PARTIAL: &str = ".partial";
 
@@ -18,7 +20,7 @@ const POLL: Duration = Duration::from_millis(50);
 ///
 /// It is a lock on `NAME.partial`, which the system lifts when the process ends, however it ends. The
 /// file is written there and renamed when it is complete. So a `.partial` file that can be locked
-/// is what a dead process has left, and the next to claim the file takes it over.
+/// is what a dead process has left, and the next to claim the file removes it, whosever it was.
 #[derive(Debug)]
 pub(crate) struct Claim {
     file: File,
@@ -33,23 +35,29 @@ impl Claim {
     pub(crate) fn attempt(target: &Path) -> io::Result<Option<Self>> {
         let partial = partial(target);
         loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&partial)?;
+            let created = OpenOptions::new().read(true).write(true).create_new(true).open(&partial);
+            let (file, is_new) = match created {
+                Ok(file) => (file, true),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let Some(file) = open_to_lock(&partial)? else { continue };
+                    (file, false)
+                }
+                Err(error) => return Err(error),
+            };
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
             // It may have been renamed or removed before the lock was had.
-            if is_at(&file, &partial)? {
-                file.set_len(0)?;
+            if !is_at(&file, &partial)? {
+                continue;
+            }
+            if is_new {
                 let target = target.to_owned();
                 return Ok(Some(Self { file, partial, target, finished: false }));
             }
+            fs::remove_file(&partial)?;
         }
     }
 
@@ -107,14 +115,27 @@ pub(crate) fn remove_left_overs(folder: &Path) -> io::Result<u64> {
         if !path.as_os_str().as_encoded_bytes().ends_with(PARTIAL.as_bytes()) {
             continue;
         }
-        // Gone in between, if it can't be opened.
-        let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
+        // Gone in between, or another user's who shows it to nobody.
+        let Ok(Some(file)) = open_to_lock(&path) else { continue };
         if file.try_lock().is_ok() && is_at(&file, &path)? {
             bytes += file.metadata()?.len();
             fs::remove_file(&path)?;
         }
     }
     Ok(bytes)
+}
+
+/// Opens a file to lock it; nothing if it is gone. Another user's may often be read only. That is enough, but on network
+/// file systems, which lock for those who may write.
+fn open_to_lock(path: &Path) -> io::Result<Option<File>> {
+    let opened = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if is_refused(&error) => File::open(path),
+        opened => opened,
+    };
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
 }
 
 fn partial(target: &Path) -> PathBuf {

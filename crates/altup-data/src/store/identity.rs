@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,21 @@ use crate::corpus::{READER_VERSION, Shard, SourceFile};
 pub(crate) struct Identities {
     path: PathBuf,
     known: HashMap<PathBuf, (Stamp, blake3::Hash)>,
+    hashed: Arc<Hashed>,
+}
+
+/// The hashes of files that this process has read, which a store may be unable to remember.
+#[derive(Debug, Default)]
+pub(crate) struct Hashed(Mutex<HashMap<PathBuf, (Stamp, blake3::Hash)>>);
+
+impl Hashed {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, (Stamp, blake3::Hash)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, path: &Path) -> Option<(Stamp, blake3::Hash)> {
+        self.lock().get(path).copied()
+    }
 }
 
 /// What changes when a file is written to.
@@ -65,19 +81,20 @@ pub(crate) struct ShardIdentity {
 impl ShardIdentity {
     /// Checks that no file has changed since its content was hashed.
     pub(crate) fn check_unchanged(&self) -> Result<(), DataError> {
-        for (file, stamp) in &self.stamps {
-            let now = Stamp::of(&file.target).map_err(|source| read_error(file, source))?;
-            if now != *stamp {
-                return Err(DataError::ChangedMeanwhile { file: file.path.clone() });
-            }
-        }
-        Ok(())
+        self.stamps.iter().try_for_each(|(file, stamp)| check_unchanged(file, *stamp))
+    }
+}
+
+fn check_unchanged(file: &SourceFile, stamp: Stamp) -> Result<(), DataError> {
+    match Stamp::of(&file.target).map_err(|source| read_error(file, source))? {
+        now if now == stamp => Ok(()),
+        _ => Err(DataError::ChangedMeanwhile { file: file.path.clone() }),
     }
 }
 
 impl Identities {
-    /// Reads what is remembered at `path`, if anything.
-    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+    /// Reads what is remembered at `path`, if anything; `hashed` has what isn't.
+    pub(crate) fn open(path: PathBuf, hashed: Arc<Hashed>) -> io::Result<Self> {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -90,11 +107,19 @@ impl Identities {
                 Some((path, (stamp, blake3::Hash::from_hex(blake3).ok()?)))
             })
             .collect();
-        Ok(Self { path, known })
+        Ok(Self { path, known, hashed })
     }
 
     /// The identity of a shard; its files are read where they are new or have changed.
     pub(crate) fn of(&self, shard: &Shard) -> Result<ShardIdentity, DataError> {
+        self.read_by(hash, shard)
+    }
+
+    fn read_by(
+        &self,
+        hash: fn(&Path) -> io::Result<blake3::Hash>,
+        shard: &Shard,
+    ) -> Result<ShardIdentity, DataError> {
         let mut key = blake3::Hasher::new();
         key.update(&READER_VERSION.to_le_bytes());
         let mut stamps = Vec::with_capacity(shard.files.len());
@@ -102,17 +127,23 @@ impl Identities {
         for file in &shard.files {
             let path = &file.target;
             let stamp = Stamp::of(path).map_err(|source| read_error(file, source))?;
-            let hash = match self.known.get(path) {
-                Some((known, hash)) if *known == stamp => *hash,
-                _ => {
+            let known = self.known.get(path).copied().filter(|(known, _)| *known == stamp);
+            let known =
+                known.or_else(|| self.hashed.get(path).filter(|(known, _)| *known == stamp));
+            let hash = match known {
+                Some((_, hash)) => hash,
+                None => {
                     let hash = hash(path).map_err(|source| read_error(file, source))?;
-                    let line = Line { path: path.clone(), stamp, blake3: hash.to_string() };
-                    // A path that JSON can't hold is not remembered.
-                    if stamp.is_settled()
-                        && let Ok(json) = serde_json::to_vec(&line)
-                    {
-                        lines.extend(json);
-                        lines.push(b'\n');
+                    // What was written to meanwhile has another content than it was hashed by.
+                    check_unchanged(file, stamp)?;
+                    if stamp.is_settled() {
+                        self.hashed.lock().insert(path.clone(), (stamp, hash));
+                        let line = Line { path: path.clone(), stamp, blake3: hash.to_string() };
+                        // A path that JSON can't hold is not written down.
+                        if let Ok(json) = serde_json::to_vec(&line) {
+                            lines.extend(json);
+                            lines.push(b'\n');
+                        }
                     }
                     hash
                 }
@@ -122,7 +153,12 @@ impl Identities {
             stamps.push((file.clone(), stamp));
         }
         if !lines.is_empty() {
-            written_if_allowed(self.append(&lines)).map_err(store_error(&self.path))?;
+            let appended = match self.append(&lines) {
+                // There is no folder, as none could be made.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                appended => written_if_allowed(appended),
+            };
+            appended.map_err(store_error(&self.path))?;
         }
         Ok(ShardIdentity { key: key.finalize(), stamps })
     }
@@ -202,14 +238,21 @@ mod tests {
                 .unwrap();
         }
 
-        fn key(&self, name: &str) -> blake3::Hash {
+        fn shard(&self, name: &str) -> Shard {
             let corpus = Corpus::open(&[self.path(name).to_string_lossy().into_owned()]).unwrap();
-            let identities = Identities::open(self.path("identities")).unwrap();
-            identities.of(&corpus.shards()[0]).unwrap().key
+            corpus.shards()[0].clone()
+        }
+
+        fn identities(&self) -> Identities {
+            Identities::open(self.path("identities"), Arc::default()).unwrap()
+        }
+
+        fn key(&self, name: &str) -> blake3::Hash {
+            self.identities().of(&self.shard(name)).unwrap().key
         }
 
         fn remembered(&self) -> usize {
-            Identities::open(self.path("identities")).unwrap().known.len()
+            self.identities().known.len()
         }
     }
 
@@ -272,7 +315,7 @@ mod tests {
         setup.key("a.txt");
         setup.key("b.txt");
         fs::remove_file(setup.path("b.txt")).unwrap();
-        Identities::open(setup.path("identities")).unwrap().compact().unwrap();
+        setup.identities().compact().unwrap();
         assert_eq!(setup.remembered(), 1);
     }
 
@@ -280,12 +323,39 @@ mod tests {
     fn a_change_behind_the_hash_is_noticed() {
         let setup = Setup::new();
         setup.write("a.txt", "one", 100);
-        let corpus = Corpus::open(&[setup.path("a.txt").to_string_lossy().into_owned()]).unwrap();
-        let identities = Identities::open(setup.path("identities")).unwrap();
-        let identity = identities.of(&corpus.shards()[0]).unwrap();
+        let identity = setup.identities().of(&setup.shard("a.txt")).unwrap();
         identity.check_unchanged().unwrap();
         setup.write("a.txt", "three", 50);
         let error = identity.check_unchanged().unwrap_err();
         assert!(matches!(error, DataError::ChangedMeanwhile { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_change_while_it_is_hashed_is_noticed_and_nothing_is_remembered() {
+        let setup = Setup::new();
+        setup.write("a.txt", "one", 100);
+        let changed_meanwhile = |path: &Path| {
+            let found = hash(path)?;
+            OpenOptions::new().append(true).open(path)?.write_all(b" more")?;
+            Ok(found)
+        };
+        let identities = setup.identities();
+        let identity = identities.read_by(changed_meanwhile, &setup.shard("a.txt"));
+        let Err(error) = identity else { panic!("it has changed") };
+        assert!(matches!(error, DataError::ChangedMeanwhile { .. }), "{error}");
+        assert_eq!((setup.remembered(), identities.hashed.lock().len()), (0, 0));
+    }
+
+    #[test]
+    fn what_can_not_be_written_down_is_hashed_once_by_a_process() {
+        let setup = Setup::new();
+        setup.write("a.txt", "one", 100);
+        let nowhere = setup.path("no/folder/identities");
+        let hashed = Arc::default();
+        let first = Identities::open(nowhere.clone(), Arc::clone(&hashed)).unwrap();
+        let key = first.of(&setup.shard("a.txt")).unwrap().key;
+        let again = Identities::open(nowhere, hashed).unwrap();
+        let not_read = |path: &Path| Err(io::Error::other(path.display().to_string()));
+        assert_eq!(again.read_by(not_read, &setup.shard("a.txt")).unwrap().key, key);
     }
 }

@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::claim::{remove_left_overs, write_whole};
-use super::identity::Identities;
 use super::prepare::Done;
 use super::token_file::FORMAT_VERSION;
 use super::{MANIFEST_EXTENSION, TOKENS_EXTENSION, TokenStore, store_error, written_if_allowed};
@@ -92,6 +91,8 @@ pub struct Removed {
 #[derive(Default)]
 struct TokenizerFolder {
     manifests: Vec<(PathBuf, Manifest, SystemTime)>,
+    /// Manifests that are damaged, or of another version.
+    unreadable: Vec<DirEntry>,
     /// The token files by the names of their shards.
     tokens: BTreeMap<String, DirEntry>,
 }
@@ -107,9 +108,15 @@ impl TokenizerFolder {
                 let name = path.file_stem().unwrap_or_default().to_string_lossy();
                 folder.tokens.insert(name.into_owned(), entry);
             } else if extension == Some(MANIFEST_EXTENSION)
-                && let Ok(manifest) = serde_json::from_slice(&fs::read(&path)?)
+                && let Some(contents) = unless_gone(fs::read(&path))?
+                && let Some(metadata) = unless_gone(entry.metadata())?
             {
-                folder.manifests.push((path, manifest, entry.metadata()?.modified()?));
+                match serde_json::from_slice::<Manifest>(&contents) {
+                    Ok(manifest) if manifest.version == FORMAT_VERSION => {
+                        folder.manifests.push((path, manifest, metadata.modified()?));
+                    }
+                    _ => folder.unreadable.push(entry),
+                }
             }
         }
         Ok(folder)
@@ -185,8 +192,10 @@ impl TokenStore {
                 });
             }
             for entry in folder.unlisted() {
-                contents.other_shards += 1;
-                contents.other_bytes += entry.metadata()?.len();
+                if let Some(metadata) = unless_gone(entry.metadata())? {
+                    contents.other_shards += 1;
+                    contents.other_bytes += metadata.len();
+                }
             }
         }
         contents.corpora.sort_by_key(|corpus| Reverse(corpus.last_used));
@@ -210,48 +219,35 @@ impl TokenStore {
     ///
     /// Names what can't be removed.
     pub fn prune(&self, unused_for: Duration, deletes: bool) -> Result<Removed, DataError> {
-        self.prune_folders(unused_for, deletes).map_err(store_error(&self.folder))
-    }
-
-    fn prune_folders(&self, unused_for: Duration, deletes: bool) -> io::Result<Removed> {
-        let is_old = |used: SystemTime| used.elapsed().is_ok_and(|age| age >= unused_for);
-        let mut removed = Removed::default();
-        let mut remove = |path: &Path, bytes: u64| -> io::Result<()> {
-            removed.bytes += bytes;
-            match deletes {
-                true if path.is_dir() => fs::remove_dir_all(path),
-                true => fs::remove_file(path),
-                false => Ok(()),
+        let mut pruning = Pruning { unused_for, deletes, removed: Removed::default() };
+        for mut folder in self.tokenizer_folders().map_err(store_error(&self.folder))? {
+            let unused = |(_, _, used): &mut (_, _, SystemTime)| pruning.is_old(*used);
+            let unused: Vec<_> = folder.manifests.extract_if(.., unused).collect();
+            for (path, _, _) in unused {
+                let count = pruning.remove(&path)?;
+                pruning.removed.corpora += count;
             }
-        };
-        let (mut corpora, mut shards) = (0, 0);
-        for mut folder in self.tokenizer_folders()? {
-            for (path, _, _) in folder.manifests.extract_if(.., |(_, _, used)| is_old(*used)) {
-                remove(&path, fs::metadata(&path)?.len())?;
-                corpora += 1;
+            for entry in &folder.unreadable {
+                pruning.remove_old(&entry.path())?;
             }
             for entry in folder.unlisted() {
-                let metadata = entry.metadata()?;
-                if is_old(metadata.modified()?) {
-                    remove(&entry.path(), metadata.len())?;
-                    shards += 1;
-                }
+                let count = pruning.remove_old(&entry.path())?;
+                pruning.removed.shards += count;
             }
         }
-        for folder in self.older_folders()? {
-            if is_old(fs::metadata(&folder)?.modified()?) {
-                remove(&folder, size_of(&folder)?)?;
-            }
+        for folder in self.older_folders().map_err(store_error(&self.folder))? {
+            pruning.remove_old(&folder)?;
         }
-        (removed.corpora, removed.shards) = (corpora, shards);
         if deletes && self.current().is_dir() {
-            for folder in self.folders_of_tokenizers()? {
-                removed.bytes += remove_left_overs(&folder)?;
+            let mut folders = self.folders_of_tokenizers().map_err(store_error(&self.folder))?;
+            folders.push(self.current());
+            for folder in folders {
+                pruning.removed.bytes +=
+                    remove_left_overs(&folder).map_err(store_error(&folder))?;
             }
-            removed.bytes += remove_left_overs(&self.current())?;
-            Identities::open(self.sources())?.compact()?;
+            self.identities()?.compact().map_err(store_error(&self.sources()))?;
         }
-        Ok(removed)
+        Ok(pruning.removed)
     }
 
     fn folders_of_tokenizers(&self) -> io::Result<Vec<PathBuf>> {
@@ -272,8 +268,8 @@ impl TokenStore {
         self.folders_of_tokenizers()?.iter().map(|path| TokenizerFolder::read(path)).collect()
     }
 
-    /// Folders of the layout before: one for each corpus and tokenizer, named by a hash, or
-    /// unfinished.
+    /// Folders of the layouts before: named by their version, and before that one for each corpus and tokenizer, named by
+    /// a hash, or unfinished.
     fn older_folders(&self) -> io::Result<Vec<PathBuf>> {
         if !self.folder.is_dir() {
             return Ok(Vec::new());
@@ -284,7 +280,9 @@ impl TokenStore {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let is_hash = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
             let is_of_store = is_hash || name.starts_with(".unfinished-");
-            if is_of_store && path.join("tokens.bin").is_file() {
+            let version = name.strip_prefix('v').and_then(|version| version.parse::<u32>().ok());
+            let is_older = version.is_some_and(|version| version < FORMAT_VERSION) && path.is_dir();
+            if is_older || is_of_store && path.join("tokens.bin").is_file() {
                 folders.push(path);
             }
         }
@@ -292,21 +290,65 @@ impl TokenStore {
     }
 }
 
+/// What `prune` removes, or would remove.
+struct Pruning {
+    unused_for: Duration,
+    deletes: bool,
+    removed: Removed,
+}
+
+impl Pruning {
+    /// Whether it is as long ago. A time that is yet to come, as of a clock that was set back, is now.
+    fn is_old(&self, used: SystemTime) -> bool {
+        used.elapsed().unwrap_or_default() >= self.unused_for
+    }
+
+    /// Removes a file or folder that is old, and returns how many: 0 or 1.
+    fn remove_old(&mut self, path: &Path) -> Result<u64, DataError> {
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+        match unless_gone(modified).map_err(store_error(path))? {
+            Some(modified) if self.is_old(modified) => self.remove(path),
+            _ => Ok(0),
+        }
+    }
+
+    /// Removes a file or folder, and returns how many: 0 where another was faster.
+    fn remove(&mut self, path: &Path) -> Result<u64, DataError> {
+        let remove = || -> io::Result<Option<u64>> {
+            let Some(metadata) = unless_gone(fs::metadata(path))? else { return Ok(None) };
+            let bytes = if metadata.is_dir() { size_of(path)? } else { metadata.len() };
+            let removed = match self.deletes {
+                true if metadata.is_dir() => fs::remove_dir_all(path),
+                true => fs::remove_file(path),
+                false => Ok(()),
+            };
+            Ok(unless_gone(removed)?.map(|()| bytes))
+        };
+        let removed = remove().map_err(store_error(path))?;
+        self.removed.bytes += removed.unwrap_or(0);
+        Ok(u64::from(removed.is_some()))
+    }
+}
+
+/// What came of something, unless the file is gone: others may remove and rename files meanwhile.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// The size of all files in a folder and below it. What was renamed or removed since it was listed counts nothing: others
 /// may prepare text meanwhile.
 fn size_of(folder: &Path) -> io::Result<u64> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        entries => entries?,
-    };
+    let Some(entries) = unless_gone(fs::read_dir(folder))? else { return Ok(0) };
     let mut bytes = 0;
     for entry in entries {
         let entry = entry?;
-        bytes += match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => size_of(&entry.path())?,
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
+        bytes += match unless_gone(entry.metadata())? {
+            Some(metadata) if metadata.is_dir() => size_of(&entry.path())?,
+            Some(metadata) => metadata.len(),
+            None => 0,
         };
     }
     Ok(bytes)

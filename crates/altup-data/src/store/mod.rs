@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! FOLDER/
-//! └── v2/
+//! └── v3/
 //!     ├── sources.jsonl          hashes of source files, by path, size and time of modification
 //!     └── <tokenizer>/           its hash, and the version of tokenising
 //!         ├── <shard>.tokens     the hash of the shard's content: the tokens
@@ -25,14 +25,17 @@ mod manifest;
 mod prepare;
 mod token_file;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use self::identity::{Hashed, Identities};
 use crate::error::is_refused;
 use crate::tokenizer::TOKENIZING_VERSION;
 use crate::{DataError, TextTokenizer};
 
-pub(crate) use self::claim::Claim;
+pub(crate) use self::claim::{Claim, remove_left_overs};
 pub use self::manifest::{CorpusEntry, Removed, StoreContents};
 pub use self::prepare::{PrepareOptions, PrepareProgress};
 pub(crate) use self::token_file::TokenFile;
@@ -45,12 +48,15 @@ const MANIFEST_EXTENSION: &str = "json";
 #[derive(Debug, Clone)]
 pub struct TokenStore {
     folder: PathBuf,
+    /// What this process has hashed and has open, so that rows of the same shards share it.
+    hashed: Arc<Hashed>,
+    open: Arc<Mutex<HashMap<PathBuf, Weak<TokenFile>>>>,
 }
 
 impl TokenStore {
     /// The store in a folder, which need not exist yet.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), hashed: Arc::default(), open: Arc::default() }
     }
 
     /// The folder.
@@ -66,6 +72,31 @@ impl TokenStore {
         self.current().join(SOURCES)
     }
 
+    fn identities(&self) -> Result<Identities, DataError> {
+        let path = self.sources();
+        Identities::open(path.clone(), Arc::clone(&self.hashed)).map_err(store_error(&path))
+    }
+
+    /// A shard's token file, if it is there and whole. Each is mapped once, however many rows have it: a process may map
+    /// so many files only.
+    fn open_tokens(
+        &self,
+        path: &Path,
+        shard: blake3::Hash,
+        tokenizer: &TextTokenizer,
+        verify: bool,
+    ) -> Result<Option<Arc<TokenFile>>, DataError> {
+        let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = open().get(path).and_then(Weak::upgrade);
+        if known.is_some() && !verify {
+            return Ok(known);
+        }
+        let Some(file) = TokenFile::open(path, shard, tokenizer, verify)? else { return Ok(None) };
+        let file = Arc::new(file);
+        open().insert(path.to_owned(), Arc::downgrade(&file));
+        Ok(Some(file))
+    }
+
     fn tokenizer_folder(&self, tokenizer: &TextTokenizer) -> PathBuf {
         self.current().join(format!("{}-{TOKENIZING_VERSION}", tokenizer.fingerprint()))
     }
@@ -76,7 +107,7 @@ fn store_error(path: &Path) -> impl FnOnce(io::Error) -> DataError {
 }
 
 /// Whether something was written; not where nothing may be.
-fn written_if_allowed(written: io::Result<()>) -> io::Result<()> {
+pub(crate) fn written_if_allowed(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if is_refused(&error) => Ok(()),
         written => written,
@@ -315,6 +346,81 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_that_is_another_is_found_where_it_is_asked_for() {
+        let setup = Setup::with(&[("a.txt", TEXT)]);
+        let expected = tokens(&setup.prepare().unwrap());
+        let path = setup.stored("tokens").remove(0);
+        let whole = fs::read(&path).unwrap();
+        let verify = PrepareOptions { verify: true, ..PrepareOptions::default() };
+        // In the ids, which take two bytes each, and in the documents' ends behind them.
+        for place in [4, 2 * expected.len()] {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 1;
+            fs::write(&path, damaged).unwrap();
+            assert_eq!(setup.prepare().unwrap().shards_made(), 0, "only its size is looked at");
+            let row = setup.prepare_with(&setup.corpus(), verify).unwrap();
+            assert_eq!((row.shards_made(), tokens(&row)), (1, expected.clone()));
+            assert!(fs::read(&path).unwrap() == whole);
+        }
+        assert_eq!(setup.prepare_with(&setup.corpus(), verify).unwrap().shards_made(), 0);
+    }
+
+    #[test]
+    fn ids_and_ends_that_can_not_be_reach_nobody() {
+        let setup = Setup::with(&[("a.txt", TEXT)]);
+        let ids = tokens(&setup.prepare().unwrap()).len();
+        let path = setup.stored("tokens").remove(0);
+        let whole = fs::read(&path).unwrap();
+        let damaged = |place: usize| {
+            let mut damaged = whole.clone();
+            damaged[place] = 0xff;
+            fs::write(&path, damaged).unwrap();
+        };
+        damaged(2 * ids + 7);
+        let (rest, _) = setup.corpus().split(2);
+        let error = setup.prepare_with(&rest, PrepareOptions::default()).unwrap_err();
+        assert!(matches!(&error, DataError::DamagedTokens { path: named } if *named == path));
+        assert!(error.to_string().contains("--verify"), "{error}");
+
+        damaged(1);
+        let row = setup.prepare().unwrap();
+        let panic =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| row.slice(0..1))).unwrap_err();
+        assert!(panic.downcast_ref::<String>().unwrap().contains("is damaged"));
+    }
+
+    /// A file that may not be read is not one that isn't there.
+    #[test]
+    fn what_keeps_a_file_from_opening_is_an_error() {
+        let setup = Setup::with(&[("a.txt", TEXT)]);
+        setup.prepare().unwrap();
+        let path = setup.stored("tokens").remove(0);
+        fs::remove_file(&path).unwrap();
+        // It can be opened, and not be read, by whomever.
+        fs::create_dir(&path).unwrap();
+        let error = setup.prepare().unwrap_err();
+        assert!(
+            matches!(&error, DataError::Store { path: named, .. } if *named == path),
+            "{error}"
+        );
+        assert!(path.is_dir() && setup.stored("partial").is_empty());
+    }
+
+    #[test]
+    fn rows_of_the_same_shards_share_their_files() {
+        let setup = many();
+        let (train, valid) = setup.corpus().split(2);
+        let store = setup.store();
+        let prepare = |corpus: &Corpus| {
+            let options = PrepareOptions::default();
+            store.prepare(corpus, &setup.tokenizer, options, &mut |_| ()).unwrap()
+        };
+        let (train, valid) = (prepare(&train), prepare(&valid));
+        assert!(train.shares_files_with(&valid));
+        assert!(!train.shares_files_with(&setup.prepare().unwrap()), "another store's");
+    }
+
+    #[test]
     fn an_error_keeps_what_was_finished_and_leaves_nothing_else() {
         let setup = many();
         setup.write("5.txt", b"fine\n\n\xff");
@@ -416,7 +522,9 @@ mod tests {
         fs::write(older.join("tokens.bin"), "old").unwrap();
         fs::create_dir(folder.join("mine")).unwrap();
         fs::write(folder.join("mine/tokens.bin"), "mine").unwrap();
-        assert_eq!(setup.store().contents().unwrap().older_bytes, 3);
+        fs::create_dir(folder.join("v2")).unwrap();
+        fs::write(folder.join("v2/sources.jsonl"), "older").unwrap();
+        assert_eq!(setup.store().contents().unwrap().older_bytes, 8);
 
         let day = Duration::from_secs(86_400);
         assert_eq!(setup.store().prune(day, true).unwrap(), Removed::default());
@@ -435,8 +543,17 @@ mod tests {
         assert_eq!(setup.stored("tokens").len(), 1);
         assert_eq!(setup.prepare_with(&one, PrepareOptions::default()).unwrap().shards_made(), 0);
 
+        // A manifest that says nothing, and times that are yet to come.
+        let tokenizer = setup.store().tokenizer_folder(&setup.tokenizer);
+        fs::write(tokenizer.join("damaged.json"), "{").unwrap();
+        for path in setup.stored("tokens").iter().chain(&setup.stored("json")) {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::now() + day).unwrap();
+        }
+        assert_eq!(setup.store().prune(day, true).unwrap(), Removed::default());
         let all = setup.store().prune(Duration::ZERO, true).unwrap();
         assert_eq!((all.corpora, all.shards), (1, 1));
+        assert!(setup.stored("json").is_empty() && !folder.join("v2").exists());
         assert!(!older.exists() && folder.join("mine/tokens.bin").exists());
         assert_eq!(row.slice(0..3).len(), 3, "what is open stays open");
     }

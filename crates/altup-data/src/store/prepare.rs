@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,6 +19,7 @@ use super::identity::{Identities, ShardIdentity};
 use super::token_file::{TokenFile, TokenFileWriter};
 use super::{TOKENS_EXTENSION, TokenStore, store_error, written_if_allowed};
 use crate::corpus::{OnError, Shard};
+use crate::error::panic_message;
 use crate::token_row::{Origin, ShardSource, TokenRow};
 use crate::{Corpus, DataError, TextTokenizer};
 
@@ -35,12 +37,14 @@ pub struct PrepareOptions {
     pub on_error: OnError,
     /// Threads that tokenise.
     pub workers: usize,
+    /// Whether what is found prepared is read and compared with its hash. What is damaged is made anew.
+    pub verify: bool,
 }
 
 impl Default for PrepareOptions {
     /// Stops at an error; as many threads as Rayon has.
     fn default() -> Self {
-        Self { on_error: OnError::Stop, workers: rayon::current_num_threads() }
+        Self { on_error: OnError::Stop, workers: rayon::current_num_threads(), verify: false }
     }
 }
 
@@ -82,12 +86,11 @@ impl TokenStore {
         })?;
         let removed = remove_left_overs(&folder).map(|_| ());
         written_if_allowed(removed).map_err(store_error(&folder))?;
-        let sources = self.sources();
-        let identities = Identities::open(sources.clone()).map_err(store_error(&sources))?;
+        let identities = self.identities()?;
 
         let shards = corpus.shards();
         let work = Work {
-            store: &self.folder,
+            store: self,
             folder,
             shards,
             tokenizer,
@@ -127,7 +130,7 @@ impl TokenStore {
         };
         self.record(corpus, tokenizer, &done)?;
         let files = done.into_iter().map(|done| done.file).collect();
-        let row = TokenRow::new(files, corpus.selection(), origin);
+        let row = TokenRow::new(files, corpus.selection(), origin)?;
         if row.is_empty() { Err(corpus.without_text()) } else { Ok(row) }
     }
 
@@ -140,8 +143,7 @@ impl TokenStore {
     pub fn identify(&self, corpus: &Corpus) -> Result<Vec<ShardSource>, DataError> {
         written_if_allowed(fs::create_dir_all(self.current()))
             .map_err(store_error(&self.current()))?;
-        let sources = self.sources();
-        let identities = Identities::open(sources.clone()).map_err(store_error(&sources))?;
+        let identities = self.identities()?;
         let shards = corpus.shards().par_iter();
         shards.map(|shard| Ok(ShardSource::new(shard, identities.of(shard)?.key))).collect()
     }
@@ -156,8 +158,8 @@ pub(super) struct Done {
 
 /// What the threads share.
 struct Work<'a> {
-    /// The folder of the store, and the tokenizer's in it.
-    store: &'a Path,
+    store: &'a TokenStore,
+    /// The tokenizer's folder in it.
     folder: PathBuf,
     shards: &'a [Shard],
     tokenizer: &'a TextTokenizer,
@@ -236,17 +238,26 @@ impl Work<'_> {
     fn work(&self, reading: &Arc<AtomicU64>) {
         while !self.has_failed() {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let done = match self.shards.get(number) {
-                Some(shard) => self
-                    .identities
-                    .of(shard)
-                    .and_then(|identity| self.shard(number, identity, false, reading)),
-                None => {
-                    let deferred = lock(&self.deferred).pop_front();
-                    let Some((number, identity)) = deferred else { return };
-                    self.shard(number, identity, true, reading)
-                }
+            let (number, deferred) = match number < self.shards.len() {
+                true => (number, None),
+                false => match lock(&self.deferred).pop_front() {
+                    Some((number, identity)) => (number, Some(identity)),
+                    None => return,
+                },
             };
+            // Caught here, as a thread that has ended says nothing until all others have.
+            let done = panic::catch_unwind(AssertUnwindSafe(|| {
+                let waits = deferred.is_some();
+                let identity = match deferred {
+                    Some(identity) => identity,
+                    None => self.identities.of(&self.shards[number])?,
+                };
+                self.shard(number, identity, waits, reading)
+            }));
+            let done = done.unwrap_or_else(|payload| {
+                let (file, message) = (self.shards[number].name(), panic_message(&*payload));
+                Err(DataError::ShardPanicked { file, message })
+            });
             if let Err(error) = done {
                 self.fail(error);
             }
@@ -264,9 +275,9 @@ impl Work<'_> {
         let shard = &self.shards[number];
         let name = format!("{}.{TOKENS_EXTENSION}", identity.key);
         let path = self.folder.join(name);
-        // Whatever keeps a file from opening, missing or damaged, making it is the answer.
-        let found = || TokenFile::open(&path, identity.key, self.tokenizer).ok();
-        let (mut file, mut made) = (found(), false);
+        let found =
+            || self.store.open_tokens(&path, identity.key, self.tokenizer, self.options.verify);
+        let (mut file, mut made) = (found()?, false);
         if file.is_none() {
             let claim = match waits {
                 true => Claim::wait(&path, || self.has_failed()),
@@ -274,24 +285,23 @@ impl Work<'_> {
             };
             let lacking = |source| {
                 let lacks = format!("the tokens of {}", shard.name());
-                DataError::not_written(self.store, lacks, source)
+                DataError::not_written(&self.store.folder, lacks, source)
             };
             let Some(claim) = claim.map_err(lacking)? else {
                 lock(&self.deferred).push_back((number, identity));
                 return Ok(());
             };
             // Another may have made it before the claim was had.
-            file = found();
+            file = found()?;
             if file.is_none() {
                 self.tokenise(shard, &identity, claim, reading)?;
                 if self.has_failed() {
                     return Ok(());
                 }
-                let opened = TokenFile::open(&path, identity.key, self.tokenizer);
-                (file, made) = (Some(opened.map_err(store_error(&path))?), true);
+                (file, made) = (found()?, true);
             }
         }
-        let Some(file) = file else { return Ok(()) };
+        let file = file.ok_or_else(|| DataError::DamagedTokens { path: path.clone() })?;
         if self.options.on_error == OnError::Stop
             && let Some(skipped) = file.skipped(shard).next()
             && let Some(defect) = skipped.first.into_iter().next()
@@ -305,7 +315,7 @@ impl Work<'_> {
             self.bytes_found.fetch_add(shard.bytes(), Ordering::Relaxed);
         }
         self.shards_done.fetch_add(1, Ordering::Relaxed);
-        lock(&self.results)[number] = Some(Done { key: identity.key, file: Arc::new(file), made });
+        lock(&self.results)[number] = Some(Done { key: identity.key, file, made });
         Ok(())
     }
 
@@ -321,11 +331,12 @@ impl Work<'_> {
         let mut writer = TokenFileWriter::new(claim, &self.folder, identity.key, self.tokenizer)
             .map_err(error)?;
         let mut chunk = Chunk::default();
-        for document in shard.documents(Arc::clone(reading)) {
+        let mut documents = shard.documents(Arc::clone(reading));
+        while let Some(document) = documents.next() {
             match document {
                 Ok(document) => chunk.push(document.index, document.text),
                 Err(DataError::Defect(defect)) if self.options.on_error == OnError::Skip => {
-                    writer.skip(shard, defect);
+                    writer.skip(documents.file(), defect);
                 }
                 Err(error) => return Err(error),
             }

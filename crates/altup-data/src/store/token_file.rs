@@ -11,17 +11,17 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 use super::claim::Claim;
-use crate::TextTokenizer;
 use crate::corpus::{Defect, Place, Shard, SkippedInFile};
+use crate::{DataError, TextTokenizer};
 
 /// Changes with the layout, so that older files are not misread. It is in the store's folder name too.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 
 const MARK: &[u8; 12] = b"altup-tokens";
 
@@ -31,8 +31,10 @@ const DEFECTS_DESCRIBED: usize = 5;
 /// The tokens of a shard, all documents one after the other.
 #[derive(Debug)]
 pub(crate) struct TokenFile {
+    path: PathBuf,
     description: Description,
     bytes: Mmap,
+    vocab_size: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ struct Description {
     documents: u64,
     /// Bytes of text, decompressed.
     text_bytes: u64,
+    /// BLAKE3 of the ids and document ends.
+    blake3: String,
     /// The shard's key.
     shard: String,
     /// The tokenizer's hash.
@@ -80,31 +84,44 @@ impl TokenWidth {
 }
 
 impl TokenFile {
-    /// Opens the file of a shard and a tokenizer.
+    /// Opens the file of a shard and a tokenizer; nothing if it isn't there, is damaged, or is another's. All of it is
+    /// read and compared with its hash only where it is `verified`.
     ///
     /// # Errors
     ///
-    /// If it isn't there, is damaged, or is another's.
+    /// If it can't be read, or not be mapped.
     pub(crate) fn open(
         path: &Path,
         shard: blake3::Hash,
         tokenizer: &TextTokenizer,
-    ) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "not a whole token file");
+        verified: bool,
+    ) -> Result<Option<Self>, DataError> {
+        let unreadable = |source| DataError::Store { path: path.to_owned(), source };
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(unreadable)?,
+        };
         // Read, as touching a mapping would bring in the pages around for every shard of a corpus.
-        let description = describe(&mut file)?.ok_or_else(damaged)?;
-        // SAFETY: A mapping is sound as long as nobody writes to the file or cuts it short. Token
-        // files are written under another name, before any mapping of them; finished ones are only
-        // ever removed or replaced by a rename, which leaves mappings intact.
-        let bytes = unsafe { Mmap::map(&file)? };
+        let Some(description) = describe(&mut file).map_err(unreadable)? else { return Ok(None) };
         let is_as_named = description.shard == shard.to_hex().as_str()
             && description.tokenizer == tokenizer.fingerprint().to_hex().as_str()
             && description.width == TokenWidth::for_vocabulary(tokenizer.vocab_size());
-        if !is_as_named {
-            return Err(damaged());
+        if !is_as_named || (verified && !is_whole(&mut file, &description).map_err(unreadable)?) {
+            return Ok(None);
         }
-        Ok(Self { description, bytes })
+        // SAFETY: A mapping is sound as long as nobody writes to the file or cuts it short. Token
+        // files are written under another name, before any mapping of them; finished ones are only
+        // ever removed or replaced by a rename, which leaves mappings intact.
+        let mapped = unsafe { Mmap::map(&file) };
+        let bytes = mapped.map_err(|source| match source.kind() {
+            io::ErrorKind::OutOfMemory => {
+                DataError::TooManyMappings { path: path.to_owned(), source }
+            }
+            _ => unreadable(source),
+        })?;
+        // Ids are below it, and so is it: they are u32.
+        let vocab_size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+        Ok(Some(Self { path: path.to_owned(), description, bytes, vocab_size }))
     }
 
     /// The number of tokens.
@@ -127,8 +144,21 @@ impl TokenFile {
         self.bytes.len() as u64
     }
 
-    /// The number of tokens in the first `documents` documents.
-    pub(crate) fn tokens_of_first(&self, documents: u64) -> u64 {
+    /// The tokens of some documents, by their positions.
+    ///
+    /// # Errors
+    ///
+    /// If the file is damaged.
+    pub(crate) fn tokens_of(&self, documents: Range<u64>) -> Result<Range<u64>, DataError> {
+        let tokens = self.end_of(documents.start)..self.end_of(documents.end);
+        if tokens.start > tokens.end || tokens.end > self.len() {
+            return Err(DataError::DamagedTokens { path: self.path.clone() });
+        }
+        Ok(tokens)
+    }
+
+    /// The number of tokens in the first `documents` documents, as the file says.
+    fn end_of(&self, documents: u64) -> u64 {
         if documents == self.documents() {
             return self.len();
         }
@@ -140,7 +170,12 @@ impl TokenFile {
     }
 
     /// Appends the tokens in a range of positions to `ids`.
+    ///
+    /// # Panics
+    ///
+    /// If the file is damaged: an id that a model has no embedding for must not reach it.
     pub(crate) fn read(&self, range: Range<u64>, ids: &mut Vec<u32>) {
+        let before = ids.len();
         let width = self.description.width.bytes();
         let bytes = &self.bytes[(range.start * width) as usize..(range.end * width) as usize];
         match self.description.width {
@@ -153,6 +188,8 @@ impl TokenFile {
                 ids.extend(tokens.iter().map(|id| u32::from_le_bytes(*id)));
             }
         }
+        let damaged = ids[before..].iter().any(|id| *id >= self.vocab_size);
+        assert!(!damaged, "{}", DataError::DamagedTokens { path: self.path.clone() });
     }
 
     /// What was left out of each file of the shard, as whose the files are named.
@@ -201,10 +238,37 @@ fn describe(file: &mut File) -> io::Result<Option<Description>> {
     }))
 }
 
+/// Whether the ids and document ends are those that were written. Read, as a mapping's pages would count as memory.
+fn is_whole(file: &mut File, description: &Description) -> io::Result<bool> {
+    let data = description.tokens * description.width.bytes() + description.documents * 8;
+    file.rewind()?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file.take(data))?;
+    Ok(description.blake3 == hasher.finalize().to_hex().as_str())
+}
+
+/// Hashes what is written through it.
+struct Hashing<W> {
+    inner: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// A token file in the making.
 pub(crate) struct TokenFileWriter {
     claim: Claim,
-    ids: BufWriter<File>,
+    ids: BufWriter<Hashing<File>>,
     /// Written apart, as they stand behind the ids, and there may be many.
     ends: BufWriter<File>,
     /// Ids that shape an example and so must not come from text: a corpus that speaks of T5 may
@@ -226,8 +290,9 @@ impl TokenFileWriter {
         for id in tokenizer.sentinels().iter().chain(&[tokenizer.pad_id(), tokenizer.eos_id()]) {
             reserved[*id as usize] = true;
         }
+        let ids = Hashing { inner: claim.file().try_clone()?, hasher: blake3::Hasher::new() };
         Ok(Self {
-            ids: BufWriter::with_capacity(256 << 10, claim.file().try_clone()?),
+            ids: BufWriter::with_capacity(256 << 10, ids),
             ends: BufWriter::new(tempfile::tempfile_in(folder)?),
             claim,
             reserved,
@@ -238,6 +303,7 @@ impl TokenFileWriter {
                 tokens: 0,
                 documents: 0,
                 text_bytes: 0,
+                blake3: String::new(),
                 shard: shard.to_string(),
                 tokenizer: tokenizer.fingerprint().to_string(),
                 skipped: Vec::new(),
@@ -274,9 +340,8 @@ impl TokenFileWriter {
         Ok(())
     }
 
-    /// Counts a defect that was left out of a file of the shard.
-    pub(crate) fn skip(&mut self, shard: &Shard, defect: Defect) {
-        let number = shard.files.iter().position(|file| file.path == defect.file).unwrap_or(0);
+    /// Counts a defect that was left out of a file, which is named by its number in the shard.
+    pub(crate) fn skip(&mut self, number: usize, defect: Defect) {
         let skipped = &mut self.description.skipped;
         if skipped.last().is_none_or(|last| last.file != number) {
             skipped.push(Skipped { file: number, count: 0, first: Vec::new() });
@@ -295,11 +360,12 @@ impl TokenFileWriter {
         let mut ends = self.ends.into_inner()?;
         ends.rewind()?;
         io::copy(&mut ends, &mut self.ids)?;
-        let description = serde_json::to_vec(&self.description)?;
-        self.ids.write_all(&description)?;
-        self.ids.write_all(&(description.len() as u32).to_le_bytes())?;
-        self.ids.write_all(MARK)?;
-        drop(self.ids.into_inner()?);
+        let Hashing { inner: mut file, hasher } = self.ids.into_inner()?;
+        self.description.blake3 = hasher.finalize().to_string();
+        let mut end = serde_json::to_vec(&self.description)?;
+        end.extend((end.len() as u32).to_le_bytes());
+        end.extend(MARK);
+        file.write_all(&end)?;
         self.claim.finish()
     }
 }

@@ -1,7 +1,7 @@
 use altup_data::corpus::SkippedInFile;
 use altup_data::store::{CorpusEntry, StoreContents};
-use altup_data::{OnError, TokenRow};
-use altup_train::config::RunConfig;
+use altup_data::{OnError, PrepareOptions, TokenRow};
+use altup_train::config::{ModelConfig, RunConfig};
 use altup_train::progress::{Progress, ProgressMode, format_bytes, format_count, format_duration};
 use altup_train::run_data::{PreparedText, describe, token_store};
 use altup_train::summary::SkippedLines;
@@ -41,9 +41,13 @@ struct PrepareArgs {
     /// Files, folders and globs of text to validate on [default: every 100th document of the training text]
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
     valid: Vec<String>,
-    /// A Hugging Face tokenizer.json, or a SentencePiece file that ends in .model [default: one trained from the text]
+    /// A Hugging Face tokenizer.json, or a SentencePiece file that ends in .model [default: that of --init, or one trained
+    /// from the text]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// The model directory that the runs will start from, for its tokenizer
+    #[arg(long, value_name = "DIR")]
+    init: Option<PathBuf>,
     /// What to do about lines that can't be read [default: stop]. A run on text with skipped lines needs
     /// data.on_error=skip too
     #[arg(long, value_enum)]
@@ -51,6 +55,9 @@ struct PrepareArgs {
     /// Threads that tokenize [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     workers: Option<u16>,
+    /// Read all that is found prepared, and make anew what is damaged
+    #[arg(long)]
+    verify: bool,
     /// Any key of the configuration, as in data.vocab_size=8000
     #[arg(long = "set", value_name = "KEY=VALUE")]
     assignments: Vec<String>,
@@ -80,13 +87,13 @@ struct ListArgs {
     cache: CacheArgs,
 }
 
-/// Remove prepared text that wasn't used for a time; runs in progress keep what they have open
+/// Remove prepared text that wasn't used for a time; runs in progress on this machine keep what they have open
 #[derive(Args)]
 struct PruneArgs {
-    /// Days without use from which on a text is removed
+    /// Days without use from which on a text is removed; a run uses its text when it starts
     #[arg(long, default_value_t = 30, value_name = "DAYS", conflicts_with = "all")]
     unused_days: u64,
-    /// Remove all of it
+    /// Remove all prepared text
     #[arg(long)]
     all: bool,
     /// Only say what would be removed
@@ -135,6 +142,10 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
         Some(file) => RunConfig::default().with_file(file)?,
         None => RunConfig::tiny_altup(),
     };
+    if let Some(directory) = args.init {
+        // It has the rest of the model.
+        config.model = ModelConfig { init: Some(directory), ..ModelConfig::default() };
+    }
     let data = &mut config.data;
     if !args.train.is_empty() {
         data.train = args.train;
@@ -149,13 +160,19 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
         None => data.on_error,
     };
     let mut config = config.with_assignments(&args.assignments)?;
-    config.data.make_absolute()?;
+    config.take_tokenizer_of_init();
+    config.make_absolute()?;
     config.validate()?;
 
     let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
     let progress = Progress::new(mode, 0, 0);
-    let workers = args.workers.map(usize::from);
-    let text = PreparedText::prepare(&config, None, &args.cache.folder(), workers, &progress)?;
+    let defaults = PrepareOptions::default();
+    let options = PrepareOptions {
+        on_error: config.data.on_error,
+        workers: args.workers.map_or(defaults.workers, usize::from),
+        verify: args.verify,
+    };
+    let text = PreparedText::prepare(&config, None, &args.cache.folder(), options, &progress)?;
     progress.finish();
     let skipped = text.skipped();
     let rows = text.sources.iter().flat_map(|source| {

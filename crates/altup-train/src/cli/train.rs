@@ -186,9 +186,7 @@ fn configured(config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> 
     config.training.precision = args.precision.unwrap_or(config.training.precision);
     config.seed = args.seed.unwrap_or(config.seed);
     let mut config = config.with_assignments(&args.assignments)?;
-    if let (Some(directory), None) = (&config.model.init, &config.data.tokenizer) {
-        config.data.tokenizer = Some(ModelDirectory::new(directory).tokenizer());
-    }
+    config.take_tokenizer_of_init();
     // Absolute, so that the run can be resumed from any folder.
     config.make_absolute()?;
     config.check_paths()?;
