@@ -550,12 +550,15 @@ impl<C, D> Running<C, D> {
             }
             error => error.into(),
         })?;
-        if outcome == Outcome::Stopped {
-            self.trainer.progress.note(&stopped_at(
-                self.trainer.state.step,
-                self.command,
-                self.folder.path(),
-            ));
+        // From here on there is nothing to save: what is left to do is done again where it is cut off.
+        let step = self.trainer.state.step;
+        let stopped = stopped_at(step, self.command, self.folder.path());
+        let is_told = self.stop.end_at_once(stopped.clone());
+        let is_stopped = outcome == Outcome::Stopped
+            || self.trainer.replicas.any(is_told, "the end of training");
+        if is_stopped {
+            self.trainer.progress.note(&stopped);
+            return Ok(Outcome::Stopped);
         }
         Ok(outcome)
     }
@@ -779,5 +782,22 @@ pub(super) fn stopped_early(command: &str, run: &Path) -> String {
 
 fn stopped_at(step: u64, command: &str, run: &Path) -> String {
     let run = quoted(&run.to_string_lossy());
-    format!("stopped at step {step}, saved; go on with: {command} --resume {run}")
+    format!("stopped {how_far}; go on with: {command} --resume {run}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_said() {
+        let run = Path::new("runs/my run");
+        let go_on = "go on with: altup train --resume 'runs/my run'";
+        assert_eq!(stopped_at(7, TRAIN, run), format!("stopped at step 7, saved; {go_on}"));
+        assert_eq!(stopped_at(0, TRAIN, run), format!("stopped before its first step; {go_on}"));
+    }
+}
+    let how_far = match step {
+        0 => "before its first step".to_owned(),
+        step => format!("at step {step}, saved"),
+    };

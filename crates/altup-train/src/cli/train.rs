@@ -26,7 +26,7 @@ use super::{CacheArgs, output, stop};
 /// Without any flag: a tiny AltUp T5 on the crate sources that Cargo has unpacked on this machine.
 ///
 /// Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end a run before its next batch, saved, with the exit code 75: it is not
-/// finished, and --resume goes on with it. A second signal ends it at once.
+/// finished, and --resume goes on with it. A second signal, two seconds or more behind the first, ends it at once.
 ///
 /// Several processes train one model together under a launcher, in a build with `--features mpi`: `mpirun -n 4 altup
 /// train …`. They share the micro-batches of each step, training.gradient_accumulation (docs/scale-out.md).
