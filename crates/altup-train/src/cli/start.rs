@@ -125,14 +125,11 @@ impl<'a> Start<'a> {
         check_groups(&config)?;
         let device = self.open(&backend, &config.training)?;
         let progress = self.progress(&config.training)?;
-        let (run, stop) = self.take(&place, TRAIN, &progress)?;
-
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
         record.init = init_fingerprint(&config)?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
-        if let Some(run) = &run {
-            run.announce(&record, &first)?;
-        }
+        let (run, stop) = self.take(&place, &progress)?;
+        announce(run.as_ref(), &record, &first, TRAIN, &stop)?;
         let trained = self.trained_tokenizer(&config, cache, &progress)?;
         let trained = trained.as_ref().map(|file| file.path.as_path());
         let data = RunData::prepare(&config, trained, cache, &progress)?;
@@ -200,7 +197,7 @@ impl<'a> Start<'a> {
         check_groups(&config)?;
         let device = self.open(&backend, &config.training)?;
         let progress = self.progress(&config.training)?;
-        let stop = self.listen(&stopped_early(TRAIN, path))?;
+        let stop = self.listen(&stopped_unchanged(path))?;
 
         let named = config.data.tokenizer != stored.data.tokenizer;
         let of_run = match &record.data {
@@ -247,9 +244,7 @@ impl<'a> Start<'a> {
         // Everything is at hand. From here on, the folder changes.
         let mut files = None;
         if lock.is_some() {
-            if from.is_some() {
-                going_on.set_aside(&checkpoints)?;
-            }
+            going_on.begin(&stop, from.is_some(), &checkpoints)?;
             let is_prepared = record.data.is_some();
             if !is_prepared {
                 data.tokenizer.save(&folder.tokenizer())?;
@@ -269,6 +264,7 @@ impl<'a> Start<'a> {
             };
             files = Some(RunFiles { checkpoints, metrics });
         }
+            stop.say(stopped_early(TRAIN, path));
         let saved = (!from_start).then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, files };
         let text = text(&config, &data);
@@ -288,21 +284,25 @@ impl<'a> Start<'a> {
         })
     }
 
-    /// Takes the folder of a new run of `command`, on replica 0, and listens for signals.
+    /// Takes the folder of a new run, on replica 0, and listens for signals.
     pub(super) fn take(
         &self,
         place: &Place,
-        command: &str,
         progress: &Progress,
     ) -> anyhow::Result<(Option<NewRun>, Stop)> {
         if !self.replicas.is_first() {
             return Ok((None, self.listen("")?));
         }
         let run = match place {
+        let stop = self.listen(&format!("stopped before its start; {SAME_COMMAND}"))?;
             Place::Output { path, overwrite } => NewRun::at(path, *overwrite)?,
             Place::Fresh(base) => NewRun::fresh(base)?,
         };
         for foreign in run.foreign()? {
+        if run.replaces() {
+            let path = run.folder().path().display();
+            stop.say(format!("stopped before its start: {path} is as it was"));
+        }
             progress.note(&format!("{} is no run's, and stays", foreign.display()));
         }
         let path = run.folder().path();
@@ -320,6 +320,10 @@ impl<'a> Start<'a> {
         begins: Begins<'_, C>,
         stop: &Stop,
     ) -> anyhow::Result<Begun> {
+        if run.replaces() {
+            let path = run.folder().path().display();
+            stop.say(format!("stopped while {path} was replaced; {SAME_COMMAND}"));
+        }
         let Begins { place, command, record, first, tokenizer } = begins;
         let Some(run) = run else {
             return Ok(Begun { folder: RunFolder::at(place.path()), lock: None });
@@ -505,6 +509,22 @@ pub(super) struct Begins<'a, C> {
 pub(super) struct Begun {
     pub(super) folder: RunFolder,
     pub(super) lock: Option<FolderLock>,
+/// Writes what is known of a new run before its data is prepared, so that it can be resumed from here on. Where a run is
+/// replaced, that one stays.
+pub(super) fn announce<C: RunConfiguration>(
+    run: Option<&NewRun>,
+    record: &RunRecord,
+    first: &HistoryRow<C>,
+    command: &str,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    if let Some(run) = run.filter(|run| !run.replaces()) {
+        run.announce(record, first)?;
+        stop.say(stopped_early(command, run.folder().path()));
+    }
+    Ok(())
+}
+
 }
 
 impl Begun {
@@ -625,11 +645,21 @@ impl GoingOn<'_> {
         Ok(())
     }
 
-    /// Puts what lies behind the step aside.
-    pub(super) fn set_aside(&self, checkpoints: &Checkpoints) -> anyhow::Result<()> {
-        let aside = self.folder.set_aside(self.step, checkpoints)?;
-        let (step, aside) = (self.step, aside.display());
-        self.progress.note(&format!("what lay behind step {step} is now in {aside}"));
+    /// Begins to change the folder: removes what a killed process has left, and if the run goes back to the step, puts
+    /// aside what came after it.
+    pub(super) fn begin(
+        &self,
+        stop: &Stop,
+        goes_back: bool,
+        checkpoints: &Checkpoints,
+    ) -> anyhow::Result<()> {
+        stop.say(STOPPED_WITHIN.to_owned());
+        self.folder.remove_left_overs()?;
+        if goes_back {
+            let aside = self.folder.set_aside(self.step, checkpoints)?;
+            let (step, aside) = (self.step, aside.display());
+            self.progress.note(&format!("what came after step {step} is now in {aside}"));
+        }
         Ok(())
     }
 
@@ -779,7 +809,26 @@ pub(super) fn stopped_early(command: &str, run: &Path) -> String {
     let run = quoted(&run.to_string_lossy());
     format!("stopped before training; go on with: {command} --resume {run}")
 }
+/// What is said of a run that was to go on, and of which nothing has changed yet: neither has its configuration, so that
+/// `--resume` alone would go on otherwise than it was told to.
+pub(super) fn stopped_unchanged(run: &Path) -> String {
+    format!(
+        "stopped before training: the run in {} is as it was; give the same command again",
+        run.display()
+    )
+}
 
+/// What is said while the folder of a run changes to what it was told to go on with.
+const STOPPED_WITHIN: &str = "stopped before training; give the same command again";
+
+/// What starts a run that isn't begun.
+const SAME_COMMAND: &str = "start it again, by the same command";
+
+
+    let how_far = match step {
+        0 => "before its first step".to_owned(),
+        step => format!("at step {step}, saved"),
+    };
 fn stopped_at(step: u64, command: &str, run: &Path) -> String {
     let run = quoted(&run.to_string_lossy());
     format!("stopped {how_far}; go on with: {command} --resume {run}")

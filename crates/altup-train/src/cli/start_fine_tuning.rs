@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::start::{
-    self, Begins, Begun, GoingOn, Parts, Place, Start, Stored, cannot_resume, check_changes,
-    check_directory, optimizer, recorded_backend, stopped_early,
+    self, Begins, Begun, GoingOn, Parts, Place, Start, Stored, announce, cannot_resume,
+    check_changes, check_directory, optimizer, recorded_backend, stopped_early, stopped_unchanged,
 };
 
 /// What a fine-tuning run is resumed with.
@@ -38,15 +38,13 @@ impl Start<'_> {
         let backend = self.backend.cloned().unwrap_or_default();
         self.agree(&config, &backend, &config.training)?;
         let device = self.open(&backend, &config.training)?;
-        let quiet = Progress::new(self.mode, config.training.steps, 0);
-        let (run, stop) = self.take(&place, FINETUNE, &quiet)?;
         let tokenizer = FineTuningData::tokenizer(&config)?;
-
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
         record.init = Some(config.directory().fingerprint()?.to_string());
-        if let Some(run) = &run {
-            run.announce(&record, &HistoryRow::now(0, &config, &backend.to_string()))?;
-        }
+        let first = HistoryRow::now(0, &config, &backend.to_string());
+        let quiet = Progress::new(self.mode, config.training.steps, 0);
+        let (run, stop) = self.take(&place, &quiet)?;
+        announce(run.as_ref(), &record, &first, FINETUNE, &stop)?;
         let data = FineTuningData::prepare(&config, tokenizer)?;
         let config = config.with_steps_for(data.num_examples());
         let progress = self.watch(&config, &data)?;
@@ -93,7 +91,7 @@ impl Start<'_> {
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
         self.agree(&config, &backend, &config.training)?;
         let device = self.open(&backend, &config.training)?;
-        let stop = self.listen(&stopped_early(FINETUNE, path))?;
+        let stop = self.listen(&stopped_unchanged(path))?;
 
         let is_prepared = record.examples.is_some();
         let tokenizer = match is_prepared {
@@ -133,9 +131,7 @@ impl Start<'_> {
         // Everything is at hand. From here on, the folder changes.
         let mut files = None;
         if lock.is_some() {
-            if from.is_some() {
-                going_on.set_aside(&checkpoints)?;
-            }
+            going_on.begin(&stop, from.is_some(), &checkpoints)?;
             if !is_prepared {
                 data.tokenizer.save(&folder.tokenizer())?;
             }
@@ -155,6 +151,7 @@ impl Start<'_> {
         }
         let rows = self.replicas.from_first("the scores so far", || {
             let mut rows = MetricsLog::read(&folder.metrics())?;
+            stop.say(stopped_early(FINETUNE, path));
             rows.retain(|row| matches!(row, MetricsRow::Valid(_)));
             Ok::<_, anyhow::Error>(rows)
         })?;
