@@ -207,7 +207,9 @@ impl Trainer {
                 return self.stop();
             }
             let started = Instant::now();
-            let batches = batches.by_ref().take(own.count as usize).collect::<Result<_, _>>()?;
+            let Ok(batches) = self.batches_of_step(&mut batches, own, stop)? else {
+                return self.stop();
+            };
             let data_wait = started.elapsed().as_secs_f64();
             if self.step(step + 1, own, batches, stop)? == Err(Stopped) {
                 return self.stop();
@@ -336,6 +338,24 @@ impl Trainer {
     fn batches(&self, own: MicroBatches) -> Result<Prefetcher<Batch>, DataError> {
         const AHEAD: usize = 4;
         let data = Arc::clone(&self.train_data);
+    /// This replica's batches of a step. A lone one waits for them no longer than until it is to stop.
+    fn batches_of_step(
+        &self,
+        batches: &mut Prefetcher<Batch>,
+        own: MicroBatches,
+        stop: &AtomicBool,
+    ) -> Result<Result<Vec<Batch>, Stopped>, DataError> {
+        let is_over = || self.replicas.is_lone() && stop.load(Ordering::Relaxed);
+        let mut of_step = Vec::with_capacity(own.count as usize);
+        for _ in 0..own.count {
+            match batches.next_unless(is_over) {
+                Some(batch) => of_step.push(batch?),
+                None => return Ok(Err(Stopped)),
+            }
+        }
+        Ok(Ok(of_step))
+    }
+
         let make = move |nth: u64| data.batch(own.batch(nth));
         let first = self.state.data_steps() * own.count;
         Prefetcher::start(first, self.config.workers, AHEAD, make)
