@@ -437,6 +437,14 @@ impl RunConfiguration for RunConfig {
     }
 }
 
+impl TrainingConfig {
+    /// Validation examples that are scored after a step, of each source.
+    pub fn eval_examples_at(&self, step: u64) -> u64 {
+        let of_last = self.final_eval_examples.filter(|_| step == self.steps);
+        of_last.unwrap_or(self.eval_examples)
+    }
+}
+
 impl TrainerConfig {
     /// A line that says how the model is trained, for reports.
     pub fn optimization(&self) -> String {

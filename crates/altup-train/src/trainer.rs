@@ -154,8 +154,9 @@ impl Trainer {
     ///
     /// If a step, a checkpoint or a line of metrics fails. What was saved before stays whole.
     pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-        if self.state.step == self.config.training.steps {
-            self.make_up_for_the_last_step()?;
+        // A run whose end was brought forward to the step that it has done lacks the row of a last step.
+        if self.state.step == self.config.training.steps && self.state.window.steps > 0 {
+            self.log_window()?;
         }
         loop {
             match self.train_until_divergence(stop) {
@@ -167,15 +168,6 @@ impl Trainer {
                 ended => return ended,
             }
         }
-    }
-
-    /// A run whose end was brought forward to the step that it has done lacks what belongs to a last step.
-    fn make_up_for_the_last_step(&mut self) -> Result<(), TrainError> {
-        self.state.validation_is_due |= self.state.valid_loss.is_none();
-        if self.state.window.steps > 0 {
-            self.log_window()?;
-        }
-        Ok(())
     }
 
     fn train_until_divergence(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
@@ -231,7 +223,7 @@ impl Trainer {
         }
         let training = &self.config.training;
         let last = self.state.step == training.steps;
-        self.state.valid_loss = None;
+        (self.state.valid_loss, self.state.valid_examples) = (None, None);
         self.state.validation_is_due = last || self.state.step.is_multiple_of(training.eval_every);
         if last || self.state.step.is_multiple_of(training.log_every) {
             self.log_window()?;

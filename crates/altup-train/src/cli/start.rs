@@ -233,10 +233,12 @@ impl<'a> Start<'a> {
         self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
-        let Restored { state, learner, optimizer, damaged } = match from_start {
+        let Restored { mut state, learner, optimizer, damaged } = match from_start {
             true => Restored::fresh(learner, optimizer),
             false => self.restore(&mut checkpoints, from, &learner, &optimizer)?,
         };
+        let saved = (!from_start).then(|| state.clone());
+        state.ask_for_the_last_validation(&config.training);
         let step = state.step;
         let going_on = GoingOn { folder: &folder, progress: &progress, step };
         going_on.check(&damaged, config.training.steps)?;
@@ -264,8 +266,6 @@ impl<'a> Start<'a> {
             };
             files = Some(RunFiles { checkpoints, metrics });
         }
-            stop.say(stopped_early(TRAIN, path));
-        let saved = (!from_start).then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, files };
         let text = text(&config, &data);
         let trainer =
@@ -730,12 +730,8 @@ pub(super) fn optimizer(
 fn text(config: &RunConfig, data: &RunData) -> (Arc<dyn TrainingBatches>, Box<dyn Validation>) {
     let batch_size = config.training.batch_size;
     let (train, valid) = (Arc::clone(&data.train), data.valid.clone());
-    let examples = config.training.eval_examples;
-    let final_examples = config.training.final_eval_examples.unwrap_or(examples);
-    let last_step = config.training.steps;
     let train = Arc::new(TextBatches { data: train, batch_size });
-    let data = valid;
-    let valid = TextValidation { data, examples, last_step, final_examples, batch_size };
+    let valid = TextValidation { data: valid, training: config.training.clone() };
     (train, Box::new(valid))
 }
 

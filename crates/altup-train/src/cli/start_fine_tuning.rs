@@ -121,12 +121,14 @@ impl Start<'_> {
         self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
-        let Restored { state, learner, optimizer, damaged } = match from_start {
+        let Restored { mut state, learner, optimizer, damaged } = match from_start {
             true => Restored::fresh(learner, optimizer),
             false => self.restore(&mut checkpoints, from, &learner, &optimizer)?,
         };
         let going_on = GoingOn { folder: &folder, progress: &progress, step: state.step };
         going_on.check(&damaged, config.training.steps)?;
+        let saved = (!from_start).then(|| state.clone());
+        state.ask_for_the_last_validation(&config.training);
 
         // Everything is at hand. From here on, the folder changes.
         let mut files = None;
@@ -156,7 +158,6 @@ impl Start<'_> {
             Ok::<_, anyhow::Error>(rows)
         })?;
         let tasks = tasks(&config, &data, &rows);
-        let saved = (!from_start).then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, files };
         let mut trainer =
             parts.trainer(self, config.trainer(), device, &model_config, tasks, progress)?;

@@ -249,7 +249,7 @@ fn finish(args: &TrainArgs, running: &mut Running) -> anyhow::Result<()> {
         valid_loss: valid.loss,
         valid_perplexity: valid.perplexity,
         valid_accuracy: valid.accuracy,
-        unigram_loss: data.unigram_loss(config.training.eval_examples),
+        unigram_loss: data.unigram_loss(config.training.eval_examples_at(state.step)),
         tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
         train_seconds: state.elapsed_seconds,
         replicas: trainer.replicas.size(),

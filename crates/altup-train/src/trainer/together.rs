@@ -104,19 +104,16 @@ impl Run {
             None => (RunState::default(), learner, optimizer),
         };
         Trainer {
-            config,
             replicas,
             device,
             train_data: Arc::new(TextBatches { data: Arc::clone(&self.data.train), batch_size }),
             valid_data: Box::new(TextValidation {
                 data: self.data.valid.clone(),
-                examples: 7,
-                last_step: steps,
-                final_examples: 7,
-                batch_size,
+                training: config.training.clone(),
             }),
             learner,
             optimizer,
+            config,
             state,
             saved,
             files,
