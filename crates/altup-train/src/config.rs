@@ -607,6 +607,7 @@ impl RunConfig {
                 return error(key, "must be at least 1, not 0".into());
             }
         }
+        self.validate_size()?;
         let minutes = self.training.checkpoint_minutes;
         if !(minutes.is_finite() && minutes >= 0.0) {
             return error(
@@ -693,6 +694,35 @@ impl RunConfig {
     /// As [`model_config`](Self::model_config).
     pub fn any_model_config(&self) -> Result<T5Config, RunConfigError> {
         self.model_config(self.model.vocab_size.unwrap_or(self.data.vocab_size).max(64))
+    }
+
+    /// Checks that the examples of a step and of the run can be counted.
+    fn validate_size(&self) -> Result<(), RunConfigError> {
+        let error = |key: &str, problem: String| {
+            Err(RunConfigError::Value { key: key.to_owned(), problem })
+        };
+        let TrainingConfig { steps, batch_size, gradient_accumulation, .. } = self.training;
+        for (key, value) in [
+            ("training.batch_size", batch_size),
+            ("training.gradient_accumulation", gradient_accumulation),
+        ] {
+            const MOST: usize = 1 << 20;
+            if value > MOST {
+                return error(key, format!("must be at most {MOST}, not {value}"));
+            }
+        }
+        // Below 2^40.
+        let of_step = (batch_size * gradient_accumulation) as u64;
+        // What numbers in metrics and charts count exactly.
+        const MOST: u64 = 1 << f64::MANTISSA_DIGITS;
+        if steps.checked_mul(of_step).is_none_or(|examples| examples > MOST) {
+            let most = MOST / of_step;
+            return error(
+                "training.steps",
+                format!("must be at most {most} with {of_step} examples a step, not {steps}"),
+            );
+        }
+        Ok(())
     }
 
     fn validate_groups(&self) -> Result<(), RunConfigError> {

@@ -138,6 +138,15 @@ fn a_bad_configuration_is_named_by_its_key() {
     refuses_flags(&ws, &flags, &["model.altup.encoder_sequence.stride", "not 0"]);
     refuses_flags(&ws, &["--size", "huge"], &["model.size", "altup-s", "huge"]);
     refuses_flags(&ws, &["--steps", "0"], &["training.steps"]);
+    for flag in ["--steps", "--batch-size", "--blocks"] {
+        explains(ws.train("run", &[flag, "18446744073709551615"]), &[flag, "is not in"]);
+    }
+    let most = i64::MAX.to_string();
+    refuses_flags(&ws, &["--steps", &most], &["training.steps must be at most 2251799813685248"]);
+    refuses_flags(&ws, &["--batch-size", "4000000000"], &["training.batch_size", "4000000000"]);
+    refuses_flags(&ws, &["--batch-size", &most], &["training.batch_size", &most]);
+    let accumulation = ["--set", "training.gradient_accumulation=4000000000"];
+    refuses_flags(&ws, &accumulation, &["training.gradient_accumulation", "4000000000"]);
     #[cfg(not(feature = "cuda"))]
     refuses_flags(&ws, &["--backend", "cuda"], &["cuda", "--features cuda"]);
 }

@@ -47,6 +47,7 @@ impl Start<'_> {
         announce(run.as_ref(), &record, &first, FINETUNE, &stop)?;
         let data = FineTuningData::prepare(&config, tokenizer)?;
         let config = config.with_steps_for(data.num_examples());
+        config.validate()?;
         let progress = self.watch(&config, &data)?;
         let (model_config, model) = initial_model(&config, &record, &device)?;
         record.model = Some(model_config.clone());
@@ -105,6 +106,7 @@ impl Start<'_> {
             path.display()
         );
         let [stored, config] = [stored, config].map(|of| of.with_steps_for(data.num_examples()));
+        config.validate()?;
         let changes = stored.differences(&config);
         let progress = self.watch(&config, &data)?;
 

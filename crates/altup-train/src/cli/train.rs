@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use super::replicas::agreement_on;
 use super::start::{Place, Running, Start, TRAIN};
-use super::{CacheArgs, output, stop};
+use super::{CacheArgs, config_number, output, stop};
 
 /// Pre-train a T5 or an AltUp T5 on text: by span corruption, or by the objective that data.objective names.
 ///
@@ -45,8 +45,8 @@ pub(super) struct TrainArgs {
     /// How the representation is widened
     #[arg(long, value_enum)]
     variant: Option<Variant>,
-    /// The number of blocks K of a widened representation [default: 2]
-    #[arg(long, value_name = "K")]
+    /// The number of blocks K of a widened representation [default: that of the file, or 2]
+    #[arg(long, value_name = "K", value_parser = config_number::<usize>())]
     blocks: Option<usize>,
     /// Files, folders and globs of text to train on; more of them where it is given again
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
@@ -58,16 +58,16 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Optimizer steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = config_number::<u64>())]
     steps: Option<u64>,
     /// Examples that go through the model at once
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = config_number::<usize>())]
     batch_size: Option<usize>,
     /// The type that passes compute in; the weights of record stay f32
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// What all randomness of the run comes from, below 2^63 as TOML's numbers are
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_parser = config_number::<u64>())]
     seed: Option<u64>,
     /// Any key of the configuration, as in training.eval_every=100
     #[arg(long = "set", value_name = "KEY=VALUE")]
