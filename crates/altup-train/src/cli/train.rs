@@ -160,12 +160,26 @@ fn configured(config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> 
     if let Some(size) = &args.size {
         config.model.size = size.clone();
     }
-    let blocks = args.blocks.or(config.model.altup.as_ref().map(|altup| altup.num_blocks));
+    // A single block is there for the sequence's sake.
+    let configured = config.model.altup.as_ref().map(|altup| altup.num_blocks);
+    let blocks = args.blocks.or(configured.filter(|&blocks| blocks > 1));
     match (args.variant, args.blocks) {
         (Some(Variant::Dense), Some(_)) => {
             anyhow::bail!("--blocks has no meaning with --variant dense");
         }
-        (Some(variant), _) => config.model.altup = variant.altup(blocks.unwrap_or(2)),
+        (Some(variant), _) => {
+            // How the sequence is reduced is no part of the variant.
+            let sequence = config.model.altup.take().and_then(|altup| altup.encoder_sequence);
+            config.model.altup = variant.altup(blocks.unwrap_or(2));
+            match &mut config.model.altup {
+                Some(altup) => altup.encoder_sequence = sequence,
+                None => anyhow::ensure!(
+                    sequence.is_none(),
+                    "--variant dense would drop model.altup.encoder_sequence: take it out of the configuration, or name \
+                     another variant"
+                ),
+            }
+        }
         (None, Some(blocks)) => match &mut config.model.altup {
             Some(altup) => altup.num_blocks = blocks,
             None => anyhow::bail!("--blocks needs a --variant other than dense"),
