@@ -211,6 +211,15 @@ fn with_file_limit(ws: &Workspace, blocks: u64, args: &[&str]) -> Output {
     command.env("RAYON_NUM_THREADS", "1").output().unwrap()
 }
 
+/// Not even who works in it can be written down.
+#[test]
+fn a_full_disk_at_the_start_leaves_no_folder() {
+    let ws = Workspace::new();
+    let args = ["train", "--config", "config.toml", "--train", "corpus.txt", "--output", "run"];
+    says(with_file_limit(&ws, 0, &args), &["run.lock"]);
+    assert!(!ws.path("run").exists());
+}
+
 #[test]
 fn a_full_disk_while_saving_leaves_the_checkpoint_before_whole() {
     let ws = Workspace::new();
