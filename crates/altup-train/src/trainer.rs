@@ -295,7 +295,10 @@ impl Trainer {
             skipped_steps: self.state.skipped_steps + from - to,
             rollbacks: self.state.rollbacks + 1,
             proven: Some(to),
+            // What was done and is undone now took its time, and counts with it.
+            tokens: self.state.tokens,
             elapsed_seconds: self.state.elapsed_seconds,
+            exchange_seconds: self.state.exchange_seconds,
             ..state
         };
         if let Some(files) = &mut self.files {
@@ -373,10 +376,11 @@ impl Trainer {
         let loss: f64 = passes.iter().map(|pass| pass.loss).sum();
         make_contiguous(&self.learner, &mut gradients);
         let norm = global_norm(&self.learner, &gradients);
-        for (quantity, value) in [("loss", loss), ("gradient norm", norm)] {
-            if !value.is_finite() {
-                return Err(self.diverged(quantity, value, step));
-            }
+        let routing = passes.iter().flat_map(|pass| &pass.routing).flat_map(RoutingRow::values);
+        let quantities = [("loss", loss), ("gradient norm", norm)].into_iter().chain(routing);
+        let not_finite = { quantities }.find(|(_, value)| !value.is_finite());
+        if let Some((quantity, value)) = not_finite {
+            return Err(self.diverged(quantity, value, step));
         }
         let clip = self.config.optimizer.clip_norm;
         if clip > 0.0 && norm > clip {
