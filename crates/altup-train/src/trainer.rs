@@ -5,7 +5,7 @@
 //! worth of batches were skipped. Each step is burn-train's [`TrainStep`].
 
 use altup_data::{Batch, DataError, Prefetcher};
-use altup_models::{LayerRouting, Noise};
+use altup_models::{LayerRouting, Noise, T5};
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::store::RecordError;
@@ -24,7 +24,7 @@ use crate::metrics::{
     MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
 };
 use crate::progress::Progress;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, warning};
 use crate::replicas::{GradientSum, MicroBatches, Replicas, ShareError, Turns};
 use crate::task_evaluation::TaskEvaluationError;
 use crate::training_batches::TrainingBatches;
@@ -333,6 +333,11 @@ impl Trainer {
     fn batches(&self, own: MicroBatches) -> Result<Prefetcher<Batch>, DataError> {
         const AHEAD: usize = 4;
         let data = Arc::clone(&self.train_data);
+        let make = move |nth: u64| data.batch(own.batch(nth));
+        let first = self.state.data_steps() * own.count;
+        Prefetcher::start(first, self.config.workers, AHEAD, make)
+    }
+
     /// This replica's batches of a step. A lone one waits for them no longer than until it is to stop.
     fn batches_of_step(
         &self,
@@ -349,11 +354,6 @@ impl Trainer {
             }
         }
         Ok(Ok(of_step))
-    }
-
-        let make = move |nth: u64| data.batch(own.batch(nth));
-        let first = self.state.data_steps() * own.count;
-        Prefetcher::start(first, self.config.workers, AHEAD, make)
     }
 
     /// One optimizer step, over the gradients of several batches on each replica. If it is stopped between them, all is
@@ -475,38 +475,53 @@ impl Trainer {
             epochs: self.epochs(),
         };
         self.progress.train(&row);
-        self.record(MetricsRow::Train(row))
+        self.record(MetricsRow::Train(row))?;
+        if let Some(warning) = self.recorder.show_if_due() {
+            self.progress.warn(&warning);
+        }
+        Ok(())
     }
 
-    /// Scores the validation data. If it is stopped between batches, nothing is recorded.
+    /// Scores the validation data and makes the samples. If it is stopped before it has both, nothing is recorded.
     fn validate(&mut self, stop: &AtomicBool) -> Result<Result<(), Stopped>, TrainError> {
-        let Some(Validated { row, cost }) = self.score(stop)? else {
+        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+        let Some(Validated { row, cost }) = self.score(&model, stop)? else {
             return Ok(Err(Stopped));
         };
         // The perplexity overflows first: from a loss of 710 nats on.
         if !row.perplexity.is_finite() {
             return Err(self.diverged("validation perplexity", row.perplexity, row.step));
         }
-        self.state.valid_loss = Some(cost);
-        self.state.validation_is_due = false;
+        let step = self.state.step;
+        // Of several replicas, only the first has samples to make, and it must not stop alone.
+        let stop = if self.replicas.is_lone() { stop } else { &AtomicBool::new(false) };
+        match self.recorder.sampled(&model, step, stop) {
+            Ok(Some(())) => {}
+            Ok(None) => {
+                self.valid_data.rewind(step.saturating_sub(1));
+                return Ok(Err(Stopped));
+            }
+            Err(error) => self.progress.warn(&warning(&error)),
+        }
         self.progress.valid(&row);
         self.record(MetricsRow::Valid(row))?;
-        let step = self.state.step;
         if let Some(row) = CoefficientsRow::of(&self.learner.model, step) {
             self.record(MetricsRow::Coefficients(row))?;
         }
-        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
-        if let Some(warning) = self.recorder.validated(&model, step) {
+        self.state.valid_loss = Some(cost);
+        self.state.valid_examples = Some(self.config.training.eval_examples_at(step));
+        self.state.validation_is_due = false;
+        if let Some(warning) = self.recorder.show_if_due() {
             self.progress.warn(&warning);
         }
         Ok(Ok(()))
     }
 
-    fn score(&mut self, stop: &AtomicBool) -> Result<Option<Validated>, TrainError> {
-        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+    fn score(&mut self, model: &T5, stop: &AtomicBool) -> Result<Option<Validated>, TrainError> {
+        let learner = Learner { model: model.clone() };
         let device = self.device.clone().without_autodiff();
         let turns = Turns { replicas: &self.replicas, stop };
-        self.valid_data.score(&Learner { model }, self.state.step, &device, turns)
+        self.valid_data.score(&learner, self.state.step, &device, turns)
     }
 
     /// How often the sources of the data have been gone through so far.

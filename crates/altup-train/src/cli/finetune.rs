@@ -147,7 +147,11 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
         ..StartRow::default()
     };
     let dtype = config.training.precision.dtype();
-    Ok(trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?)
+    trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?;
+    if let Some(warning) = trainer.recorder.show_if_due() {
+        trainer.progress.warn(&warning);
+    }
+    Ok(())
 }
 
 /// Puts the file, then the flags over a configuration.

@@ -231,7 +231,11 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
         ..StartRow::default()
     };
     let dtype = training.precision.dtype();
-    Ok(trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?)
+    trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?;
+    if let Some(warning) = trainer.recorder.show_if_due() {
+        trainer.progress.warn(&warning);
+    }
+    Ok(())
 }
 
 /// Writes the trained model, its figures and the report, and prints what came of the run.
