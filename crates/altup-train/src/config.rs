@@ -910,14 +910,41 @@ impl RunConfig {
             .unwrap_or_else(|| weights_by_size(sizes, self.data.size_limit, self.data.temperature))
     }
 
-    /// A short name of what is trained, such as `tiny-altup-k2` or `altup-s-dense`. See [`label`].
+    /// A short name of what is trained, such as `tiny-altup-k2` or `altup-s-dense`. See [`label`]. Of a run that starts
+    /// from a directory, the [name of its model](name_of_model).
     pub fn name(&self) -> String {
-        if let Some(name) = self.model.init.as_ref().and_then(|directory| directory.file_name()) {
-            return name.to_string_lossy().into_owned();
+        if let Some(directory) = &self.model.init {
+            return name_of_model(directory);
         }
         let ModelConfig { size, altup, moe, .. } = &self.model;
         format!("{size}-{}", label(altup.as_ref(), moe.as_ref()))
     }
+}
+
+/// What a model is called that lies in a directory: by the directory's name, or by that of the run or of the model on the
+/// hub where all of these have directories of the same name.
+pub(crate) fn name_of_model(directory: &Path) -> String {
+    // A path may end in dots, and is looked up then.
+    let found = directory.file_name().is_none().then(|| directory.canonicalize().ok()).flatten();
+    let directory = found.as_deref().unwrap_or(directory);
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let of_run = |directory: &Path| match name(directory)?.as_str() {
+        "model" => name(directory.parent()?),
+        _ => None,
+    };
+    let found = name_in_cache(directory).or_else(|| of_run(directory)).or_else(|| name(directory));
+    found.unwrap_or_else(|| "model".to_owned())
+}
+
+/// The name of a model in a hub's cache: `flan-t5-small` of `models--google--flan-t5-small/snapshots/COMMIT`.
+fn name_in_cache(path: &Path) -> Option<String> {
+    let snapshots = path.parent()?;
+    if snapshots.file_name()? != "snapshots" {
+        return None;
+    }
+    let folder = snapshots.parent()?.file_name()?.to_str()?;
+    let name = folder.strip_prefix("models--")?;
+    Some(name.rsplit_once("--").map_or(name, |(_, name)| name).to_owned())
 }
 
 /// Reads a TOML file and puts its keys over `base`.

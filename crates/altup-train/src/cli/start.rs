@@ -3,11 +3,11 @@
 use altup_data::TextTokenizer;
 use altup_models::{ModelDirectory, T5, T5Config, parameters};
 use altup_optim::OptimizerConfig;
-use altup_train::checkpoint::{Checkpoints, Restored, RunState};
+use altup_train::checkpoint::{CheckpointError, Checkpoints, Restored, RunState};
 use altup_train::config::{RunConfig, RunConfiguration, TrainerConfig, TrainingConfig};
 use altup_train::config_changes::Difference;
 use altup_train::data_identity::DataIdentity;
-use altup_train::device::{DeviceName, is_gpu};
+use altup_train::device::{DeviceName, cpu, is_gpu};
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::folder_lock::FolderLock;
 use altup_train::learner::Learner;
@@ -264,6 +264,7 @@ impl<'a> Start<'a> {
                 true => MetricsLog::create(&folder.metrics())?,
                 false => MetricsLog::resume(&folder.metrics(), &state)?,
             };
+            stop.say(stopped_early(TRAIN, path));
             files = Some(RunFiles { checkpoints, metrics });
         }
         let parts = Parts { learner, optimizer, state, saved, files };
@@ -293,23 +294,18 @@ impl<'a> Start<'a> {
         if !self.replicas.is_first() {
             return Ok((None, self.listen("")?));
         }
-        let run = match place {
         let stop = self.listen(&format!("stopped before its start; {SAME_COMMAND}"))?;
+        let run = match place {
             Place::Output { path, overwrite } => NewRun::at(path, *overwrite)?,
             Place::Fresh(base) => NewRun::fresh(base)?,
         };
-        for foreign in run.foreign()? {
         if run.replaces() {
             let path = run.folder().path().display();
             stop.say(format!("stopped before its start: {path} is as it was"));
         }
+        for foreign in run.foreign()? {
             progress.note(&format!("{} is no run's, and stays", foreign.display()));
         }
-        let path = run.folder().path();
-        let stop = self.listen(&match run.replaces() {
-            true => format!("stopped before its start: {} is as it was", path.display()),
-            false => stopped_early(command, path),
-        })?;
         Ok((Some(run), stop))
     }
 
@@ -320,14 +316,14 @@ impl<'a> Start<'a> {
         begins: Begins<'_, C>,
         stop: &Stop,
     ) -> anyhow::Result<Begun> {
-        if run.replaces() {
-            let path = run.folder().path().display();
-            stop.say(format!("stopped while {path} was replaced; {SAME_COMMAND}"));
-        }
         let Begins { place, command, record, first, tokenizer } = begins;
         let Some(run) = run else {
             return Ok(Begun { folder: RunFolder::at(place.path()), lock: None });
         };
+        if run.replaces() {
+            let path = run.folder().path().display();
+            stop.say(format!("stopped while {path} was replaced; {SAME_COMMAND}"));
+        }
         let (folder, lock) = run.begin(record, first, |folder| -> anyhow::Result<()> {
             Ok(tokenizer.save(&folder.tokenizer())?)
         })?;
@@ -423,7 +419,15 @@ impl<'a> Start<'a> {
         optimizer: &ModuleOptimizer,
     ) -> anyhow::Result<Restored> {
         let is_first = self.replicas.is_first();
-        let read = is_first.then(|| checkpoints.restore(from, learner, optimizer)).transpose()?;
+        let read = is_first.then(|| checkpoints.restore(from, learner, optimizer)).transpose();
+        let read = read.map_err(|error| match error {
+            CheckpointError::None { .. } | CheckpointError::NoSuchStep { .. }
+                if !checkpoints.has(0) =>
+            {
+                anyhow::anyhow!("{error}; --from 0 goes back to the start")
+            }
+            error => error.into(),
+        })?;
         Ok(self.replicas.share_restored(read, learner, optimizer)?)
     }
 
@@ -505,10 +509,6 @@ pub(super) struct Begins<'a, C> {
     pub(super) tokenizer: &'a TextTokenizer,
 }
 
-/// A run that was just begun.
-pub(super) struct Begun {
-    pub(super) folder: RunFolder,
-    pub(super) lock: Option<FolderLock>,
 /// Writes what is known of a new run before its data is prepared, so that it can be resumed from here on. Where a run is
 /// replaced, that one stays.
 pub(super) fn announce<C: RunConfiguration>(
@@ -525,6 +525,10 @@ pub(super) fn announce<C: RunConfiguration>(
     Ok(())
 }
 
+/// A run that was just begun.
+pub(super) struct Begun {
+    pub(super) folder: RunFolder,
+    pub(super) lock: Option<FolderLock>,
 }
 
 impl Begun {
@@ -610,8 +614,8 @@ pub(super) fn check_changes(run: &Path, changes: &[Difference]) -> anyhow::Resul
     let fixed: Vec<String> = fixed.map(Difference::to_string).collect();
     anyhow::ensure!(
         fixed.is_empty(),
-        "the run in {} has another configuration: {}. What a run learns from and its model are fixed; its \
-         length, its learning rate and how it is watched may change",
+        "the run in {} has another configuration: {}. What a run learns from and its model are fixed (docs/formats.md \
+         has the keys that may change, under Going on)",
         run.display(),
         fixed.join(", ")
     );
@@ -739,8 +743,7 @@ fn text(config: &RunConfig, data: &RunData) -> (Arc<dyn TrainingBatches>, Box<dy
 /// of preparing text first.
 fn check_groups(config: &RunConfig) -> anyhow::Result<()> {
     if config.model.init.is_none() {
-        let device = Device::default();
-        let model = config.any_model_config()?.build(&device);
+        let model = config.any_model_config()?.build(&cpu());
         optimizer(&Learner { model }, &config.optimizer)?;
     }
     Ok(())
@@ -805,6 +808,7 @@ pub(super) fn stopped_early(command: &str, run: &Path) -> String {
     let run = quoted(&run.to_string_lossy());
     format!("stopped before training; go on with: {command} --resume {run}")
 }
+
 /// What is said of a run that was to go on, and of which nothing has changed yet: neither has its configuration, so that
 /// `--resume` alone would go on otherwise than it was told to.
 pub(super) fn stopped_unchanged(run: &Path) -> String {
@@ -820,12 +824,11 @@ const STOPPED_WITHIN: &str = "stopped before training; give the same command aga
 /// What starts a run that isn't begun.
 const SAME_COMMAND: &str = "start it again, by the same command";
 
-
+fn stopped_at(step: u64, command: &str, run: &Path) -> String {
     let how_far = match step {
         0 => "before its first step".to_owned(),
         step => format!("at step {step}, saved"),
     };
-fn stopped_at(step: u64, command: &str, run: &Path) -> String {
     let run = quoted(&run.to_string_lossy());
     format!("stopped {how_far}; go on with: {command} --resume {run}")
 }
@@ -842,7 +845,3 @@ mod tests {
         assert_eq!(stopped_at(0, TRAIN, run), format!("stopped before its first step; {go_on}"));
     }
 }
-    let how_far = match step {
-        0 => "before its first step".to_owned(),
-        step => format!("at step {step}, saved"),
-    };

@@ -127,10 +127,10 @@ impl Start<'_> {
             true => Restored::fresh(learner, optimizer),
             false => self.restore(&mut checkpoints, from, &learner, &optimizer)?,
         };
-        let going_on = GoingOn { folder: &folder, progress: &progress, step: state.step };
-        going_on.check(&damaged, config.training.steps)?;
         let saved = (!from_start).then(|| state.clone());
         state.ask_for_the_last_validation(&config.training);
+        let going_on = GoingOn { folder: &folder, progress: &progress, step: state.step };
+        going_on.check(&damaged, config.training.steps)?;
 
         // Everything is at hand. From here on, the folder changes.
         let mut files = None;
@@ -151,11 +151,11 @@ impl Start<'_> {
                 true => MetricsLog::create(&folder.metrics())?,
                 false => MetricsLog::resume(&folder.metrics(), &state)?,
             };
+            stop.say(stopped_early(FINETUNE, path));
             files = Some(RunFiles { checkpoints, metrics });
         }
         let rows = self.replicas.from_first("the scores so far", || {
             let mut rows = MetricsLog::read(&folder.metrics())?;
-            stop.say(stopped_early(FINETUNE, path));
             rows.retain(|row| matches!(row, MetricsRow::Valid(_)));
             Ok::<_, anyhow::Error>(rows)
         })?;

@@ -316,15 +316,18 @@ fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
     if !last.is_empty() {
         output::line("\nWhat it fills into blanks:")?;
     }
-    for SampleRow { prompt, filled, .. } in last {
+    for SampleRow { prompt, filled, .. } in &last {
         output::line(&format!("  {}\n  → {}", in_a_line(prompt), in_a_line(filled)))?;
     }
     let run = summary.run.display();
-    let word = quoted(&summary.run.to_string_lossy());
-    output::line(&format!(
-        "\nreport  {run}/report.html\nmodel   {run}/model\n\
-         try     altup generate --model {word} \"pub unsafe <extra_id_0>\""
-    ))?;
+    output::line(&format!("\nreport  {run}/report.html\nmodel   {run}/model"))?;
+    if let Some(SampleRow { prompt, .. }) = last.first() {
+        let [model, text] =
+            [&*summary.run.to_string_lossy(), in_a_line(prompt).as_str()].map(quoted);
+        // A text that begins as a flag does is none.
+        let end_of_flags = if prompt.trim_start().starts_with('-') { "-- " } else { "" };
+        output::line(&format!("try     altup generate --model {model} {end_of_flags}{text}"))?;
+    }
     Ok(())
 }
 
