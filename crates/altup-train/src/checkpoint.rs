@@ -160,14 +160,14 @@ pub enum CheckpointError {
         damaged: Vec<String>,
     },
     /// A run has no checkpoint of a step.
-    #[error("{}: no checkpoint of step {step}; there are those of steps {steps}", path.display())]
+    #[error("{}: no checkpoint of step {step}; there {}", path.display(), listed(steps))]
     NoSuchStep {
         /// The folder of the checkpoints.
         path: PathBuf,
         /// The step.
         step: u64,
         /// The steps that there are.
-        steps: String,
+        steps: Vec<u64>,
     },
     /// A checkpoint was written by a release whose runs this one can't go on with.
     #[error("the checkpoint {} {problem}", path.display())]
@@ -193,6 +193,14 @@ pub enum CheckpointError {
         /// The cause.
         source: io::Error,
     },
+}
+
+fn listed(steps: &[u64]) -> String {
+    let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+    match steps.is_empty() {
+        true => "is none yet".into(),
+        false => format!("are those of steps {}", steps.join(", ")),
+    }
 }
 
 fn reason(damaged: &[String]) -> String {
@@ -428,8 +436,7 @@ impl Checkpoints {
         }
         Err(match step {
             Some(step) if damaged.is_empty() => {
-                let steps: Vec<String> = checkpoints.keys().map(u64::to_string).collect();
-                let (path, steps) = (self.folder.clone(), steps.join(", "));
+                let (path, steps) = (self.folder.clone(), checkpoints.into_keys().collect());
                 CheckpointError::NoSuchStep { path, step, steps }
             }
             _ => CheckpointError::None { path: self.folder.clone(), damaged },

@@ -215,7 +215,8 @@ fn with_file_limit(ws: &Workspace, blocks: u64, args: &[&str]) -> Output {
 #[test]
 fn a_full_disk_at_the_start_leaves_no_folder() {
     let ws = Workspace::new();
-    let args = ["train", "--config", "config.toml", "--train", "corpus.txt", "--output", "run"];
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt"];
+    let args = [&source[..], &["--output", "run", "--quiet"]].concat();
     says(with_file_limit(&ws, 0, &args), &["run.lock"]);
     assert!(!ws.path("run").exists());
 }

@@ -209,6 +209,11 @@ fn a_run_that_is_killed_before_its_first_checkpoint_starts_from_step_0() {
         wait_for(&mut child, "the first metrics", has_row);
         kill(child, &run);
         assert_eq!(newest_checkpoint(&run), None);
+        let mut from = resume(&workspace, "killed", backend);
+        let message = fails(from.args(["--from", "5", "--quiet"]).output().unwrap());
+        let expected =
+            "no checkpoint of step 5; there is none yet; --from 0 goes back to the start";
+        assert!(message.contains(expected), "{message}");
 
         resume_to_the_end(&workspace, "killed", backend);
         assert_same(&workspace, "killed", "whole", backend);
@@ -321,7 +326,7 @@ fn a_run_that_is_stopped_while_it_replaces_another_does_not_say_that_it_is_there
 #[test]
 fn a_run_that_is_stopped_as_soon_as_it_has_its_folder_can_be_resumed_as_it_says() {
     let workspace = Workspace::new();
-    let large = ["--variant", "dense", "--steps", "1", "--set", "model.d_ff=200000"];
+    let large = ["--variant", "dense", "--steps", "1", "--set", "model.d_ff=50000"];
     succeeds(workspace.train("large", &large));
     let source = ["train", "--train", "corpus.txt", "--init", "large/model", "--output", "run"];
     let short = set(&["data.input_length=32", "training.steps=2", "training.batch_size=2"]);
