@@ -377,8 +377,10 @@ impl Trainer {
         make_contiguous(&self.learner, &mut gradients);
         let norm = global_norm(&self.learner, &gradients);
         let routing = passes.iter().flat_map(|pass| &pass.routing).flat_map(RoutingRow::values);
-        let quantities = [("loss", loss), ("gradient norm", norm)].into_iter().chain(routing);
-        let not_finite = { quantities }.find(|(_, value)| !value.is_finite());
+        let not_finite = [("loss", loss), ("gradient norm", norm)]
+            .into_iter()
+            .chain(routing)
+            .find(|(_, value)| !value.is_finite());
         if let Some((quantity, value)) = not_finite {
             return Err(self.diverged(quantity, value, step));
         }
