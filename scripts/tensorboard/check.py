@@ -29,27 +29,52 @@ TAGS = {
         "perplexity": "validation/perplexity",
         "accuracy": "validation/accuracy",
     },
+    "rollback": {
+        "number": "optimization/rollbacks",
+        "skipped_steps": "optimization/skipped_steps",
+    },
 }
+
+
+def block_name(letter, *blocks):
+    """p12, or p1,12 where a number has more than one digit."""
+    numbers = [str(block + 1) for block in blocks]
+    return letter + ("" if all(len(number) == 1 for number in numbers) else ",").join(numbers)
 
 
 def expected(rows):
     """By tag, the (step, value) pairs that the rows say."""
     scalars = {}
 
-    def add(tag, step, value):
-        scalars.setdefault(tag, []).append((step, value))
+    def add(tag, value):
+        scalars.setdefault(tag, []).append((row["step"], value))
 
     for row in rows:
         for field, tag in TAGS.get(row["kind"], {}).items():
             if field in row:
-                add(tag, row["step"], row[field])
+                add(tag, row[field])
+        for layer in row.get("routing", []):
+            name = f"{layer['stack']}_{layer['layer']}"
+            add(f"most_chosen_expert/{name}", max(layer["loads"]) * len(layer["loads"]))
+            add(f"router_entropy/{name}", layer["entropy"])
+            add(f"dropped_by_full_experts/{name}", layer["dropped"])
+        for source in row.get("epochs", []):
+            add(f"epochs/{source['name']}", source["epochs"])
+        for source in row.get("sources", []):
+            add(f"validation_loss/{source['name']}", source["loss"])
+            add(f"validation_accuracy/{source['name']}", source["accuracy"])
+        for task in row.get("tasks", []):
+            for metric, value in task["metrics"].items():
+                add(f"{task['task']}/{metric}", value)
         for layer in row.get("layers", []):
             group = f"coefficients_{layer['stack']}_{layer['layer']}"
             for i, values in enumerate(layer.get("p", [])):
                 for j, value in enumerate(values):
-                    add(f"{group}/p{i + 1}{j + 1}", row["step"], value)
+                    add(f"{group}/{block_name('p', i, j)}", value)
             for i, value in enumerate(layer.get("g", [])):
-                add(f"{group}/g{i + 1}", row["step"], value)
+                add(f"{group}/{block_name('g', i)}", value)
+            for name, value in zip(["a1", "a2", "b"], layer.get("sequence", [])):
+                add(f"{group}/{name}", value)
     return scalars
 
 

@@ -1,8 +1,9 @@
 //! Work done ahead of time on other threads, and handed over in order.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::DataError;
 use crate::error::panic_message;
@@ -62,8 +63,24 @@ impl<T> Iterator for Prefetcher<T> {
     type Item = Result<T, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.next_unless(|| false)
+    }
+}
+
+impl<T> Prefetcher<T> {
+    /// The next item. While it isn't made yet, `is_over` is asked every few milliseconds whether it is still wanted; then
+    /// nothing comes.
+    pub fn next_unless(&mut self, is_over: impl Fn() -> bool) -> Option<Result<T, DataError>> {
+        const ASK_EVERY: Duration = Duration::from_millis(20);
         let lane = self.lanes.get(self.next_lane)?;
-        match lane.items.recv() {
+        let received = loop {
+            match lane.items.recv_timeout(ASK_EVERY) {
+                Err(RecvTimeoutError::Timeout) if is_over() => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+                received => break received,
+            }
+        };
+        match received {
             Ok(item) => {
                 self.next_lane = (self.next_lane + 1) % self.lanes.len();
                 Some(Ok(item))
@@ -80,9 +97,7 @@ impl<T> Iterator for Prefetcher<T> {
             }
         }
     }
-}
 
-impl<T> Prefetcher<T> {
     fn stop(&mut self) {
         let (queues, workers): (Vec<_>, Vec<_>) =
             self.lanes.drain(..).map(|lane| (lane.items, lane.worker)).unzip();
@@ -104,7 +119,6 @@ impl<T> Drop for Prefetcher<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
 
     use super::*;
 
@@ -144,6 +158,26 @@ mod tests {
         assert!(when_dropped <= 1 + 2 * 4, "{when_dropped}");
         // The workers held the other references, and have been waited for.
         assert_eq!(Arc::strong_count(&made), 1);
+    }
+
+    #[test]
+    fn an_item_that_is_no_longer_wanted_is_not_waited_for() {
+        let mut prefetcher;
+        // Dropped before it, so that nothing waits for ever where this fails.
+        let (let_go, held) = sync_channel::<()>(0);
+        let held = std::sync::Mutex::new(held);
+        prefetcher = Prefetcher::start(0, 1, 1, move |number| {
+            if number == 1 {
+                let _ = held.lock().unwrap().recv();
+            }
+            number
+        })
+        .unwrap();
+        assert_eq!(prefetcher.next().unwrap().unwrap(), 0);
+        assert!(prefetcher.next_unless(|| true).is_none());
+        // It is still to come.
+        drop(let_go);
+        assert_eq!(prefetcher.next().unwrap().unwrap(), 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::config::TrainingConfig;
 use crate::durable::{move_whole, replace_file, sync_folder};
 use crate::learner::Learner;
 use crate::metrics::RoutingRow;
@@ -52,6 +53,9 @@ pub struct RunState {
     /// The validation loss at this step, or another cost that checkpoints are compared by, if it was taken
     /// here.
     pub valid_loss: Option<f64>,
+    /// How many examples of each source that was asked to score. Checkpoints of older versions don't say.
+    #[serde(default)]
+    pub valid_examples: Option<u64>,
     /// Whether the validation that belongs to this step is still to come.
     pub validation_is_due: bool,
 }
@@ -61,6 +65,16 @@ impl RunState {
     /// ones. Data and noise follow from it, so that neither comes a second time after a rollback.
     pub fn data_steps(&self) -> u64 {
         self.step + self.skipped_steps
+    }
+
+    /// If this is the last step of a run: its validation is still to come where none was taken at this step, or one of
+    /// another number of examples. So it is where the end of a run was brought forward, or `final_eval_examples` changed.
+    pub fn ask_for_the_last_validation(&mut self, training: &TrainingConfig) {
+        let asked = Some(training.eval_examples_at(self.step));
+        if self.step == training.steps && self.valid_examples != asked {
+            (self.valid_loss, self.valid_examples) = (None, None);
+            self.validation_is_due = true;
+        }
     }
 
     /// The share of the time in which replicas exchanged gradients; none if they never did.
@@ -146,14 +160,14 @@ pub enum CheckpointError {
         damaged: Vec<String>,
     },
     /// A run has no checkpoint of a step.
-    #[error("{}: no checkpoint of step {step}; there are those of steps {steps}", path.display())]
+    #[error("{}: no checkpoint of step {step}; there {}", path.display(), listed(steps))]
     NoSuchStep {
         /// The folder of the checkpoints.
         path: PathBuf,
         /// The step.
         step: u64,
         /// The steps that there are.
-        steps: String,
+        steps: Vec<u64>,
     },
     /// A checkpoint was written by a release whose runs this one can't go on with.
     #[error("the checkpoint {} {problem}", path.display())]
@@ -179,6 +193,14 @@ pub enum CheckpointError {
         /// The cause.
         source: io::Error,
     },
+}
+
+fn listed(steps: &[u64]) -> String {
+    let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+    match steps.is_empty() {
+        true => "is none yet".into(),
+        false => format!("are those of steps {}", steps.join(", ")),
+    }
 }
 
 fn reason(damaged: &[String]) -> String {
@@ -414,8 +436,7 @@ impl Checkpoints {
         }
         Err(match step {
             Some(step) if damaged.is_empty() => {
-                let steps: Vec<String> = checkpoints.keys().map(u64::to_string).collect();
-                let (path, steps) = (self.folder.clone(), steps.join(", "));
+                let (path, steps) = (self.folder.clone(), checkpoints.into_keys().collect());
                 CheckpointError::NoSuchStep { path, step, steps }
             }
             _ => CheckpointError::None { path: self.folder.clone(), damaged },

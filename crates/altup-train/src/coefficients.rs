@@ -40,16 +40,21 @@ impl LayerCoefficients {
     /// Every scalar with its name: `p11`, `p12`, …, `g1`, …, `a1`, `a2`, `b`, numbered from 1 as in the paper.
     pub fn named(&self) -> impl Iterator<Item = (String, f64)> {
         let p = self.p.iter().enumerate().flat_map(|(i, row)| {
-            row.iter().enumerate().map(move |(j, &p)| (block_name('p', &[i, j]), p))
+            row.iter().enumerate().map(move |(j, _)| block_name('p', &[i, j]))
         });
-        let g = self.g.iter().enumerate().map(|(i, &g)| (block_name('g', &[i]), g));
-        let names = ["a1", "a2", "b"].map(str::to_owned);
-        p.chain(g).chain(names.into_iter().zip(self.sequence.iter().copied()))
+        let g = self.g.iter().enumerate().map(|(i, _)| block_name('g', &[i]));
+        let sequence = ["a1", "a2", "b"].map(str::to_owned);
+        p.chain(g).chain(sequence).zip(self.values())
+    }
+
+    /// Every scalar, in the order of [`named`](Self::named).
+    pub fn values(&self) -> impl Iterator<Item = f64> {
+        self.p.iter().flatten().chain(&self.g).chain(&self.sequence).copied()
     }
 
     /// Whether all are finite.
     pub(crate) fn is_finite(&self) -> bool {
-        self.named().all(|(_, value)| value.is_finite())
+        self.values().all(f64::is_finite)
     }
 }
 

@@ -437,6 +437,14 @@ impl RunConfiguration for RunConfig {
     }
 }
 
+impl TrainingConfig {
+    /// Validation examples that are scored after a step, of each source.
+    pub fn eval_examples_at(&self, step: u64) -> u64 {
+        let of_last = self.final_eval_examples.filter(|_| step == self.steps);
+        of_last.unwrap_or(self.eval_examples)
+    }
+}
+
 impl TrainerConfig {
     /// A line that says how the model is trained, for reports.
     pub fn optimization(&self) -> String {
@@ -606,6 +614,7 @@ impl RunConfig {
                 return error(key, "must be at least 1, not 0".into());
             }
         }
+        self.validate_size()?;
         let minutes = self.training.checkpoint_minutes;
         if !(minutes.is_finite() && minutes >= 0.0) {
             return error(
@@ -693,6 +702,35 @@ impl RunConfig {
     /// As [`model_config`](Self::model_config).
     pub fn any_model_config(&self) -> Result<T5Config, RunConfigError> {
         self.model_config(self.model.vocab_size.unwrap_or(self.data.vocab_size).max(64))
+    }
+
+    /// Checks that the examples of a step and of the run can be counted.
+    fn validate_size(&self) -> Result<(), RunConfigError> {
+        let error = |key: &str, problem: String| {
+            Err(RunConfigError::Value { key: key.to_owned(), problem })
+        };
+        let TrainingConfig { steps, batch_size, gradient_accumulation, .. } = self.training;
+        for (key, value) in [
+            ("training.batch_size", batch_size),
+            ("training.gradient_accumulation", gradient_accumulation),
+        ] {
+            const MOST: usize = 1 << 20;
+            if value > MOST {
+                return error(key, format!("must be at most {MOST}, not {value}"));
+            }
+        }
+        // Below 2^40.
+        let of_step = (batch_size * gradient_accumulation) as u64;
+        // What numbers in metrics and charts count exactly.
+        const MOST: u64 = 1 << f64::MANTISSA_DIGITS;
+        if steps.checked_mul(of_step).is_none_or(|examples| examples > MOST) {
+            let most = MOST / of_step;
+            return error(
+                "training.steps",
+                format!("must be at most {most} with {of_step} examples a step, not {steps}"),
+            );
+        }
+        Ok(())
     }
 
     fn validate_groups(&self) -> Result<(), RunConfigError> {
@@ -880,14 +918,41 @@ impl RunConfig {
             .unwrap_or_else(|| weights_by_size(sizes, self.data.size_limit, self.data.temperature))
     }
 
-    /// A short name of what is trained, such as `tiny-altup-k2` or `altup-s-dense`. See [`label`].
+    /// A short name of what is trained, such as `tiny-altup-k2` or `altup-s-dense`. See [`label`]. Of a run that starts
+    /// from a directory, the [name of its model](name_of_model).
     pub fn name(&self) -> String {
-        if let Some(name) = self.model.init.as_ref().and_then(|directory| directory.file_name()) {
-            return name.to_string_lossy().into_owned();
+        if let Some(directory) = &self.model.init {
+            return name_of_model(directory);
         }
         let ModelConfig { size, altup, moe, .. } = &self.model;
         format!("{size}-{}", label(altup.as_ref(), moe.as_ref()))
     }
+}
+
+/// What a model is called that lies in a directory: by the directory's name, or by that of the run or of the model on the
+/// hub where all of these have directories of the same name.
+pub(crate) fn name_of_model(directory: &Path) -> String {
+    // A path may end in dots, and is looked up then.
+    let found = directory.file_name().is_none().then(|| directory.canonicalize().ok()).flatten();
+    let directory = found.as_deref().unwrap_or(directory);
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let of_run = |directory: &Path| match name(directory)?.as_str() {
+        "model" => name(directory.parent()?),
+        _ => None,
+    };
+    let found = name_in_cache(directory).or_else(|| of_run(directory)).or_else(|| name(directory));
+    found.unwrap_or_else(|| "model".to_owned())
+}
+
+/// The name of a model in a hub's cache: `flan-t5-small` of `models--google--flan-t5-small/snapshots/COMMIT`.
+fn name_in_cache(path: &Path) -> Option<String> {
+    let snapshots = path.parent()?;
+    if snapshots.file_name()? != "snapshots" {
+        return None;
+    }
+    let folder = snapshots.parent()?.file_name()?.to_str()?;
+    let name = folder.strip_prefix("models--")?;
+    Some(name.rsplit_once("--").map_or(name, |(_, name)| name).to_owned())
 }
 
 /// Reads a TOML file and puts its keys over `base`.

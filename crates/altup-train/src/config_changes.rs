@@ -28,7 +28,7 @@ pub(crate) const UNSET: &str = "unset";
 
 /// Keys, or tables of them, that may change when a run is resumed: how far it goes, how fast it learns, and
 /// how it is watched and kept.
-const CHANGEABLE: [&str; 21] = [
+const CHANGEABLE: [&str; 23] = [
     "answers.batch_size",
     "data.on_error",
     "data.workers",
@@ -43,10 +43,12 @@ const CHANGEABLE: [&str; 21] = [
     "training.eval_every",
     "training.eval_examples",
     "training.final_eval_examples",
+    "training.gradient_checkpointing",
     "training.keep_last",
     "training.log_every",
     "training.max_rollbacks",
     "training.on_divergence",
+    "training.prompts",
     "training.recompute_layers",
     "training.replica_timeout",
     "training.steps",
@@ -148,6 +150,8 @@ mod tests {
             "training.steps=9",
             "training.checkpoint_minutes=1.5",
             "training.on_divergence=rollback",
+            "training.prompts=[]",
+            "training.gradient_checkpointing=true",
             "optimizer.learning_rate=0.5",
             "schedule.kind=linear",
             "data.workers=2",

@@ -6,13 +6,15 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use same_file::Handle;
+use tempfile::TempPath;
 
 /// A file in the making, beside the one whose place it takes when it is whole. Nobody else must write that one
 /// meanwhile.
 pub(crate) struct WholeFile {
     path: PathBuf,
-    partial: PathBuf,
     file: BufWriter<File>,
+    /// Removed if it doesn't take its place.
+    partial: TempPath,
 }
 
 impl WholeFile {
@@ -20,14 +22,14 @@ impl WholeFile {
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let partial = partial(path);
         let file = BufWriter::new(File::create(&partial)?);
-        Ok(Self { path: path.to_owned(), partial, file })
+        Ok(Self { path: path.to_owned(), file, partial: TempPath::try_from_path(partial)? })
     }
 
     /// Puts it in its place: a reader finds the old file or the new one, never a part. The new one outlasts a power
     /// cut.
     pub(crate) fn finish(self) -> io::Result<()> {
         self.file.into_inner()?.sync_all()?;
-        fs::rename(&self.partial, &self.path)?;
+        self.partial.persist(&self.path)?;
         sync_folder(folder_of(&self.path))
     }
 }
@@ -48,6 +50,10 @@ pub(crate) fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
     file.write_all(contents)?;
     file.finish()
 }
+
+/// What the name of an unfinished tokenizer starts with, and of a folder with unfinished weights.
+pub(crate) const UNFINISHED_TOKENIZER: &str = ".tokenizer-";
+const UNFINISHED_WEIGHTS: &str = ".partial-";
 
 /// What the names of unfinished views start with.
 pub(crate) const UNFINISHED_VIEW: &str = ".view-";
@@ -115,7 +121,8 @@ pub(crate) fn move_whole(
     }
 }
 
-fn copy_whole(from: &Path, to: &Path) -> io::Result<()> {
+/// Copies a file or folder; the copy has its name when it is whole, and outlasts a power cut.
+pub(crate) fn copy_whole(from: &Path, to: &Path) -> io::Result<()> {
     let partial = partial(to);
     remove(&partial)?;
     copy(from, &partial)?;
@@ -136,11 +143,33 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     sync_folder(to)
 }
 
+/// What the name of something in the making ends in.
+pub(crate) const PARTIAL: &str = ".partial";
+
 /// The name of what is in the making, beside its own name: a rename is atomic only within a file system.
 fn partial(path: &Path) -> PathBuf {
     let mut partial = OsString::from(path);
-    partial.push(".partial");
+    partial.push(PARTIAL);
     partial.into()
+}
+
+/// Removes what a process that was killed has left of files and folders in the making, in a folder that is all ours.
+/// Nothing, where there is no such folder.
+pub(crate) fn remove_partial(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let prefixes = [UNFINISHED_TOKENIZER, UNFINISHED_WEIGHTS];
+        if prefixes.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with(PARTIAL) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether `path` is the name of the open file.
@@ -166,6 +195,21 @@ mod tests {
     fn assert_whole(path: &Path) {
         assert_eq!(fs::read_to_string(path.join("a")).unwrap(), "one");
         assert_eq!(fs::read_to_string(path.join("below/b")).unwrap(), "two");
+    }
+
+    #[test]
+    fn a_file_that_is_not_finished_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        replace_file(&path, b"old").unwrap();
+        let mut file = WholeFile::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        replace_file(&path, b"new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Blanks in text: prompts with sentinels, and targets that say what belongs there.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use altup_data::{DataError, TextTokenizer};
 use altup_models::{
@@ -31,12 +32,28 @@ pub fn fill_blanks(prompt: &[u32], target: &[u32], sentinels: &[u32]) -> Vec<u32
     filled
 }
 
+/// The blanks of a text, each once, in its order.
+fn blanks(text: &[u32], sentinels: &[u32]) -> Vec<u32> {
+    let mut blanks: Vec<u32> = Vec::new();
+    for token in text.iter().filter(|token| sentinels.contains(token)) {
+        if !blanks.contains(token) {
+            blanks.push(*token);
+        }
+    }
+    blanks
+}
+
+/// How many tokens it takes at least to fill all blanks of a text: a sentinel and a visible token each.
+pub fn least_new_tokens(text: &[u32], sentinels: &[u32]) -> usize {
+    2 * blanks(text, sentinels).len()
+}
+
 /// Keeps a target to the form that fills every blank of its input.
 ///
 /// The sentinels of the input come in its order. Each is followed by a token with a visible letter before the next
 /// sentinel or the end may come, and the end may come when all blanks have one. Near the last token that may be
-/// generated, the next blank is begun, so that each still gets its share. An input without sentinels is not bound to
-/// anything, nor is what comes behind the last blank.
+/// generated, the next blank is begun, so that each still gets its share, if there are [enough tokens](least_new_tokens)
+/// for all. An input without sentinels is not bound to anything, nor is what comes behind the last blank.
 #[derive(Clone, Debug)]
 pub struct BlankFilling {
     sentinels: Vec<u32>,
@@ -69,12 +86,7 @@ impl BlankFilling {
 
     /// What may follow a target.
     fn next(&self, target: &PartialTarget<'_>) -> Next {
-        let mut blanks: Vec<u32> = Vec::new();
-        for token in target.input.iter().filter(|token| self.sentinels.contains(token)) {
-            if !blanks.contains(token) {
-                blanks.push(*token);
-            }
-        }
+        let blanks = blanks(target.input, &self.sentinels);
         let last = target.tokens.iter().rposition(|token| self.sentinels.contains(token));
         let Some(last) = last else {
             return blanks.first().map_or(Next::Anything, |&first| Next::Sentinel(first));
@@ -145,8 +157,9 @@ pub enum FillError {
     Generation(#[from] GenerationError),
 }
 
-/// Fills the blanks of texts greedily, each with at least one visible token; a text without blanks is followed by
-/// what the model writes. A text is tokens without an end token.
+/// Fills the blanks of texts greedily, each with at least one visible token, however many there are; a text without
+/// blanks is followed by what the model writes. A text is tokens without an end token. Once it is to stop, it ends before
+/// the next token, and gives nothing.
 ///
 /// # Errors
 ///
@@ -156,21 +169,31 @@ pub fn fill<D: Decode>(
     tokenizer: &TextTokenizer,
     texts: &[Vec<u32>],
     max_new_tokens: usize,
-) -> Result<Vec<Filled>, FillError> {
-    let eos = tokenizer.eos_id();
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Filled>>, FillError> {
+    let (eos, sentinels) = (tokenizer.eos_id(), tokenizer.sentinels());
+    let needed = texts.iter().map(|text| least_new_tokens(text, sentinels)).max();
+    let max_new_tokens = max_new_tokens.max(needed.unwrap_or(0));
     let generator = Generator::new(model, &GenerationConfig::greedy(max_new_tokens))?
         .with_processor(BlankFilling::new(tokenizer, max_new_tokens)?);
     let inputs: Vec<Vec<u32>> = texts.iter().map(|text| [&text[..], &[eos]].concat()).collect();
-    let targets = generator.generate(&inputs)?.into_iter().flatten();
-    let filled = texts.iter().zip(targets).map(|(text, target)| {
-        let target: Vec<u32> = target.tokens.into_iter().filter(|&token| token != eos).collect();
-        let text = match text.iter().any(|token| tokenizer.sentinels().contains(token)) {
-            true => fill_blanks(text, &target, tokenizer.sentinels()),
+    let mut targets = vec![Vec::new(); texts.len()];
+    for step in generator.stream(&inputs)? {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        for (target, token) in targets.iter_mut().zip(step?) {
+            target.extend(token.filter(|&token| token != eos));
+        }
+    }
+    let filled = texts.iter().zip(targets).map(|(text, target): (_, Vec<u32>)| {
+        let text = match text.iter().any(|token| sentinels.contains(token)) {
+            true => fill_blanks(text, &target, sentinels),
             false => [&text[..], &target].concat(),
         };
         Filled { target, text }
     });
-    Ok(filled.collect())
+    Ok(Some(filled.collect()))
 }
 
 #[cfg(test)]
@@ -178,6 +201,31 @@ mod tests {
     use super::*;
 
     const SENTINELS: [u32; 3] = [99, 98, 97];
+
+    /// More blanks than there would be tokens for.
+    #[test]
+    fn every_blank_is_filled_however_many_there_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.txt");
+        std::fs::write(&path, "some words of a text\n".repeat(20)).unwrap();
+        let corpus = altup_data::Corpus::open(&[path.to_string_lossy().into_owned()]).unwrap();
+        let on_error = altup_data::OnError::Stop;
+        let tokenizer = TextTokenizer::train(&corpus, 200, u64::MAX, on_error).unwrap();
+        let config = crate::config::RunConfig::tiny_altup();
+        let config = config.model_config(tokenizer.vocab_size()).unwrap();
+        let model = config.init(0, &crate::device::cpu());
+        let words = (0..30).map(|blank| format!("<extra_id_{blank}> word"));
+        let text = tokenizer.encode(&words.collect::<Vec<_>>().join(" ")).unwrap();
+        let texts = [text, tokenizer.encode("some <extra_id_0>").unwrap()];
+        assert_eq!(least_new_tokens(&texts[0], tokenizer.sentinels()), 60);
+        let filled = fill(&model, &tokenizer, &texts, 8, &AtomicBool::new(false)).unwrap().unwrap();
+        for filled in filled {
+            let is_blank = |token: &u32| tokenizer.sentinels().contains(token);
+            assert!(!filled.text.iter().any(is_blank), "{:?}", filled.text);
+        }
+        let stopped = fill(&model, &tokenizer, &texts, 8, &AtomicBool::new(true)).unwrap();
+        assert_eq!(stopped, None);
+    }
 
     #[test]
     fn blanks_take_their_fillings() {

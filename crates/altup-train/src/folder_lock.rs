@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -54,6 +54,14 @@ impl Holder {
             since: seconds_since_1970(),
         }
     }
+
+    /// Writes it in the place of the one before.
+    fn write(&self, file: &mut File) -> io::Result<()> {
+        let holder = serde_json::to_string(self)?;
+        file.set_len(0)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(holder.as_bytes())
+    }
 }
 
 impl fmt::Display for Holder {
@@ -95,10 +103,14 @@ impl FolderLock {
             }
             // Its folder may have been removed before the lock was had.
             if is_at(&file, path)? {
-                let holder = serde_json::to_string(&Holder::this_process()).unwrap_or_default();
-                file.set_len(0)?;
-                file.seek(SeekFrom::Start(0))?;
-                file.write_all(holder.as_bytes())?;
+                let is_new = file.metadata()?.len() == 0;
+                if let Err(error) = Holder::this_process().write(&mut file) {
+                    if is_new {
+                        // While it is held, so that it is nobody else's.
+                        let _ = fs::remove_file(path);
+                    }
+                    return Err(error.into());
+                }
                 return Ok(Self { file: Arc::new(file) });
             }
         }

@@ -175,10 +175,17 @@ impl RoutingRow {
         self.loads.iter().copied().fold(0.0, f64::max) * self.loads.len() as f64
     }
 
-    /// Every number.
-    fn values(&self) -> impl Iterator<Item = f64> {
-        let losses = [self.load_balancing_loss, self.router_z_loss, self.entropy, self.dropped];
-        losses.into_iter().chain(self.loads.iter().copied())
+    /// Every number, with what it is.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let loads = self.loads.iter().map(|load| ("load of an expert", *load));
+        [
+            ("load-balancing loss", self.load_balancing_loss),
+            ("router z-loss", self.router_z_loss),
+            ("router entropy", self.entropy),
+            ("share of dropped choices", self.dropped),
+        ]
+        .into_iter()
+        .chain(loads)
     }
 
     /// Every number, to change it.
@@ -307,36 +314,54 @@ impl MetricsRow {
         self.step() <= state.step && !comes_again
     }
 
-    fn is_finite(&self) -> bool {
+    /// The first of its numbers that is none, with what it is.
+    fn not_finite(&self) -> Option<(&'static str, f64)> {
+        self.numbers().into_iter().find(|(_, value)| !value.is_finite())
+    }
+
+    /// Its numbers that may be none, each with what it is.
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        let known = |name, value: Option<f64>| value.map(|value| (name, value));
         match self {
             Self::Train(row) => [
-                row.loss,
-                row.learning_rate,
-                row.grad_norm,
-                row.tokens_per_second,
-                row.elapsed_seconds,
+                ("loss", row.loss),
+                ("learning rate", row.learning_rate),
+                ("gradient norm", row.grad_norm),
+                ("tokens_per_second", row.tokens_per_second),
+                ("elapsed_seconds", row.elapsed_seconds),
             ]
             .into_iter()
-            .chain(
-                [row.data_wait_seconds, row.exchange_seconds, row.flops_per_second, row.peak_share]
-                    .into_iter()
-                    .flatten(),
-            )
+            .chain(known("data_wait_seconds", row.data_wait_seconds))
+            .chain(known("exchange_seconds", row.exchange_seconds))
+            .chain(known("flops_per_second", row.flops_per_second))
+            .chain(known("peak_share", row.peak_share))
             .chain(row.routing.iter().flat_map(RoutingRow::values))
-            .chain(row.epochs.iter().map(|source| source.epochs))
-            .all(f64::is_finite),
+            .chain(row.epochs.iter().map(|source| ("number of epochs", source.epochs)))
+            .collect(),
             Self::Valid(row) => {
-                let sources = row.sources.iter().flat_map(|source| [source.loss, source.accuracy]);
-                let tasks = row.tasks.iter().flat_map(|task| task.metrics.values().copied());
-                let values = [row.loss, row.perplexity, row.accuracy].into_iter();
-                values.chain(sources).chain(tasks).all(f64::is_finite)
-            }
-            Self::Rollback(_) => true,
-            Self::Start(row) => [Some(row.unix_seconds), row.matrix_flops_per_second]
+                [
+                    ("validation loss", row.loss),
+                    ("validation perplexity", row.perplexity),
+                    ("validation accuracy", row.accuracy),
+                ]
                 .into_iter()
-                .flatten()
-                .all(f64::is_finite),
-            Self::Coefficients(row) => row.layers.iter().all(LayerCoefficients::is_finite),
+                .chain(row.sources.iter().flat_map(|source| {
+                    [("loss of a source", source.loss), ("accuracy of a source", source.accuracy)]
+                }))
+                .chain(row.tasks.iter().flat_map(|task| {
+                    task.metrics.values().map(|value| ("metric of a task", *value))
+                }))
+                .collect()
+            }
+            Self::Rollback(_) => Vec::new(),
+            Self::Start(row) => [("unix_seconds", row.unix_seconds)]
+                .into_iter()
+                .chain(known("matrix_flops_per_second", row.matrix_flops_per_second))
+                .collect(),
+            Self::Coefficients(row) => {
+                let values = row.layers.iter().flat_map(LayerCoefficients::values);
+                values.map(|value| ("coefficient of a layer", value)).collect()
+            }
         }
     }
 }
@@ -363,12 +388,14 @@ pub enum MetricsError {
         source: serde_json::Error,
     },
     /// A row holds a NaN or an infinity, which JSON cannot express.
-    #[error("the metrics of step {step} are not finite: {row:?}")]
+    #[error("the {quantity} of step {step} is {value}, which the metrics can't hold")]
     NotFinite {
         /// The step of the row.
         step: u64,
-        /// The refused row.
-        row: Box<MetricsRow>,
+        /// What isn't finite.
+        quantity: &'static str,
+        /// Its value.
+        value: f64,
     },
 }
 
@@ -439,8 +466,8 @@ impl MetricsLog {
     /// when the line cannot be written.
     pub fn append(&mut self, row: &MetricsRow) -> Result<(), MetricsError> {
         // serde_json would write `null`, and the file could not be read again.
-        if !row.is_finite() {
-            return Err(MetricsError::NotFinite { step: row.step(), row: Box::new(row.clone()) });
+        if let Some((quantity, value)) = row.not_finite() {
+            return Err(MetricsError::NotFinite { step: row.step(), quantity, value });
         }
         line(row)
             .and_then(|line| self.file.write_all(line.as_bytes()))
@@ -695,13 +722,13 @@ mod tests {
         let mut routing = row.routing.clone();
         routing[0].loads[1] = f64::INFINITY;
         let epochs = vec![SourceEpochs { name: "books".into(), epochs: f64::NAN }];
-        for row in [
-            TrainRow { loss: f64::NAN, ..row.clone() },
-            TrainRow { routing, ..row.clone() },
-            TrainRow { epochs, ..row },
+        for (row, message) in [
+            (TrainRow { loss: f64::NAN, ..row.clone() }, "the loss of step 7 is NaN"),
+            (TrainRow { routing, ..row.clone() }, "the load of an expert of step 7 is inf"),
+            (TrainRow { epochs, ..row }, "the number of epochs of step 7 is NaN"),
         ] {
-            let refused = log.append(&MetricsRow::Train(row));
-            assert!(matches!(refused, Err(MetricsError::NotFinite { step: 7, .. })));
+            let refused = log.append(&MetricsRow::Train(row)).unwrap_err().to_string();
+            assert_eq!(refused, format!("{message}, which the metrics can't hold"));
         }
         assert!(MetricsLog::read(&path).unwrap().is_empty());
     }

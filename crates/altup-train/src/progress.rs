@@ -49,6 +49,11 @@ enum Form {
 /// What a step is on the bar, so that it moves within one.
 const PARTS: u64 = 256;
 
+/// Where a step is on the bar.
+fn parts(step: u64) -> u64 {
+    step.saturating_mul(PARTS)
+}
+
 const BAR_TEMPLATE: &str = "{bar:24.cyan/blue} {wide_msg}";
 
 impl Progress {
@@ -76,7 +81,7 @@ impl Progress {
         self.started = Instant::now();
         self.pace = Pace::starting_at(step);
         if let Form::Terminal(bar) = &self.form {
-            bar.set_position(step * PARTS);
+            bar.set_position(parts(step));
         }
     }
 
@@ -101,7 +106,7 @@ impl Progress {
         match &self.form {
             Form::Terminal(bar) => {
                 bar.set_message(line);
-                bar.set_position(step * PARTS);
+                bar.set_position(parts(step));
             }
             Form::Plain => write_line(&line),
             Form::Quiet | Form::Silent => {}
@@ -209,8 +214,8 @@ impl Form {
             ProgressMode::Quiet => return Self::Quiet,
             ProgressMode::Silent => return Self::Silent,
         }
-        let parts = total_steps * PARTS;
-        let bar = ProgressBar::with_draw_target(Some(parts), ProgressDrawTarget::stderr());
+        let all = Some(parts(total_steps));
+        let bar = ProgressBar::with_draw_target(all, ProgressDrawTarget::stderr());
         // indicatif hides a bar where control characters would do harm (a file, a pipe,
         // TERM=dumb): ask it, so that there is one opinion on what a terminal is.
         if bar.is_hidden() {
@@ -218,7 +223,7 @@ impl Form {
         }
         let style = ProgressStyle::with_template(BAR_TEMPLATE)
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self::Terminal(bar.with_style(style).with_position(start_step * PARTS))
+        Self::Terminal(bar.with_style(style).with_position(parts(start_step)))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use altup_data::{Batch, DataError, TextTokenizer};
@@ -61,9 +62,16 @@ struct Sampling {
 }
 
 impl Sampling {
-    fn record<D: Decode>(&mut self, model: &D, step: u64) -> Result<(), RecordError> {
-        let rows = self.prompts.fill(model, &self.tokenizer, step);
-        let rows = rows.map_err(|source| RecordError::Fill { step, source })?;
+    fn record<D: Decode>(
+        &mut self,
+        model: &D,
+        step: u64,
+        stop: &AtomicBool,
+    ) -> Result<Option<()>, RecordError> {
+        let rows = self.prompts.fill(model, &self.tokenizer, step, stop);
+        let Some(rows) = rows.map_err(|source| RecordError::Fill { step, source })? else {
+            return Ok(None);
+        };
         let error = |source| RecordError::Samples { step, source };
         let mut log = match self.log.take() {
             Some(log) => log,
@@ -74,7 +82,7 @@ impl Sampling {
         };
         log.record(step, &rows).map_err(error)?;
         self.log = Some(log);
-        Ok(())
+        Ok(Some(()))
     }
 }
 
@@ -125,8 +133,8 @@ impl Recorder {
         Self { model, peak: None, sampling: None, shown: None }
     }
 
-    /// From now on, also writes TensorBoard's files and the report into the run's folder, after a validation and twice a
-    /// minute at most.
+    /// From now on, also writes TensorBoard's files and the report into the run's folder, when it is [asked
+    /// to](Self::show_if_due) and twice a minute at most.
     pub fn show(&mut self, folder: &RunFolder) {
         self.shown = Some(Shown { views: Views::new(folder.clone()), pace: Pace::default() });
     }
@@ -201,18 +209,26 @@ impl Recorder {
         self.peak.map(|peak| flops_per_second / peak)
     }
 
-    /// Writes down what a model has learned by `step`: its samples, then, if it is time, the files that are made of what
-    /// is written down. Nothing of this is worth a run, so that a failure ends none: it is returned as a warning.
-    pub fn validated<D: Decode>(&mut self, model: &D, step: u64) -> Option<String> {
-        let sampled = match &mut self.sampling {
-            Some(sampling) => sampling.record(model, step),
-            None => Ok(()),
-        };
-        let written = match &mut self.shown {
-            Some(shown) => shown.write_views_if_due(),
-            None => Ok(()),
-        };
-        Some(warning(&sampled.and(written).err()?))
+    /// Writes down what a model has learned by `step`: its samples. Nothing of them, if it is to stop before it has them.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be made or written, which is not worth a run.
+    pub fn sampled<D: Decode>(
+        &mut self,
+        model: &D,
+        step: u64,
+        stop: &AtomicBool,
+    ) -> Result<Option<()>, RecordError> {
+        match &mut self.sampling {
+            Some(sampling) => sampling.record(model, step, stop),
+            None => Ok(Some(())),
+        }
+    }
+
+    /// Makes the files of what is written down, if they are due. A failure is returned as a warning.
+    pub fn show_if_due(&mut self) -> Option<String> {
+        Some(warning(&self.shown.as_mut()?.write_views_if_due().err()?))
     }
 
     /// Makes the files of what is written down, whenever they were made last. A failure is returned as a warning.

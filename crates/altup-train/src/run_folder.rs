@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoints;
 use crate::config::{RunConfig, RunConfigError, RunConfiguration};
-use crate::durable::{UNFINISHED_VIEW, move_whole, remove, replace_file};
+use crate::durable::{
+    PARTIAL, UNFINISHED_TOKENIZER, UNFINISHED_VIEW, copy_whole, move_whole, remove, remove_partial,
+    replace_file, sync_folder,
+};
 use crate::fine_tuning::FineTuningConfig;
 use crate::folder_lock::{FolderLock, LockError};
 use crate::process::quoted;
@@ -287,8 +290,12 @@ impl RunFolder {
         for path in [self.metrics(), self.samples()] {
             if let Some(name) = path.file_name().filter(|_| path.exists()) {
                 let copy = folder.join(name);
-                fs::copy(&path, &copy).map_err(at(&copy))?;
+                copy_whole(&path, &copy).map_err(at(&copy))?;
             }
+        }
+        // What is dropped of them here must be there for good.
+        for made_in in [&parent, &self.path] {
+            sync_folder(made_in).map_err(at(made_in))?;
         }
         for path in [self.summary(), self.model(), self.tasks()] {
             if let Some(name) = path.file_name().filter(|_| path.exists()) {
@@ -297,7 +304,38 @@ impl RunFolder {
         }
         let target = folder.join("checkpoints");
         checkpoints.move_later(step, &target).map_err(at(&target))?;
+        for made_in in [&target, &folder] {
+            sync_folder(made_in).map_err(at(made_in))?;
+        }
         Ok(folder)
+    }
+
+    /// Removes what processes that were killed have left of files in the making. The folder must be held.
+    ///
+    /// # Errors
+    ///
+    /// Names the folder in which something can't be removed.
+    pub fn remove_left_overs(&self) -> Result<(), RunFolderError> {
+        self.remove_if(is_half_made).map_err(at(&self.path))?;
+        let remove_in = |folder: &Path| remove_partial(folder).map_err(at(folder));
+        remove_in(&self.model())?;
+        remove_in(&self.tasks())?;
+        for aside in self.all_set_aside()? {
+            remove_in(&aside)?;
+            remove_in(&aside.join("checkpoints"))?;
+        }
+        Ok(())
+    }
+
+    /// The folders in `abandoned/`.
+    fn all_set_aside(&self) -> Result<Vec<PathBuf>, RunFolderError> {
+        let parent = self.path.join("abandoned");
+        let entries = match fs::read_dir(&parent) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(at(&parent))?,
+        };
+        let folders = entries.map(|entry| entry.map(|entry| entry.path()));
+        folders.collect::<io::Result<_>>().map_err(at(&parent))
     }
 
     /// The folder itself.
@@ -375,11 +413,7 @@ impl RunFolder {
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let whole = name.strip_suffix(".partial").unwrap_or(&name);
-            // TensorBoard's folder stays: what is ours in it is replaced, and others may write there.
-            let kept = [RECORD, LOCK, CONFIG, "tensorboard"];
-            let is_ours = kept.contains(&whole) || CONTENTS.contains(&whole);
-            if !is_ours && !whole.starts_with(UNFINISHED_VIEW) {
+            if !is_whole(&name) && !is_half_made(&name) && !is_view(&name) {
                 foreign.push(path);
             }
         }
@@ -391,18 +425,37 @@ impl RunFolder {
     /// without one holds no run to go on with.
     fn remove_contents(&self) -> io::Result<()> {
         for name in [CONFIG].iter().chain(&CONTENTS) {
-            for path in [self.path.join(name), self.path.join(format!("{name}.partial"))] {
-                remove(&path)?;
-            }
+            remove(&self.path.join(name))?;
         }
+        self.remove_if(|name| is_half_made(name) || is_view(name))
+    }
+
+    /// Removes what lies in the folder under such names.
+    fn remove_if(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(UNFINISHED_VIEW) {
+            if is_wanted(&entry.file_name().to_string_lossy()) {
                 remove(&entry.path())?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether something in the folder of a run is what a run writes.
+fn is_whole(name: &str) -> bool {
+    // TensorBoard's folder stays: what is ours in it is replaced, and others may write there.
+    [RECORD, LOCK, CONFIG, "tensorboard"].contains(&name) || CONTENTS.contains(&name)
+}
+
+/// Whether it is what a run leaves that is killed while it writes.
+fn is_half_made(name: &str) -> bool {
+    name.starts_with(UNFINISHED_TOKENIZER) || name.strip_suffix(PARTIAL).is_some_and(is_whole)
+}
+
+/// Whether it is a view in the making, which may be another process's.
+fn is_view(name: &str) -> bool {
+    name.starts_with(UNFINISHED_VIEW)
 }
 
 /// Takes the lock of a run's folder.
@@ -471,7 +524,7 @@ impl NewRun {
     }
 
     fn made(path: &Path) -> Result<Self, RunFolderError> {
-        // If it can't be locked, nothing else is in it yet.
+        // If it can't be locked, nothing is in it yet.
         let lock = take_lock(path).inspect_err(|_| drop(fs::remove_dir(path)))?;
         let folder = RunFolder { path: path.to_owned() };
         Ok(Self { folder, lock, is_made: true, replaces: false, is_begun: false })
@@ -590,7 +643,6 @@ impl Drop for NewRun {
         }
         // While the folder is held. Where this fails, what is left is a run that was never begun.
         let _ = self.folder.remove_contents();
-        let _ = remove(&self.folder.path.join(FIRST_PARTIAL));
         let _ = remove(&self.folder.record_path());
         let _ = remove(&self.folder.path.join(LOCK));
         if self.is_made {

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use altup_data::{DataError, TextTokenizer};
 use altup_models::Decode;
@@ -195,7 +196,7 @@ impl SamplePrompts {
         Ok(Self { texts })
     }
 
-    /// Fills the blanks of all texts.
+    /// Fills the blanks of all texts. Once it is to stop, it ends before the next token, and gives nothing.
     ///
     /// # Errors
     ///
@@ -205,14 +206,16 @@ impl SamplePrompts {
         model: &D,
         tokenizer: &TextTokenizer,
         step: u64,
-    ) -> Result<Vec<SampleRow>, FillError> {
+        stop: &AtomicBool,
+    ) -> Result<Option<Vec<SampleRow>>, FillError> {
         let tokens: Vec<Vec<u32>> = self.texts.iter().map(|(_, tokens)| tokens.clone()).collect();
-        let filled = fill(model, tokenizer, &tokens, Self::NEW_TOKENS)?;
+        let filled = fill(model, tokenizer, &tokens, Self::NEW_TOKENS, stop)?;
+        let Some(filled) = filled else { return Ok(None) };
         let rows = self.texts.iter().zip(filled).map(|((prompt, _), filled)| {
             let filled = tokenizer.decode(&filled.text, false)?;
             Ok(SampleRow { step, prompt: prompt.clone(), filled })
         });
-        rows.collect()
+        rows.collect::<Result<_, _>>().map(Some)
     }
 }
 

@@ -5,7 +5,7 @@
 //! worth of batches were skipped. Each step is burn-train's [`TrainStep`].
 
 use altup_data::{Batch, DataError, Prefetcher};
-use altup_models::{LayerRouting, Noise};
+use altup_models::{LayerRouting, Noise, T5};
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::store::RecordError;
@@ -24,7 +24,7 @@ use crate::metrics::{
     MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
 };
 use crate::progress::Progress;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, warning};
 use crate::replicas::{GradientSum, MicroBatches, Replicas, ShareError, Turns};
 use crate::task_evaluation::TaskEvaluationError;
 use crate::training_batches::TrainingBatches;
@@ -154,8 +154,9 @@ impl Trainer {
     ///
     /// If a step, a checkpoint or a line of metrics fails. What was saved before stays whole.
     pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-        if self.state.step == self.config.training.steps {
-            self.make_up_for_the_last_step()?;
+        // A run whose end was brought forward to the step that it has done lacks the row of a last step.
+        if self.state.step == self.config.training.steps && self.state.window.steps > 0 {
+            self.log_window()?;
         }
         loop {
             match self.train_until_divergence(stop) {
@@ -167,15 +168,6 @@ impl Trainer {
                 ended => return ended,
             }
         }
-    }
-
-    /// A run whose end was brought forward to the step that it has done lacks what belongs to a last step.
-    fn make_up_for_the_last_step(&mut self) -> Result<(), TrainError> {
-        self.state.validation_is_due |= self.state.valid_loss.is_none();
-        if self.state.window.steps > 0 {
-            self.log_window()?;
-        }
-        Ok(())
     }
 
     fn train_until_divergence(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
@@ -207,7 +199,9 @@ impl Trainer {
                 return self.stop();
             }
             let started = Instant::now();
-            let batches = batches.by_ref().take(own.count as usize).collect::<Result<_, _>>()?;
+            let Ok(batches) = self.batches_of_step(&mut batches, own, stop)? else {
+                return self.stop();
+            };
             let data_wait = started.elapsed().as_secs_f64();
             if self.step(step + 1, own, batches, stop)? == Err(Stopped) {
                 return self.stop();
@@ -229,7 +223,7 @@ impl Trainer {
         }
         let training = &self.config.training;
         let last = self.state.step == training.steps;
-        self.state.valid_loss = None;
+        (self.state.valid_loss, self.state.valid_examples) = (None, None);
         self.state.validation_is_due = last || self.state.step.is_multiple_of(training.eval_every);
         if last || self.state.step.is_multiple_of(training.log_every) {
             self.log_window()?;
@@ -301,7 +295,10 @@ impl Trainer {
             skipped_steps: self.state.skipped_steps + from - to,
             rollbacks: self.state.rollbacks + 1,
             proven: Some(to),
+            // What was done and is undone now took its time, and counts with it.
+            tokens: self.state.tokens,
             elapsed_seconds: self.state.elapsed_seconds,
+            exchange_seconds: self.state.exchange_seconds,
             ..state
         };
         if let Some(files) = &mut self.files {
@@ -341,6 +338,24 @@ impl Trainer {
         Prefetcher::start(first, self.config.workers, AHEAD, make)
     }
 
+    /// This replica's batches of a step. A lone one waits for them no longer than until it is to stop.
+    fn batches_of_step(
+        &self,
+        batches: &mut Prefetcher<Batch>,
+        own: MicroBatches,
+        stop: &AtomicBool,
+    ) -> Result<Result<Vec<Batch>, Stopped>, DataError> {
+        let is_over = || self.replicas.is_lone() && stop.load(Ordering::Relaxed);
+        let mut of_step = Vec::with_capacity(own.count as usize);
+        for _ in 0..own.count {
+            match batches.next_unless(is_over) {
+                Some(batch) => of_step.push(batch?),
+                None => return Ok(Err(Stopped)),
+            }
+        }
+        Ok(Ok(of_step))
+    }
+
     /// One optimizer step, over the gradients of several batches on each replica. If it is stopped between them, all is
     /// as it was before the step.
     fn step(
@@ -361,10 +376,13 @@ impl Trainer {
         let loss: f64 = passes.iter().map(|pass| pass.loss).sum();
         make_contiguous(&self.learner, &mut gradients);
         let norm = global_norm(&self.learner, &gradients);
-        for (quantity, value) in [("loss", loss), ("gradient norm", norm)] {
-            if !value.is_finite() {
-                return Err(self.diverged(quantity, value, step));
-            }
+        let routing = passes.iter().flat_map(|pass| &pass.routing).flat_map(RoutingRow::values);
+        let not_finite = [("loss", loss), ("gradient norm", norm)]
+            .into_iter()
+            .chain(routing)
+            .find(|(_, value)| !value.is_finite());
+        if let Some((quantity, value)) = not_finite {
+            return Err(self.diverged(quantity, value, step));
         }
         let clip = self.config.optimizer.clip_norm;
         if clip > 0.0 && norm > clip {
@@ -459,38 +477,53 @@ impl Trainer {
             epochs: self.epochs(),
         };
         self.progress.train(&row);
-        self.record(MetricsRow::Train(row))
+        self.record(MetricsRow::Train(row))?;
+        if let Some(warning) = self.recorder.show_if_due() {
+            self.progress.warn(&warning);
+        }
+        Ok(())
     }
 
-    /// Scores the validation data. If it is stopped between batches, nothing is recorded.
+    /// Scores the validation data and makes the samples. If it is stopped before it has both, nothing is recorded.
     fn validate(&mut self, stop: &AtomicBool) -> Result<Result<(), Stopped>, TrainError> {
-        let Some(Validated { row, cost }) = self.score(stop)? else {
+        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+        let Some(Validated { row, cost }) = self.score(&model, stop)? else {
             return Ok(Err(Stopped));
         };
         // The perplexity overflows first: from a loss of 710 nats on.
         if !row.perplexity.is_finite() {
             return Err(self.diverged("validation perplexity", row.perplexity, row.step));
         }
-        self.state.valid_loss = Some(cost);
-        self.state.validation_is_due = false;
+        let step = self.state.step;
+        // Of several replicas, only the first has samples to make, and it must not stop alone.
+        let stop = if self.replicas.is_lone() { stop } else { &AtomicBool::new(false) };
+        match self.recorder.sampled(&model, step, stop) {
+            Ok(Some(())) => {}
+            Ok(None) => {
+                self.valid_data.rewind(step.saturating_sub(1));
+                return Ok(Err(Stopped));
+            }
+            Err(error) => self.progress.warn(&warning(&error)),
+        }
         self.progress.valid(&row);
         self.record(MetricsRow::Valid(row))?;
-        let step = self.state.step;
         if let Some(row) = CoefficientsRow::of(&self.learner.model, step) {
             self.record(MetricsRow::Coefficients(row))?;
         }
-        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
-        if let Some(warning) = self.recorder.validated(&model, step) {
+        self.state.valid_loss = Some(cost);
+        self.state.valid_examples = Some(self.config.training.eval_examples_at(step));
+        self.state.validation_is_due = false;
+        if let Some(warning) = self.recorder.show_if_due() {
             self.progress.warn(&warning);
         }
         Ok(Ok(()))
     }
 
-    fn score(&mut self, stop: &AtomicBool) -> Result<Option<Validated>, TrainError> {
-        let model = self.config.training.precision.to_compute(&self.learner.model.valid());
+    fn score(&mut self, model: &T5, stop: &AtomicBool) -> Result<Option<Validated>, TrainError> {
+        let learner = Learner { model: model.clone() };
         let device = self.device.clone().without_autodiff();
         let turns = Turns { replicas: &self.replicas, stop };
-        self.valid_data.score(&Learner { model }, self.state.step, &device, turns)
+        self.valid_data.score(&learner, self.state.step, &device, turns)
     }
 
     /// How often the sources of the data have been gone through so far.

@@ -52,9 +52,12 @@ impl TrainingBatches for TextBatches {
         self.data.batch(self.examples(number), self.batch_size)
     }
 
-    /// All batches of text are equally long. Whether they are padded follows from the objective, so the first one tells.
+    /// All batches of text are equally long. Whether they are padded follows from the objective, so the first few examples
+    /// tell: a whole batch may be larger than the memory.
     fn longest(&self) -> Longest {
-        let Batch { input_ids, input_length, target_length, .. } = self.batch(0);
+        const FEW: usize = 64;
+        let first = self.data.batch(0, self.batch_size.min(FEW));
+        let Batch { input_ids, input_length, target_length, .. } = first;
         Longest { input_length, target_length, padded: input_ids.contains(&0) }
     }
 

@@ -3,6 +3,7 @@
 use altup_data::Mixture;
 use burn::tensor::Device;
 
+use crate::config::TrainingConfig;
 use crate::evaluation::Pass;
 use crate::learner::Learner;
 use crate::metrics::ValidRow;
@@ -50,14 +51,8 @@ pub struct Validated {
 pub struct TextValidation {
     /// The sources.
     pub data: Mixture,
-    /// Examples of each source that are scored at most.
-    pub examples: u64,
-    /// The last step of the run.
-    pub last_step: u64,
-    /// Examples of each source that are scored at most after it.
-    pub final_examples: u64,
-    /// Examples that go through the model at once.
-    pub batch_size: usize,
+    /// How many examples of each source are scored at most, and how many go through the model at once.
+    pub training: TrainingConfig,
 }
 
 impl Validation for TextValidation {
@@ -68,8 +63,8 @@ impl Validation for TextValidation {
         device: &Device,
         turns: Turns<'_>,
     ) -> Result<Option<Validated>, TrainError> {
-        let max_examples = if step == self.last_step { self.final_examples } else { self.examples };
-        let batch_size = self.batch_size;
+        let max_examples = self.training.eval_examples_at(step);
+        let batch_size = self.training.batch_size;
         let pass = Pass { learner, max_examples, batch_size, step, device, turns };
         let row = pass.score_mixture(&self.data);
         Ok(row.map(|row| Validated { cost: row.cost(), row }))

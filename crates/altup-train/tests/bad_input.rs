@@ -138,6 +138,15 @@ fn a_bad_configuration_is_named_by_its_key() {
     refuses_flags(&ws, &flags, &["model.altup.encoder_sequence.stride", "not 0"]);
     refuses_flags(&ws, &["--size", "huge"], &["model.size", "altup-s", "huge"]);
     refuses_flags(&ws, &["--steps", "0"], &["training.steps"]);
+    for flag in ["--steps", "--batch-size", "--blocks"] {
+        explains(ws.train("run", &[flag, "18446744073709551615"]), &[flag, "is not in"]);
+    }
+    let most = i64::MAX.to_string();
+    refuses_flags(&ws, &["--steps", &most], &["training.steps must be at most 2251799813685248"]);
+    refuses_flags(&ws, &["--batch-size", "4000000000"], &["training.batch_size", "4000000000"]);
+    refuses_flags(&ws, &["--batch-size", &most], &["training.batch_size", &most]);
+    let accumulation = ["--set", "training.gradient_accumulation=4000000000"];
+    refuses_flags(&ws, &accumulation, &["training.gradient_accumulation", "4000000000"]);
     #[cfg(not(feature = "cuda"))]
     refuses_flags(&ws, &["--backend", "cuda"], &["cuda", "--features cuda"]);
 }
@@ -200,6 +209,16 @@ fn with_file_limit(ws: &Workspace, blocks: u64, args: &[&str]) -> Output {
     command.args(["-c", &script, env!("CARGO_BIN_EXE_altup")]).args(args);
     command.current_dir(ws.path("")).env("ALTUP_CACHE", ws.path("cache"));
     command.env("RAYON_NUM_THREADS", "1").output().unwrap()
+}
+
+/// Not even who works in it can be written down.
+#[test]
+fn a_full_disk_at_the_start_leaves_no_folder() {
+    let ws = Workspace::new();
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt"];
+    let args = [&source[..], &["--output", "run", "--quiet"]].concat();
+    says(with_file_limit(&ws, 0, &args), &["run.lock"]);
+    assert!(!ws.path("run").exists());
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
-use support::{Workspace, assert_same, copy_folder, fails, losses, names_in, set, succeeds};
+use support::{
+    Workspace, assert_same, contents, copy_folder, fails, losses, names_in, set, succeeds,
+};
 
 /// Backends whose results are the same bits from run to run.
 const BACKENDS: [&str; 2] = ["flex", "ndarray"];
@@ -109,13 +111,17 @@ fn kill(mut child: Child, run: &Path) {
 /// Sends `signal` once the run has a checkpoint of `step` or a later one, and waits for the end.
 fn signal_behind(mut child: Child, run: &Path, step: u64, signal: &str) -> Output {
     wait_for_checkpoint(&mut child, run, step);
+    send(&child, signal);
+    let output = child.wait_with_output().unwrap();
+    assert_unfinished(run);
+    output
+}
+
+fn send(child: &Child, signal: &str) {
     let process = child.id().to_string();
     // The shell's own `kill`: the program of that name is not on every machine.
     let sent = Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, signal, &process]).status();
     assert!(sent.unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    assert_unfinished(run);
-    output
 }
 
 /// Checks that a run was stopped: by the exit code that says so, and not by an error.
@@ -203,6 +209,11 @@ fn a_run_that_is_killed_before_its_first_checkpoint_starts_from_step_0() {
         wait_for(&mut child, "the first metrics", has_row);
         kill(child, &run);
         assert_eq!(newest_checkpoint(&run), None);
+        let mut from = resume(&workspace, "killed", backend);
+        let message = fails(from.args(["--from", "5", "--quiet"]).output().unwrap());
+        let expected =
+            "no checkpoint of step 5; there is none yet; --from 0 goes back to the start";
+        assert!(message.contains(expected), "{message}");
 
         resume_to_the_end(&workspace, "killed", backend);
         assert_same(&workspace, "killed", "whole", backend);
@@ -231,13 +242,108 @@ fn a_run_that_is_told_to_stop_saves_itself_and_says_how_to_go_on() {
             let output = stopped(signal_behind(child, &run, 6, signal));
             let errors = String::from_utf8(output.stderr).unwrap();
             let step = newest_checkpoint(&run).unwrap();
-            assert!(errors.contains(&format!("stopped at step {step},")), "{errors}");
+            assert!(errors.contains(&format!("stopped at step {step}, saved")), "{errors}");
             assert!(errors.contains(&format!("--resume {signal}")), "{errors}");
 
             resume_to_the_end(&workspace, signal, backend);
             assert_same(&workspace, signal, "whole", &format!("{backend}, {signal}"));
         }
     }
+}
+
+/// As a terminal that is closed sends SIGHUP: its shell does, and then the system.
+#[test]
+#[allow(clippy::print_stderr)] // What is skipped is said.
+fn two_signals_at_once_are_one_request() {
+    if altup_train::process::ignores(libc::SIGHUP) {
+        eprintln!("not tried: this test was started to ignore SIGHUP, as by nohup");
+        return;
+    }
+    let workspace = Workspace::new();
+    // Micro-batches that take longer than from one signal to the other.
+    let slow =
+        set(&["model.d_ff=16384", "training.gradient_accumulation=8", "training.steps=1000"]);
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt", "--output", "run"];
+    let mut child = spawn(workspace.altup(&[&source[..], &slow].concat()));
+    let run = workspace.path("run");
+    wait_for(&mut child, "its first steps", || {
+        fs::read_to_string(run.join("metrics.jsonl"))
+            .is_ok_and(|text| text.contains(r#""kind":"train""#))
+    });
+    send(&child, "HUP");
+    sleep(Duration::from_millis(10));
+    send(&child, "HUP");
+    let output = stopped(child.wait_with_output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let step = newest_checkpoint(&run).unwrap();
+    assert!(errors.contains(&format!("stopped at step {step}, saved")), "{errors}");
+}
+
+/// Nothing of what it was told is written down by then, so that `--resume` alone would lead elsewhere.
+#[test]
+fn a_resume_that_is_stopped_while_it_prepares_changes_nothing_and_says_so() {
+    let workspace = Workspace::new();
+    let text = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
+    workspace.write("large.txt", text.repeat(60));
+    succeeds(workspace.train_on("large.txt", "run", &set(&["training.keep_last=10"])));
+    let run = workspace.path("run");
+    let before = contents(&run);
+    fs::remove_dir_all(workspace.path("cache")).unwrap();
+    let resume = ["train", "--resume", "run", "--from", "6", "--set", "training.log_every=3"];
+    let mut child = spawn(workspace.altup(&resume));
+    wait_for(&mut child, "its preparation", || workspace.path("cache").exists());
+    send(&child, "TERM");
+    let output = stopped(child.wait_with_output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let message =
+        "stopped before training: the run in run is as it was; give the same command again";
+    assert!(errors.contains(message), "{errors}");
+    assert!(contents(&run) == before, "{:?}", contents(&run).keys());
+}
+
+/// The old run is half gone by then.
+#[test]
+fn a_run_that_is_stopped_while_it_replaces_another_does_not_say_that_it_is_there() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let run = workspace.path("run");
+    for number in 0..40_000 {
+        workspace.write(&format!("run/abandoned/{}/{number}", number % 4), "");
+    }
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt"];
+    let mut child =
+        spawn(workspace.altup(&[&source[..], &["--output", "run", "--overwrite"]].concat()));
+    wait_for(&mut child, "the end of the old run", || !run.join("config.toml").exists());
+    send(&child, "TERM");
+    let output = stopped(child.wait_with_output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("stopped while run was replaced; start it again"), "{errors}");
+    succeeds(workspace.train("run", &["--overwrite"]));
+    assert!(run.join("summary.json").exists() && !run.join("abandoned").exists());
+}
+
+/// Its model is read before there is a folder.
+#[test]
+fn a_run_that_is_stopped_as_soon_as_it_has_its_folder_can_be_resumed_as_it_says() {
+    let workspace = Workspace::new();
+    let large = ["--variant", "dense", "--steps", "1", "--set", "model.d_ff=50000"];
+    succeeds(workspace.train("large", &large));
+    let source = ["train", "--train", "corpus.txt", "--init", "large/model", "--output", "run"];
+    let short = set(&["data.input_length=32", "training.steps=2", "training.batch_size=2"]);
+    let mut child = spawn(workspace.altup(&[&source[..], &short].concat()));
+    let run = workspace.path("run");
+    wait_for(&mut child, "its folder", || run.join("run.lock").exists());
+    send(&child, "TERM");
+    let output = stopped(child.wait_with_output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let advised = match errors.contains("go on with: altup train --resume run") {
+        true => workspace.altup(&["train", "--resume", "run", "--quiet"]).output(),
+        false => {
+            assert!(errors.contains("start it again, by the same command"), "{errors}");
+            workspace.altup(&[&source[..], &short].concat()).output()
+        }
+    };
+    succeeds(advised.unwrap());
 }
 
 /// Stopped again and again, in the middle of steps and of validation, whose batches are many here.
@@ -406,8 +512,12 @@ fn a_run_without_a_whole_checkpoint_is_refused() {
             checkpoints.iter().for_each(|name| damage(&folder.join(name)));
             let message = fails(resume(&workspace, run, backend).arg("--quiet").output().unwrap());
             assert!(message.contains("no whole checkpoint"), "{message}");
+            assert!(message.contains("; --from 0 goes back to the start"), "{message}");
             assert!(checkpoints.iter().all(|name| message.contains(name)), "{message}");
             assert_eq!(names_in(&folder), checkpoints, "{run}");
+            let mut from_start = resume(&workspace, run, backend);
+            succeeds(from_start.args(["--from", "0", "--quiet"]).output().unwrap());
+            assert_same(&workspace, run, "whole", run);
         }
     }
 }
@@ -471,7 +581,10 @@ fn a_run_may_go_further_and_faster_and_keeps_its_history() {
     let faster =
         ["--steps", "30", "--set", "optimizer.learning_rate=0.5", "--set", "data.workers=2"];
     let resume = ["train", "--resume", "run"];
-    let output = workspace.altup(&[&resume[..], &faster].concat()).output().unwrap();
+    let otherwise =
+        set(&["training.gradient_checkpointing=true", "training.prompts=[\"The <extra_id_0>\"]"]);
+    let faster = [&resume[..], &faster, &otherwise].concat();
+    let output = workspace.altup(&faster).output().unwrap();
     let errors = String::from_utf8(succeeds(output).stderr).unwrap();
     assert!(errors.contains("from step 24 on: optimizer.learning_rate (1.0 → 0.5)"), "{errors}");
     let run = workspace.path("run");
@@ -520,6 +633,37 @@ fn a_run_may_end_at_the_step_that_is_done() {
     }
 }
 
+/// The last validation is another than those before, also where the step has had one of those.
+#[test]
+fn the_last_step_has_the_validation_of_a_last_step() {
+    let workspace = Workspace::new();
+    let often = ["training.eval_every=3", "training.eval_examples=4"];
+    let with = |of_last| set(&[often[0], often[1], of_last]);
+    let of_last = "training.final_eval_examples=6";
+    succeeds(workspace.train("whole", &[&["--steps", "9"][..], &with(of_last)].concat()));
+    succeeds(workspace.train("run", &with(of_last)));
+    let run = workspace.path("run");
+    fs::remove_dir_all(run.join("checkpoints/step-00000012")).unwrap();
+    let resume = ["train", "--resume", "run", "--quiet"];
+    for _ in 0..2 {
+        succeeds(workspace.altup(&resume).args(["--steps", "9"]).output().unwrap());
+        assert_same(&workspace, "run", "whole", "brought forward");
+    }
+    // Of a finished run, the number may change.
+    let other = "training.final_eval_examples=8";
+    succeeds(workspace.train("other", &[&["--steps", "9"][..], &with(other)].concat()));
+    succeeds(workspace.altup(&resume).args(set(&[other])).output().unwrap());
+    assert_same(&workspace, "run", "other", "with more examples");
+    let summary = |run: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(workspace.path(run).join("summary.json")).unwrap())
+            .unwrap()
+    };
+    for figure in ["valid_loss", "unigram_loss"] {
+        assert_eq!(summary("run")[figure], summary("other")[figure]);
+        assert_ne!(summary("run")[figure], summary("whole")[figure]);
+    }
+}
+
 /// A checkpoint whose validation is still due: its rows are written again, and stand there once.
 #[test]
 fn a_validation_that_is_done_again_is_written_once() {
@@ -540,6 +684,48 @@ fn a_validation_that_is_done_again_is_written_once() {
     assert_same(&workspace, "run", "whole", "validated again");
 }
 
+/// Files in the making, as kills leave them.
+fn left_by_kills(run: &Path) {
+    for name in [
+        ".tokenizer-Ab12Cd",
+        "config.toml.partial",
+        "metrics.jsonl.partial",
+        "summary.json.partial",
+        "model/.partial-Ab12Cd/tensors",
+        "model/.tokenizer-Ab12Cd",
+        "model/config.json.partial",
+        "abandoned/7/checkpoints/step-00000009.partial/model.bpk",
+        "abandoned/7/model.partial/model.safetensors",
+    ] {
+        fs::create_dir_all(run.join(name).parent().unwrap()).unwrap();
+        fs::write(run.join(name), "half").unwrap();
+    }
+}
+
+#[test]
+fn what_kills_have_left_is_removed() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let run = workspace.path("run");
+    let before = [names_in(&run), names_in(&run.join("model"))];
+    left_by_kills(&run);
+    // A user's own.
+    fs::write(run.join("notes.partial"), "mine").unwrap();
+    resume_to_the_end(&workspace, "run", "flex");
+    assert_eq!(names_in(&run.join("abandoned/7")), ["checkpoints"]);
+    assert_eq!(names_in(&run.join("abandoned/7/checkpoints")), [""; 0]);
+    fs::remove_dir_all(run.join("abandoned")).unwrap();
+    fs::remove_file(run.join("notes.partial")).unwrap();
+    assert_eq!([names_in(&run), names_in(&run.join("model"))], before);
+
+    left_by_kills(&run);
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt", "--output", "run"];
+    let output = workspace.altup(&[&source[..], &["--overwrite"]].concat()).output().unwrap();
+    let errors = String::from_utf8(succeeds(output).stderr).unwrap();
+    assert!(!errors.contains("is no run's"), "{errors}");
+    assert_eq!([names_in(&run), names_in(&run.join("model"))], before);
+}
+
 #[test]
 fn a_run_goes_back_to_a_step_and_keeps_what_lay_behind() {
     let workspace = Workspace::new();
@@ -554,9 +740,11 @@ fn a_run_goes_back_to_a_step_and_keeps_what_lay_behind() {
         "{message}"
     );
     assert!(!run.join("abandoned").exists());
+    left_by_kills(&run);
     for (number, step) in [(1, "6"), (2, "0")] {
         succeeds(workspace.altup(&[&resume[..], &[step]].concat()).output().unwrap());
         assert_same(&workspace, "run", "before", step);
+        assert_eq!(names_in(&run.join("model")), names_in(&workspace.path("before/model")));
         let aside = run.join(format!("abandoned/{number}"));
         let kept = ["checkpoints", "metrics.jsonl", "model", "samples.jsonl", "summary.json"];
         assert_eq!(names_in(&aside), kept);
@@ -700,11 +888,12 @@ fn a_run_of_another_version_is_refused_by_name() {
         message
     };
     let checkpoint = "run/checkpoints/step-00000012/state.json";
+    let numerics = format!("\"numerics\": {}", altup_train::run_record::NUMERICS);
     for (file, old, new, words) in [
         ("run/run.json", "\"format\": 1", "\"format\": 2", "format of files has version 2"),
-        ("run/run.json", "\"numerics\": 2", "\"numerics\": 7", "arithmetic has version 7"),
+        ("run/run.json", numerics.as_str(), "\"numerics\": 99", "arithmetic has version 99"),
         (checkpoint, "\"format\": 1", "\"format\": 0", "format of files has version 0"),
-        (checkpoint, "\"numerics\": 2", "\"numerics\": 0", "arithmetic has version 0"),
+        (checkpoint, numerics.as_str(), "\"numerics\": 0", "arithmetic has version 0"),
     ] {
         let message = edit(file, old, new);
         assert!(message.contains(words) && message.contains("altup 0.1.0"), "{message}");

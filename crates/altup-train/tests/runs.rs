@@ -5,13 +5,14 @@ mod support;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
-use support::{Workspace, assert_same, copy_folder, fails, losses, names_in, rows, set, succeeds};
+use support::{
+    Workspace, assert_same, contents, copy_folder, fails, losses, names_in, rows, set, succeeds,
+};
 
 fn spawn(mut command: Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -30,21 +31,6 @@ fn says(output: Output, words: &[&str]) {
     for word in words {
         assert!(message.contains(word), "{message:?} doesn't say {word:?}");
     }
-}
-
-/// The names and contents of all files in a folder and those below it, but for its lock.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    for name in names_in(folder).into_iter().filter(|name| name != "run.lock") {
-        let path = folder.join(&name);
-        if path.is_dir() {
-            let below = contents(&path).into_iter();
-            files.extend(below.map(|(file, bytes)| (format!("{name}/{file}"), bytes)));
-        } else {
-            files.insert(name, fs::read(path).unwrap());
-        }
-    }
-    files
 }
 
 #[test]
@@ -131,6 +117,30 @@ fn a_report_may_be_made_beside_a_run() {
     let left = names_in(&run).into_iter().chain(names_in(&run.join("tensorboard")));
     let left: Vec<String> = left.filter(|name| name.starts_with('.')).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn what_people_look_at_is_there_from_the_start() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let run = workspace.path("run");
+    let page = |run: &Path| fs::read_to_string(run.join("report.html")).unwrap_or_default();
+    assert!(page(&run).contains("Finished after 12 steps"), "{}", page(&run));
+    let slow = ["training.eval_every=100000", "training.log_every=100000", "training.steps=100000"];
+    let mut resumed =
+        spawn(workspace.altup(&[&["train", "--resume", "run"][..], &set(&slow)].concat()));
+    wait_for(&mut resumed, "a page that goes on", || page(&run).contains("At step 12 of 100"));
+    resumed.kill().unwrap();
+    resumed.wait().unwrap();
+
+    let source = ["train", "--config", "config.toml", "--train", "corpus.txt", "--output", "new"];
+    let mut begun = spawn(workspace.altup(&[&source[..], &set(&slow)].concat()));
+    let new = workspace.path("new");
+    wait_for(&mut begun, "a page and events of its start", || {
+        page(&new).contains("At step 0 of") && new.join("tensorboard").exists()
+    });
+    begun.kill().unwrap();
+    begun.wait().unwrap();
 }
 
 #[test]
@@ -294,6 +304,12 @@ fn a_run_starts_from_a_model_and_needs_its_directory_no_more() {
     let hash = record("whole")["init"].as_str().unwrap()[..16].to_owned();
     assert!(report.contains("Begun with") && report.contains(&hash), "{report}");
 
+    // The model of a run is called as the run.
+    let named = [&["train", "--train", "corpus.txt", "--quiet"][..], &["--init", "dense/model"]];
+    let named = [&named.concat()[..], &short, &["--steps", "1"]].concat();
+    succeeds(workspace.altup(&named).output().unwrap());
+    assert_eq!(names_in(&workspace.path("runs")), ["dense-seed0"]);
+
     for flags in [&["--size", "altup-s"][..], &["--variant", "dense"], &["--blocks", "4"]] {
         let output = train("refused", flags);
         let errors = String::from_utf8(output.stderr).unwrap();
@@ -444,28 +460,58 @@ fn a_run_that_diverges_goes_back_passes_over_the_batches_and_ends() {
         .map(|row| row["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, (2..=60).step_by(2).collect::<Vec<_>>(), "each step once");
+    let report = fs::read_to_string(whole.join("report.html")).unwrap();
+    let times = format!("{} times, last from step", found.len());
+    assert!(report.contains("Went back") && report.contains(&times), "{report}");
 
-    // Killed, also while it goes back, it ends as one that was not.
-    for delay in [40, 70, 110] {
+    // Killed behind its next row of metrics, and at some moment after it, it ends as one that was not.
+    for delay in [0, 3, 7] {
         let run = format!("killed-{delay}");
-        let mut child = spawn(snowy(&workspace, &run, &[]));
         let folder = workspace.path(&run);
-        wait_for(&mut child, "its record", || folder.join("config.toml").exists());
-        let mut kills = 0;
-        while child.try_wait().unwrap().is_none() {
-            sleep(Duration::from_millis(delay));
+        let length =
+            || fs::metadata(folder.join("metrics.jsonl")).map_or(0, |metrics| metrics.len());
+        let mut child = spawn(snowy(&workspace, &run, &[]));
+        let (mut kills, mut behind_a_rollback) = (0, 0);
+        loop {
+            let before = length();
+            while child.try_wait().unwrap().is_none() && length() <= before {
+                sleep(Duration::from_millis(1));
+            }
+            sleep(Duration::from_millis(delay * kills % 40));
+            if child.try_wait().unwrap().is_some() || kills == 12 {
+                succeeds(child.wait_with_output().unwrap());
+                break;
+            }
             child.kill().unwrap();
             child.wait().unwrap();
             kills += 1;
-            let mut resume = workspace.altup(&["train", "--resume", &run, "--quiet"]);
-            if kills == 12 {
-                succeeds(resume.output().unwrap());
-                break;
-            }
-            child = spawn(resume);
+            let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+            behind_a_rollback += u64::from(text.contains(r#""kind":"rollback""#));
+            child = spawn(workspace.altup(&["train", "--resume", &run, "--quiet"]));
         }
+        assert!(kills > 3 && behind_a_rollback > 0, "{behind_a_rollback} of {kills} kills");
         assert_same(&workspace, &run, "whole", &format!("killed {kills} times"));
     }
+
+    // Killed while it goes back: the later checkpoints are gone and the metrics say so, the checkpoint that it goes back
+    // to doesn't yet.
+    let until_then = ["training.on_divergence=stop", "training.keep_last=1000"];
+    ends_with(snowy(&workspace, "within", &until_then).output().unwrap());
+    let (within, step) = (workspace.path("within"), found[0]["step"].as_u64().unwrap());
+    for name in names_in(&within.join("checkpoints")) {
+        if name.strip_prefix("step-").unwrap().parse::<u64>().unwrap() > step {
+            fs::remove_dir_all(within.join("checkpoints").join(name)).unwrap();
+        }
+    }
+    let mut kept = rows(&within);
+    kept.retain(|row| row["step"].as_u64().unwrap() <= step);
+    kept.push(found[0].clone());
+    let lines: String = kept.iter().map(|row| format!("{row}\n")).collect();
+    fs::write(within.join("metrics.jsonl"), lines).unwrap();
+    let mut resume = workspace.altup(&["train", "--resume", "within", "--quiet"]);
+    resume.args(set(&["training.on_divergence=rollback"]));
+    succeeds(resume.output().unwrap());
+    assert_same(&workspace, "within", "whole", "killed within a rollback");
 }
 
 /// What a run ended with, behind its warnings.

@@ -288,12 +288,56 @@ fn accumulated_gradients_are_those_of_one_larger_batch() {
 }
 
 #[test]
-fn gradient_checkpointing_changes_no_loss() {
+fn gradient_checkpointing_changes_no_bit() {
     let workspace = Workspace::new();
-    succeeds(workspace.train("kept", &[]));
-    succeeds(workspace.train("again", &["--set", "training.gradient_checkpointing=true"]));
-    let [kept, again] = ["kept", "again"].map(|run| train_losses(&workspace.path(run)));
-    assert_close(&again, &kept, 1e-5, "computed again");
+    let dropout = "model.dropout_rate=0.1";
+    succeeds(workspace.train("kept", &set(&[dropout])));
+    let again = set(&[dropout, "training.gradient_checkpointing=true"]);
+    succeeds(workspace.train("again", &again));
+    assert_same(&workspace, "again", "kept", "computed again");
+}
+
+/// How the sequence is reduced is no part of a variant.
+#[test]
+fn a_variant_keeps_the_reduced_sequence_of_its_configuration() {
+    let workspace = Workspace::new();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/tiny-sequence.toml");
+    let train = |run: &str, variant: &str| {
+        let source = ["train", "--config", file, "--train", "corpus.txt", "--output", run];
+        let short = ["--steps", "1", "--variant", variant, "--quiet"];
+        let small =
+            set(&["data.vocab_size=300", "training.batch_size=1", "training.eval_examples=1"]);
+        workspace.altup(&[&source[..], &short, &small].concat()).output().unwrap()
+    };
+    succeeds(train("run", "recycled"));
+    let config = fs::read_to_string(workspace.path("run/config.toml")).unwrap();
+    for key in ["num_blocks = 2", "widening = \"recycled\"", "stride = 4", "last_layer = 2"] {
+        assert!(config.contains(key), "{config}");
+    }
+    let message = fails(train("refused", "dense"));
+    assert!(message.contains("model.altup.encoder_sequence"), "{message}");
+    assert!(!workspace.path("refused").exists());
+}
+
+/// Of 40 blanks, a target of 64 tokens has room for 32.
+#[test]
+fn no_blank_is_left_for_want_of_tokens() {
+    let workspace = Workspace::new();
+    let text = (0..40).map(|blank| format!("<extra_id_{blank}> and")).collect::<Vec<_>>().join(" ");
+    let prompt = format!("training.prompts=[\"{text}\"]");
+    succeeds(workspace.train("run", &["--steps", "4", "--set", &prompt]));
+    let samples = fs::read_to_string(workspace.path("run/samples.jsonl")).unwrap();
+    let sample: Value = serde_json::from_str(samples.lines().next().unwrap()).unwrap();
+    assert!(sample["prompt"].as_str().unwrap().contains("<extra_id_39>"), "{sample}");
+    assert!(!sample["filled"].as_str().unwrap().contains("<extra_id_"), "{sample}");
+
+    let generate = ["generate", "--model", "run", &text];
+    let message = fails(workspace.altup(&generate).output().unwrap());
+    assert!(message.contains("40 blanks takes at least --max-new-tokens 80, not 64"), "{message}");
+    let enough = [&generate[..], &["--max-new-tokens", "80"]].concat();
+    let output = succeeds(workspace.altup(&enough).output().unwrap());
+    let filled = String::from_utf8(output.stdout).unwrap();
+    assert!(!filled.contains("<extra_id_"), "{filled}");
 }
 
 #[test]

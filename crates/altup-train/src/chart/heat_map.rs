@@ -89,10 +89,12 @@ impl HeatMap {
                 for ((number, column), &value) in group.columns.iter().enumerate().zip(&mut values)
                 {
                     let x = start + number as f64 * cell;
+                    // Cells that are too narrow for it have no gap between them.
+                    let gap = if cell > 2.0 { 0.5 } else { 0.0 };
                     let area = Area {
-                        left: x + 0.5,
+                        left: x + gap,
                         top: y + 0.5,
-                        right: x + cell - 0.5,
+                        right: x + cell - gap,
                         bottom: y + ROW - 0.5,
                     };
                     let hint = format!("{row}, {column}: {}", short_number(value));
@@ -202,9 +204,13 @@ mod tests {
 
     #[test]
     fn what_has_no_room_is_left_to_hints() {
-        for columns in [1, 4, 16, 64] {
+        for columns in [1, 4, 16, 64, 420, 4096] {
             let map = map(columns);
             let (svg, height) = map.drawn();
+            for width in map.svg().split(" width=\"").skip(2) {
+                let width: f64 = width.split_once('"').unwrap().0.parse().unwrap();
+                assert!(width >= 0.0, "{columns}: {width}");
+            }
             let picture = Area { left: 0.0, top: 0.0, right: map.width, bottom: height };
             for (index, area) in svg.texts().iter().enumerate() {
                 assert!(area.lies_in(&picture), "{columns}: {area:?}");

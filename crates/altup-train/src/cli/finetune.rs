@@ -20,7 +20,7 @@ use super::model_source::ModelSource;
 use super::replicas::agreement_on;
 use super::start::{Place, Start};
 use super::start_fine_tuning::{FINETUNE, Running, describe};
-use super::{output, stop};
+use super::{config_number, output, stop};
 
 /// Fine-tune a model on benchmark tasks, text to text as T5 does it.
 ///
@@ -44,25 +44,25 @@ pub(super) struct FinetuneArgs {
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
     /// Optimizer steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = config_number::<u64>())]
     steps: Option<u64>,
     /// Times that training goes through the examples of all tasks together, in place of --steps
     #[arg(long, value_name = "N", conflicts_with = "steps")]
     epochs: Option<f64>,
     /// Examples that go through the model at once
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = config_number::<usize>())]
     batch_size: Option<usize>,
     /// Steps from one validation, and checkpoint, to the next
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = config_number::<u64>())]
     eval_every: Option<u64>,
     /// How the model answers when it is validated
     #[arg(long, value_enum, value_name = "HOW")]
     evaluate_by: Option<AnswerBy>,
     /// Validations without a better score after which the run ends
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = config_number::<u64>())]
     patience: Option<u64>,
     /// What all randomness of the run comes from, below 2^63 as TOML's numbers are
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_parser = config_number::<u64>())]
     seed: Option<u64>,
     /// Any key of the configuration, as in model.dropout_rate=0
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -147,7 +147,11 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
         ..StartRow::default()
     };
     let dtype = config.training.precision.dtype();
-    Ok(trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?)
+    trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?;
+    if let Some(warning) = trainer.recorder.show_if_due() {
+        trainer.progress.warn(&warning);
+    }
+    Ok(())
 }
 
 /// Puts the file, then the flags over a configuration.

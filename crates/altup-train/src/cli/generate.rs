@@ -3,7 +3,7 @@ use altup_models::{
     BeamSearch, EarlyStopping, Generated, GenerationConfig, GenerationError, Generator, Sampling,
     Strategy, T5,
 };
-use altup_train::filling::{BlankFilling, fill_blanks};
+use altup_train::filling::{BlankFilling, fill_blanks, least_new_tokens};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -109,7 +109,8 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = source.tokenizer()?;
     let filling = BlankFilling::new(&tokenizer, generation.max_new_tokens)?;
     let generator = Generator::new(&model, &generation)?.with_processor(filling);
-    let answers = Answers { generator, tokenizer, json: args.json };
+    let (max_new_tokens, json) = (generation.max_new_tokens, args.json);
+    let answers = Answers { generator, tokenizer, max_new_tokens, json };
     let default_size = if args.texts.is_empty() && args.file.is_none() { 1 } else { 8 };
     let batch_size = args.batch_size.map_or(default_size, |size| size as usize);
     let mut texts = texts(args.texts, args.file)?;
@@ -177,6 +178,7 @@ fn lines(reader: impl BufRead + 'static, name: String) -> Texts {
 struct Answers<'a> {
     generator: Generator<'a, T5>,
     tokenizer: TextTokenizer,
+    max_new_tokens: usize,
     json: bool,
 }
 
@@ -222,6 +224,14 @@ impl Answers<'_> {
 
     fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         let mut input = self.tokenizer.encode(text)?;
+        let needed = least_new_tokens(&input, self.tokenizer.sentinels());
+        anyhow::ensure!(
+            needed <= self.max_new_tokens,
+            "cannot answer {}: to fill its {} blanks takes at least --max-new-tokens {needed}, not {}",
+            start_of(text),
+            needed / 2,
+            self.max_new_tokens
+        );
         input.push(self.tokenizer.eos_id());
         Ok(input)
     }
@@ -235,8 +245,13 @@ impl Answers<'_> {
 
 /// Names the text that an error is about.
 fn about(error: GenerationError, text: &str) -> anyhow::Error {
+    anyhow::Error::new(error).context(format!("cannot answer {}", start_of(text)))
+}
+
+/// A text in a message.
+fn start_of(text: &str) -> String {
     const SHOWN: usize = 60;
     let start: String = text.chars().take(SHOWN).collect();
     let rest = if start.len() < text.len() { "…" } else { "" };
-    anyhow::Error::new(error).context(format!("cannot answer {start:?}{rest}"))
+    format!("{start:?}{rest}")
 }

@@ -27,6 +27,7 @@ use altup_models::T5;
 use altup_train::device::DeviceName;
 use altup_train::precision::Precision;
 use burn::tensor::Device;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -135,6 +136,15 @@ impl CacheArgs {
             .clone()
             .unwrap_or_else(|| user_cache().unwrap_or_else(std::env::temp_dir).join("altup"))
     }
+}
+
+/// A number that goes into a configuration: TOML's have a sign.
+fn config_number<T>() -> RangedU64ValueParser<T>
+where
+    T: TryFrom<u64> + Clone + Send + Sync,
+    <T as TryFrom<u64>>::Error: std::error::Error + Send + Sync + 'static,
+{
+    RangedU64ValueParser::new().range(..=i64::MAX as u64)
 }
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {

@@ -3,11 +3,11 @@
 use altup_data::TextTokenizer;
 use altup_models::{ModelDirectory, T5, T5Config, parameters};
 use altup_optim::OptimizerConfig;
-use altup_train::checkpoint::{Checkpoints, Restored, RunState};
+use altup_train::checkpoint::{CheckpointError, Checkpoints, Restored, RunState};
 use altup_train::config::{RunConfig, RunConfiguration, TrainerConfig, TrainingConfig};
 use altup_train::config_changes::Difference;
 use altup_train::data_identity::DataIdentity;
-use altup_train::device::{DeviceName, is_gpu};
+use altup_train::device::{DeviceName, cpu, is_gpu};
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::folder_lock::FolderLock;
 use altup_train::learner::Learner;
@@ -125,14 +125,11 @@ impl<'a> Start<'a> {
         check_groups(&config)?;
         let device = self.open(&backend, &config.training)?;
         let progress = self.progress(&config.training)?;
-        let (run, stop) = self.take(&place, TRAIN, &progress)?;
-
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
         record.init = init_fingerprint(&config)?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
-        if let Some(run) = &run {
-            run.announce(&record, &first)?;
-        }
+        let (run, stop) = self.take(&place, &progress)?;
+        announce(run.as_ref(), &record, &first, TRAIN, &stop)?;
         let trained = self.trained_tokenizer(&config, cache, &progress)?;
         let trained = trained.as_ref().map(|file| file.path.as_path());
         let data = RunData::prepare(&config, trained, cache, &progress)?;
@@ -200,7 +197,7 @@ impl<'a> Start<'a> {
         check_groups(&config)?;
         let device = self.open(&backend, &config.training)?;
         let progress = self.progress(&config.training)?;
-        let stop = self.listen(&stopped_early(TRAIN, path))?;
+        let stop = self.listen(&stopped_unchanged(path))?;
 
         let named = config.data.tokenizer != stored.data.tokenizer;
         let of_run = match &record.data {
@@ -236,10 +233,12 @@ impl<'a> Start<'a> {
         self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
-        let Restored { state, learner, optimizer, damaged } = match from_start {
+        let Restored { mut state, learner, optimizer, damaged } = match from_start {
             true => Restored::fresh(learner, optimizer),
             false => self.restore(&mut checkpoints, from, &learner, &optimizer)?,
         };
+        let saved = (!from_start).then(|| state.clone());
+        state.ask_for_the_last_validation(&config.training);
         let step = state.step;
         let going_on = GoingOn { folder: &folder, progress: &progress, step };
         going_on.check(&damaged, config.training.steps)?;
@@ -247,9 +246,7 @@ impl<'a> Start<'a> {
         // Everything is at hand. From here on, the folder changes.
         let mut files = None;
         if lock.is_some() {
-            if from.is_some() {
-                going_on.set_aside(&checkpoints)?;
-            }
+            going_on.begin(&stop, from.is_some(), &checkpoints)?;
             let is_prepared = record.data.is_some();
             if !is_prepared {
                 data.tokenizer.save(&folder.tokenizer())?;
@@ -267,9 +264,9 @@ impl<'a> Start<'a> {
                 true => MetricsLog::create(&folder.metrics())?,
                 false => MetricsLog::resume(&folder.metrics(), &state)?,
             };
+            stop.say(stopped_early(TRAIN, path));
             files = Some(RunFiles { checkpoints, metrics });
         }
-        let saved = (!from_start).then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, files };
         let text = text(&config, &data);
         let trainer =
@@ -288,28 +285,27 @@ impl<'a> Start<'a> {
         })
     }
 
-    /// Takes the folder of a new run of `command`, on replica 0, and listens for signals.
+    /// Takes the folder of a new run, on replica 0, and listens for signals.
     pub(super) fn take(
         &self,
         place: &Place,
-        command: &str,
         progress: &Progress,
     ) -> anyhow::Result<(Option<NewRun>, Stop)> {
         if !self.replicas.is_first() {
             return Ok((None, self.listen("")?));
         }
+        let stop = self.listen(&format!("stopped before its start; {SAME_COMMAND}"))?;
         let run = match place {
             Place::Output { path, overwrite } => NewRun::at(path, *overwrite)?,
             Place::Fresh(base) => NewRun::fresh(base)?,
         };
+        if run.replaces() {
+            let path = run.folder().path().display();
+            stop.say(format!("stopped before its start: {path} is as it was"));
+        }
         for foreign in run.foreign()? {
             progress.note(&format!("{} is no run's, and stays", foreign.display()));
         }
-        let path = run.folder().path();
-        let stop = self.listen(&match run.replaces() {
-            true => format!("stopped before its start: {} is as it was", path.display()),
-            false => stopped_early(command, path),
-        })?;
         Ok((Some(run), stop))
     }
 
@@ -324,6 +320,10 @@ impl<'a> Start<'a> {
         let Some(run) = run else {
             return Ok(Begun { folder: RunFolder::at(place.path()), lock: None });
         };
+        if run.replaces() {
+            let path = run.folder().path().display();
+            stop.say(format!("stopped while {path} was replaced; {SAME_COMMAND}"));
+        }
         let (folder, lock) = run.begin(record, first, |folder| -> anyhow::Result<()> {
             Ok(tokenizer.save(&folder.tokenizer())?)
         })?;
@@ -419,7 +419,15 @@ impl<'a> Start<'a> {
         optimizer: &ModuleOptimizer,
     ) -> anyhow::Result<Restored> {
         let is_first = self.replicas.is_first();
-        let read = is_first.then(|| checkpoints.restore(from, learner, optimizer)).transpose()?;
+        let read = is_first.then(|| checkpoints.restore(from, learner, optimizer)).transpose();
+        let read = read.map_err(|error| match error {
+            CheckpointError::None { .. } | CheckpointError::NoSuchStep { .. }
+                if !checkpoints.has(0) =>
+            {
+                anyhow::anyhow!("{error}; --from 0 goes back to the start")
+            }
+            error => error.into(),
+        })?;
         Ok(self.replicas.share_restored(read, learner, optimizer)?)
     }
 
@@ -501,6 +509,22 @@ pub(super) struct Begins<'a, C> {
     pub(super) tokenizer: &'a TextTokenizer,
 }
 
+/// Writes what is known of a new run before its data is prepared, so that it can be resumed from here on. Where a run is
+/// replaced, that one stays.
+pub(super) fn announce<C: RunConfiguration>(
+    run: Option<&NewRun>,
+    record: &RunRecord,
+    first: &HistoryRow<C>,
+    command: &str,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    if let Some(run) = run.filter(|run| !run.replaces()) {
+        run.announce(record, first)?;
+        stop.say(stopped_early(command, run.folder().path()));
+    }
+    Ok(())
+}
+
 /// A run that was just begun.
 pub(super) struct Begun {
     pub(super) folder: RunFolder,
@@ -550,12 +574,15 @@ impl<C, D> Running<C, D> {
             }
             error => error.into(),
         })?;
-        if outcome == Outcome::Stopped {
-            self.trainer.progress.note(&stopped_at(
-                self.trainer.state.step,
-                self.command,
-                self.folder.path(),
-            ));
+        // From here on there is nothing to save: what is left to do is done again where it is cut off.
+        let step = self.trainer.state.step;
+        let stopped = stopped_at(step, self.command, self.folder.path());
+        let is_told = self.stop.end_at_once(stopped.clone());
+        let is_stopped = outcome == Outcome::Stopped
+            || self.trainer.replicas.any(is_told, "the end of training");
+        if is_stopped {
+            self.trainer.progress.note(&stopped);
+            return Ok(Outcome::Stopped);
         }
         Ok(outcome)
     }
@@ -587,8 +614,8 @@ pub(super) fn check_changes(run: &Path, changes: &[Difference]) -> anyhow::Resul
     let fixed: Vec<String> = fixed.map(Difference::to_string).collect();
     anyhow::ensure!(
         fixed.is_empty(),
-        "the run in {} has another configuration: {}. What a run learns from and its model are fixed; its \
-         length, its learning rate and how it is watched may change",
+        "the run in {} has another configuration: {}. What a run learns from and its model are fixed (docs/formats.md \
+         has the keys that may change, under Going on)",
         run.display(),
         fixed.join(", ")
     );
@@ -622,11 +649,21 @@ impl GoingOn<'_> {
         Ok(())
     }
 
-    /// Puts what lies behind the step aside.
-    pub(super) fn set_aside(&self, checkpoints: &Checkpoints) -> anyhow::Result<()> {
-        let aside = self.folder.set_aside(self.step, checkpoints)?;
-        let (step, aside) = (self.step, aside.display());
-        self.progress.note(&format!("what lay behind step {step} is now in {aside}"));
+    /// Begins to change the folder: removes what a killed process has left, and if the run goes back to the step, puts
+    /// aside what came after it.
+    pub(super) fn begin(
+        &self,
+        stop: &Stop,
+        goes_back: bool,
+        checkpoints: &Checkpoints,
+    ) -> anyhow::Result<()> {
+        stop.say(STOPPED_WITHIN.to_owned());
+        self.folder.remove_left_overs()?;
+        if goes_back {
+            let aside = self.folder.set_aside(self.step, checkpoints)?;
+            let (step, aside) = (self.step, aside.display());
+            self.progress.note(&format!("what came after step {step} is now in {aside}"));
+        }
         Ok(())
     }
 
@@ -697,12 +734,8 @@ pub(super) fn optimizer(
 fn text(config: &RunConfig, data: &RunData) -> (Arc<dyn TrainingBatches>, Box<dyn Validation>) {
     let batch_size = config.training.batch_size;
     let (train, valid) = (Arc::clone(&data.train), data.valid.clone());
-    let examples = config.training.eval_examples;
-    let final_examples = config.training.final_eval_examples.unwrap_or(examples);
-    let last_step = config.training.steps;
     let train = Arc::new(TextBatches { data: train, batch_size });
-    let data = valid;
-    let valid = TextValidation { data, examples, last_step, final_examples, batch_size };
+    let valid = TextValidation { data: valid, training: config.training.clone() };
     (train, Box::new(valid))
 }
 
@@ -710,8 +743,7 @@ fn text(config: &RunConfig, data: &RunData) -> (Arc<dyn TrainingBatches>, Box<dy
 /// of preparing text first.
 fn check_groups(config: &RunConfig) -> anyhow::Result<()> {
     if config.model.init.is_none() {
-        let device = Device::default();
-        let model = config.any_model_config()?.build(&device);
+        let model = config.any_model_config()?.build(&cpu());
         optimizer(&Learner { model }, &config.optimizer)?;
     }
     Ok(())
@@ -777,7 +809,39 @@ pub(super) fn stopped_early(command: &str, run: &Path) -> String {
     format!("stopped before training; go on with: {command} --resume {run}")
 }
 
+/// What is said of a run that was to go on, and of which nothing has changed yet: neither has its configuration, so that
+/// `--resume` alone would go on otherwise than it was told to.
+pub(super) fn stopped_unchanged(run: &Path) -> String {
+    format!(
+        "stopped before training: the run in {} is as it was; give the same command again",
+        run.display()
+    )
+}
+
+/// What is said while the folder of a run changes to what it was told to go on with.
+const STOPPED_WITHIN: &str = "stopped before training; give the same command again";
+
+/// What starts a run that isn't begun.
+const SAME_COMMAND: &str = "start it again, by the same command";
+
 fn stopped_at(step: u64, command: &str, run: &Path) -> String {
+    let how_far = match step {
+        0 => "before its first step".to_owned(),
+        step => format!("at step {step}, saved"),
+    };
     let run = quoted(&run.to_string_lossy());
-    format!("stopped at step {step}, saved; go on with: {command} --resume {run}")
+    format!("stopped {how_far}; go on with: {command} --resume {run}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_said() {
+        let run = Path::new("runs/my run");
+        let go_on = "go on with: altup train --resume 'runs/my run'";
+        assert_eq!(stopped_at(7, TRAIN, run), format!("stopped at step 7, saved; {go_on}"));
+        assert_eq!(stopped_at(0, TRAIN, run), format!("stopped before its first step; {go_on}"));
+    }
 }

@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::start::{
-    self, Begins, Begun, GoingOn, Parts, Place, Start, Stored, cannot_resume, check_changes,
-    check_directory, optimizer, recorded_backend, stopped_early,
+    self, Begins, Begun, GoingOn, Parts, Place, Start, Stored, announce, cannot_resume,
+    check_changes, check_directory, optimizer, recorded_backend, stopped_early, stopped_unchanged,
 };
 
 /// What a fine-tuning run is resumed with.
@@ -38,17 +38,16 @@ impl Start<'_> {
         let backend = self.backend.cloned().unwrap_or_default();
         self.agree(&config, &backend, &config.training)?;
         let device = self.open(&backend, &config.training)?;
-        let quiet = Progress::new(self.mode, config.training.steps, 0);
-        let (run, stop) = self.take(&place, FINETUNE, &quiet)?;
         let tokenizer = FineTuningData::tokenizer(&config)?;
-
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
         record.init = Some(config.directory().fingerprint()?.to_string());
-        if let Some(run) = &run {
-            run.announce(&record, &HistoryRow::now(0, &config, &backend.to_string()))?;
-        }
+        let first = HistoryRow::now(0, &config, &backend.to_string());
+        let quiet = Progress::new(self.mode, config.training.steps, 0);
+        let (run, stop) = self.take(&place, &quiet)?;
+        announce(run.as_ref(), &record, &first, FINETUNE, &stop)?;
         let data = FineTuningData::prepare(&config, tokenizer)?;
         let config = config.with_steps_for(data.num_examples());
+        config.validate()?;
         let progress = self.watch(&config, &data)?;
         let (model_config, model) = initial_model(&config, &record, &device)?;
         record.model = Some(model_config.clone());
@@ -93,7 +92,7 @@ impl Start<'_> {
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
         self.agree(&config, &backend, &config.training)?;
         let device = self.open(&backend, &config.training)?;
-        let stop = self.listen(&stopped_early(FINETUNE, path))?;
+        let stop = self.listen(&stopped_unchanged(path))?;
 
         let is_prepared = record.examples.is_some();
         let tokenizer = match is_prepared {
@@ -107,6 +106,7 @@ impl Start<'_> {
             path.display()
         );
         let [stored, config] = [stored, config].map(|of| of.with_steps_for(data.num_examples()));
+        config.validate()?;
         let changes = stored.differences(&config);
         let progress = self.watch(&config, &data)?;
 
@@ -123,19 +123,19 @@ impl Start<'_> {
         self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
-        let Restored { state, learner, optimizer, damaged } = match from_start {
+        let Restored { mut state, learner, optimizer, damaged } = match from_start {
             true => Restored::fresh(learner, optimizer),
             false => self.restore(&mut checkpoints, from, &learner, &optimizer)?,
         };
+        let saved = (!from_start).then(|| state.clone());
+        state.ask_for_the_last_validation(&config.training);
         let going_on = GoingOn { folder: &folder, progress: &progress, step: state.step };
         going_on.check(&damaged, config.training.steps)?;
 
         // Everything is at hand. From here on, the folder changes.
         let mut files = None;
         if lock.is_some() {
-            if from.is_some() {
-                going_on.set_aside(&checkpoints)?;
-            }
+            going_on.begin(&stop, from.is_some(), &checkpoints)?;
             if !is_prepared {
                 data.tokenizer.save(&folder.tokenizer())?;
             }
@@ -151,6 +151,7 @@ impl Start<'_> {
                 true => MetricsLog::create(&folder.metrics())?,
                 false => MetricsLog::resume(&folder.metrics(), &state)?,
             };
+            stop.say(stopped_early(FINETUNE, path));
             files = Some(RunFiles { checkpoints, metrics });
         }
         let rows = self.replicas.from_first("the scores so far", || {
@@ -159,7 +160,6 @@ impl Start<'_> {
             Ok::<_, anyhow::Error>(rows)
         })?;
         let tasks = tasks(&config, &data, &rows);
-        let saved = (!from_start).then(|| state.clone());
         let parts = Parts { learner, optimizer, state, saved, files };
         let mut trainer =
             parts.trainer(self, config.trainer(), device, &model_config, tasks, progress)?;

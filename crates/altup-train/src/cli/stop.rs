@@ -4,14 +4,20 @@ use anyhow::Context;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The exit code of a run that was told to stop and can be resumed: `EX_TEMPFAIL` of sysexits.h. It is a
 /// failure, so that `altup train … && altup evaluate …` doesn't go on with half a run.
 pub(super) const STOPPED: u8 = 75;
 
+/// Signals that come so soon behind the first ask for the same: a terminal that is closed sends SIGHUP twice, by its
+/// shell and by the system, and `timeout` and other wrappers signal a process and then its group.
+const SAME_REQUEST: Duration = Duration::from_secs(2);
+
 /// Listens for the signals that stop a run: SIGINT (Ctrl-C), SIGTERM, SIGHUP, and SIGUSR1, which mpirun and
 /// batch systems send ahead of time. One that the process was started to ignore, as by `nohup`, stays
 /// ignored.
+#[derive(Clone)]
 pub(super) struct Stop {
     /// Set by the first signal once the run is training.
     flag: Arc<AtomicBool>,
@@ -19,6 +25,37 @@ pub(super) struct Stop {
     at_once: Arc<AtomicBool>,
     /// What is said then.
     message: Arc<Mutex<String>>,
+}
+
+/// What a signal asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// That the run saves itself and ends.
+    ToStop,
+    /// What the signal before it has asked for.
+    TheSame,
+    /// That the process ends now.
+    ToEnd,
+}
+
+/// The signals so far.
+#[derive(Default)]
+struct Signals {
+    first: Option<Instant>,
+}
+
+impl Signals {
+    /// What a signal asks for that comes `now`. `at_once` is whether there is nothing to save.
+    fn heed(&mut self, now: Instant, at_once: bool) -> Asked {
+        match self.first {
+            Some(first) if now.saturating_duration_since(first) < SAME_REQUEST => Asked::TheSame,
+            None if !at_once => {
+                self.first = Some(now);
+                Asked::ToStop
+            }
+            _ => Asked::ToEnd,
+        }
+    }
 }
 
 impl Stop {
@@ -38,11 +75,33 @@ impl Stop {
         }
     }
 
-    /// From now on, the first signal sets the flag that is returned, and a second one ends the process at
+    /// From now on, the first signal sets the flag that is returned, and a later one ends the process at
     /// once.
     pub(super) fn flag(&self) -> &AtomicBool {
         self.at_once.store(false, Ordering::SeqCst);
         &self.flag
+    }
+
+    /// From now on, a signal ends the process at once again, with `message`. Whether one has come before.
+    pub(super) fn end_at_once(&self, message: String) -> bool {
+        self.say(message);
+        self.at_once.store(true, Ordering::SeqCst);
+        self.flag.load(Ordering::SeqCst)
+    }
+
+    /// Does what a signal asks for that comes now.
+    fn heed(&self, signals: &mut Signals) {
+        match signals.heed(Instant::now(), self.at_once.load(Ordering::SeqCst)) {
+            Asked::ToStop => self.flag.store(true, Ordering::SeqCst),
+            Asked::TheSame => {}
+            Asked::ToEnd => {
+                let message = self.message.lock().unwrap_or_else(PoisonError::into_inner);
+                if !self.flag.load(Ordering::SeqCst) && !message.is_empty() {
+                    super::output::note(&message);
+                }
+                std::process::exit(STOPPED.into());
+            }
+        }
     }
 
     #[cfg(unix)]
@@ -50,34 +109,35 @@ impl Stop {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
         let wanted = [SIGINT, SIGTERM, SIGHUP, SIGUSR1];
         let heeded = wanted.into_iter().filter(|&signal| !altup_train::process::ignores(signal));
-        let mut signals = signal_hook::iterator::Signals::new(heeded)?;
-        let (flag, at_once) = (Arc::clone(&self.flag), Arc::clone(&self.at_once));
-        let message = Arc::clone(&self.message);
+        let mut caught = signal_hook::iterator::Signals::new(heeded)?;
+        let stop = self.clone();
         let wait = move || {
-            for _ in signals.forever() {
-                if at_once.swap(true, Ordering::SeqCst) {
-                    let message = message.lock().unwrap_or_else(PoisonError::into_inner);
-                    if !flag.load(Ordering::SeqCst) && !message.is_empty() {
-                        super::output::note(&message);
-                    }
-                    std::process::exit(STOPPED.into());
-                }
-                flag.store(true, Ordering::SeqCst);
-            }
+            let mut signals = Signals::default();
+            caught.forever().for_each(|_| stop.heed(&mut signals));
         };
         std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
     }
 
+    /// Here nothing waits for signals: they are looked for.
     #[cfg(not(unix))]
     fn start(&self) -> std::io::Result<()> {
         use signal_hook::consts::{SIGINT, SIGTERM};
-        use signal_hook::flag::{register, register_conditional_shutdown};
+        const EVERY: Duration = Duration::from_millis(20);
+        let came = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            register_conditional_shutdown(signal, STOPPED.into(), Arc::clone(&self.at_once))?;
-            register(signal, Arc::clone(&self.flag))?;
-            register(signal, Arc::clone(&self.at_once))?;
+            signal_hook::flag::register(signal, Arc::clone(&came))?;
         }
-        Ok(())
+        let stop = self.clone();
+        let wait = move || {
+            let mut signals = Signals::default();
+            loop {
+                if came.swap(false, Ordering::SeqCst) {
+                    stop.heed(&mut signals);
+                }
+                std::thread::sleep(EVERY);
+            }
+        };
+        std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
     }
 }
 
@@ -98,5 +158,23 @@ mod tests {
             stop.say("go on".into());
             assert_eq!(*stop.message.lock().unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn signals_within_two_seconds_are_one_request() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut signals = Signals::default();
+        assert_eq!(signals.heed(at(0), false), Asked::ToStop);
+        for soon in [0, 10, 1999] {
+            assert_eq!(signals.heed(at(soon), false), Asked::TheSame, "{soon} ms");
+        }
+        assert_eq!(signals.heed(at(2000), false), Asked::ToEnd);
+        // Also where there is nothing left to save by then.
+        let mut signals = Signals::default();
+        assert_eq!(signals.heed(at(0), false), Asked::ToStop);
+        assert_eq!(signals.heed(at(10), true), Asked::TheSame);
+        // Before there is anything to save.
+        assert_eq!(Signals::default().heed(at(0), true), Asked::ToEnd);
     }
 }

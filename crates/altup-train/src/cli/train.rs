@@ -19,14 +19,14 @@ use std::process::ExitCode;
 
 use super::replicas::agreement_on;
 use super::start::{Place, Running, Start, TRAIN};
-use super::{CacheArgs, output, stop};
+use super::{CacheArgs, config_number, output, stop};
 
 /// Pre-train a T5 or an AltUp T5 on text: by span corruption, or by the objective that data.objective names.
 ///
 /// Without any flag: a tiny AltUp T5 on the crate sources that Cargo has unpacked on this machine.
 ///
 /// Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end a run before its next batch, saved, with the exit code 75: it is not
-/// finished, and --resume goes on with it. A second signal ends it at once.
+/// finished, and --resume goes on with it. A second signal, two seconds or more behind the first, ends it at once.
 ///
 /// Several processes train one model together under a launcher, in a build with `--features mpi`: `mpirun -n 4 altup
 /// train …`. They share the micro-batches of each step, training.gradient_accumulation (docs/scale-out.md).
@@ -45,8 +45,8 @@ pub(super) struct TrainArgs {
     /// How the representation is widened
     #[arg(long, value_enum)]
     variant: Option<Variant>,
-    /// The number of blocks K of a widened representation [default: 2]
-    #[arg(long, value_name = "K")]
+    /// The number of blocks K of a widened representation [default: that of the file, or 2]
+    #[arg(long, value_name = "K", value_parser = config_number::<usize>())]
     blocks: Option<usize>,
     /// Files, folders and globs of text to train on; more of them where it is given again
     #[arg(long, num_args = 1.., value_name = "SOURCE")]
@@ -58,16 +58,16 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Optimizer steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = config_number::<u64>())]
     steps: Option<u64>,
     /// Examples that go through the model at once
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = config_number::<usize>())]
     batch_size: Option<usize>,
     /// The type that passes compute in; the weights of record stay f32
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// What all randomness of the run comes from, below 2^63 as TOML's numbers are
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_parser = config_number::<u64>())]
     seed: Option<u64>,
     /// Any key of the configuration, as in training.eval_every=100
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -160,12 +160,26 @@ fn configured(config: RunConfig, args: &TrainArgs) -> anyhow::Result<RunConfig> 
     if let Some(size) = &args.size {
         config.model.size = size.clone();
     }
-    let blocks = args.blocks.or(config.model.altup.as_ref().map(|altup| altup.num_blocks));
+    // A single block is there for the sequence's sake.
+    let configured = config.model.altup.as_ref().map(|altup| altup.num_blocks);
+    let blocks = args.blocks.or(configured.filter(|&blocks| blocks > 1));
     match (args.variant, args.blocks) {
         (Some(Variant::Dense), Some(_)) => {
             anyhow::bail!("--blocks has no meaning with --variant dense");
         }
-        (Some(variant), _) => config.model.altup = variant.altup(blocks.unwrap_or(2)),
+        (Some(variant), _) => {
+            // How the sequence is reduced is no part of the variant.
+            let sequence = config.model.altup.take().and_then(|altup| altup.encoder_sequence);
+            config.model.altup = variant.altup(blocks.unwrap_or(2));
+            match &mut config.model.altup {
+                Some(altup) => altup.encoder_sequence = sequence,
+                None => anyhow::ensure!(
+                    sequence.is_none(),
+                    "--variant dense would drop model.altup.encoder_sequence: take it out of the configuration, or name \
+                     another variant"
+                ),
+            }
+        }
         (None, Some(blocks)) => match &mut config.model.altup {
             Some(altup) => altup.num_blocks = blocks,
             None => anyhow::bail!("--blocks needs a --variant other than dense"),
@@ -215,7 +229,11 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
         ..StartRow::default()
     };
     let dtype = training.precision.dtype();
-    Ok(trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?)
+    trainer.recorder.begin(&mut files.metrics, start, &trainer.device, dtype)?;
+    if let Some(warning) = trainer.recorder.show_if_due() {
+        trainer.progress.warn(&warning);
+    }
+    Ok(())
 }
 
 /// Writes the trained model, its figures and the report, and prints what came of the run.
@@ -247,7 +265,7 @@ fn finish(args: &TrainArgs, running: &mut Running) -> anyhow::Result<()> {
         valid_loss: valid.loss,
         valid_perplexity: valid.perplexity,
         valid_accuracy: valid.accuracy,
-        unigram_loss: data.unigram_loss(config.training.eval_examples),
+        unigram_loss: data.unigram_loss(config.training.eval_examples_at(state.step)),
         tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
         train_seconds: state.elapsed_seconds,
         replicas: trainer.replicas.size(),
@@ -296,15 +314,18 @@ fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
     if !last.is_empty() {
         output::line("\nWhat it fills into blanks:")?;
     }
-    for SampleRow { prompt, filled, .. } in last {
+    for SampleRow { prompt, filled, .. } in &last {
         output::line(&format!("  {}\n  → {}", in_a_line(prompt), in_a_line(filled)))?;
     }
     let run = summary.run.display();
-    let word = quoted(&summary.run.to_string_lossy());
-    output::line(&format!(
-        "\nreport  {run}/report.html\nmodel   {run}/model\n\
-         try     altup generate --model {word} \"pub unsafe <extra_id_0>\""
-    ))?;
+    output::line(&format!("\nreport  {run}/report.html\nmodel   {run}/model"))?;
+    if let Some(SampleRow { prompt, .. }) = last.first() {
+        let [model, text] =
+            [&*summary.run.to_string_lossy(), in_a_line(prompt).as_str()].map(quoted);
+        // A text that begins as a flag does is none.
+        let end_of_flags = if prompt.trim_start().starts_with('-') { "-- " } else { "" };
+        output::line(&format!("try     altup generate --model {model} {end_of_flags}{text}"))?;
+    }
     Ok(())
 }
 

@@ -346,18 +346,13 @@ impl FineTuningConfig {
 
     /// A short name of what is trained, such as `tiny-altup-sst2`.
     pub fn name(&self) -> String {
-        let stem = |path: &Path| {
-            path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+        // That of a description is its path.
+        let stem = |name: &String| {
+            let stem = Path::new(name).file_stem();
+            stem.map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
         };
-        // A run's model lies in a folder of the same name in all runs.
-        let in_run = || match stem(&self.model.path).as_str() {
-            "model" => self.model.path.parent().map_or_else(String::new, stem),
-            name => name.to_owned(),
-        };
-        let model = name_in_cache(&self.model.path).unwrap_or_else(in_run);
-        let tasks = self.tasks.names.iter().map(|name| stem(Path::new(name)));
-        let tasks: Vec<String> = tasks.collect();
-        format!("{model}-{}", tasks.join("-"))
+        let tasks: Vec<String> = self.tasks.names.iter().map(stem).collect();
+        format!("{}-{}", config::name_of_model(&self.model.path), tasks.join("-"))
     }
 
     /// The same with steps in the place of epochs: as many as go through `examples` examples so often.
@@ -371,20 +366,10 @@ impl FineTuningConfig {
     }
 }
 
-/// The name of a model in a hub's cache: `flan-t5-small` of `models--google--flan-t5-small/snapshots/COMMIT`.
-fn name_in_cache(path: &Path) -> Option<String> {
-    let snapshots = path.parent()?;
-    if snapshots.file_name()? != "snapshots" {
-        return None;
-    }
-    let folder = snapshots.parent()?.file_name()?.to_str()?;
-    let name = folder.strip_prefix("models--")?;
-    Some(name.rsplit_once("--").map_or(name, |(_, name)| name).to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RunConfig;
 
     #[test]
     fn a_run_is_named_after_its_model_and_tasks() {
@@ -394,11 +379,15 @@ mod tests {
             (format!("hub/models--t5-small/snapshots/{commit}"), "t5-small-rte"),
             ("models/snapshots/tiny".to_owned(), "tiny-rte"),
             ("runs/tiny-altup/model".to_owned(), "tiny-altup-rte"),
+            ("models/t5-v1.1".to_owned(), "t5-v1.1-rte"),
         ] {
             let mut config = FineTuningConfig::default();
-            config.model.path = path.into();
+            config.model.path = path.clone().into();
             config.tasks.names = vec!["rte".into()];
             assert_eq!(config.name(), name);
+            let mut config = RunConfig::default();
+            config.model.init = Some(path.into());
+            assert_eq!(format!("{}-rte", config.name()), name);
         }
     }
 }

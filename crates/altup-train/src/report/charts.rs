@@ -269,12 +269,16 @@ pub(super) fn coefficients(history: &History) -> (Vec<Figure>, Vec<Figure>) {
     let mut curves = Vec::new();
     for (number, layer) in last.layers.iter().enumerate() {
         let names: Vec<String> = layer.named().map(|(name, _)| name).collect();
+        // A row has as many as another, in the same order.
+        let values: Vec<(f64, Vec<f64>)> = recorded
+            .iter()
+            .filter_map(|row| Some((row.step as f64, row.layers.get(number)?.values().collect())))
+            .collect();
         for (part, names) in names.chunks(CURVES).enumerate() {
             let series = names.iter().enumerate().map(|(color, name)| {
-                let points = recorded.iter().filter_map(|row| {
-                    let value = row.layers.get(number)?.named().find(|(n, _)| n == name)?.1;
-                    Some((row.step as f64, value))
-                });
+                let place = part * CURVES + color;
+                let points =
+                    values.iter().filter_map(|(step, of_row)| Some((*step, *of_row.get(place)?)));
                 Series::new(name, points, Style::Line).color(color)
             });
             let (title, file) = (layer.name(), format!("{}_{}", layer.stack, layer.layer));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::thinning::{Curve, Sampled};
 use crate::coefficients::CoefficientsRow;
-use crate::metrics::{MetricsRow, RoutingRow, StartRow, TrainRow, ValidRow};
+use crate::metrics::{MetricsRow, RollbackRow, RoutingRow, StartRow, TrainRow, ValidRow};
 
 /// The rows of a run's metrics, thinned, and what they came to.
 ///
@@ -17,6 +17,8 @@ pub struct History {
     last_train: Option<TrainRow>,
     train: BTreeMap<Quantity, Curve>,
     best_valid: Option<ValidRow>,
+    validations_behind_the_best: u64,
+    last_rollback: Option<RollbackRow>,
     valid: Sampled<ValidRow>,
     coefficients: Sampled<CoefficientsRow>,
 }
@@ -86,13 +88,15 @@ impl History {
                 self.last_train = Some(row.clone());
             }
             MetricsRow::Valid(row) => {
+                self.validations_behind_the_best += 1;
                 if self.best_valid.as_ref().is_none_or(|best| row.cost() < best.cost()) {
                     self.best_valid = Some(row.clone());
+                    self.validations_behind_the_best = 0;
                 }
                 self.valid.push(row.clone());
             }
             MetricsRow::Coefficients(row) => self.coefficients.push(row.clone()),
-            MetricsRow::Rollback(_) => {}
+            MetricsRow::Rollback(row) => self.last_rollback = Some(row.clone()),
         }
     }
 
@@ -119,6 +123,16 @@ impl History {
     /// The best validation: the first of the lowest loss, or in fine-tuning of the highest mean score.
     pub fn best_valid(&self) -> Option<&ValidRow> {
         self.best_valid.as_ref()
+    }
+
+    /// How many validations came after the best one.
+    pub(super) fn validations_behind_the_best(&self) -> u64 {
+        self.validations_behind_the_best
+    }
+
+    /// How training went back to a checkpoint last.
+    pub(super) fn last_rollback(&self) -> Option<&RollbackRow> {
+        self.last_rollback.as_ref()
     }
 
     /// The validations in the order of their steps: all of a run that has few, else some of them, the newest and the

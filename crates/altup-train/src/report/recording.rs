@@ -8,7 +8,7 @@ use super::{Fact, Report, ReportError, RunCurves, Status, Tile, si_count};
 use crate::config::{RunConfig, TrainerConfig};
 use crate::fine_tuning::{FineTuningConfig, FineTuningSummary, TaskResults};
 use crate::json_lines::{JsonLines, LineError};
-use crate::metrics::{MetricsError, MetricsRow};
+use crate::metrics::{MetricsError, MetricsRow, RollbackRow};
 use crate::progress::{format_bytes, format_count};
 use crate::run_folder::{RunFolder, RunFolderError};
 use crate::run_record::RunRecord;
@@ -99,15 +99,16 @@ impl Settled {
         Some(format!("{}{}", directory.display(), hash.unwrap_or_default()))
     }
 
-    fn status(&self, step: u64) -> Status {
-        let total = self.trainer().training.steps;
-        let summed_up = match &self.kind {
-            Kind::Text { summary, .. } => summary.as_ref().map(|summary| summary.steps),
-            Kind::Tasks { summary, .. } => summary.as_ref().map(|summary| summary.steps),
+    /// How far the run is. Summaries don't tell: a run that goes on past its old end has one.
+    fn status(&self, history: &History) -> Status {
+        let (step, total) = (history.step(), self.trainer().training.steps);
+        let patience = match &self.kind {
+            Kind::Text { .. } => None,
+            Kind::Tasks { config, .. } => config.patience,
         };
-        // A run that was resumed past its old end has a summary of an earlier step.
-        let is_summed_up = summed_up.is_some_and(|steps| steps >= step);
-        Status { step, total, is_finished: step >= total || is_summed_up }
+        let is_satisfied =
+            patience.is_some_and(|patience| history.validations_behind_the_best() >= patience);
+        Status { step, total, is_finished: step >= total || is_satisfied }
     }
 
     /// What was special about a run of several processes.
@@ -125,9 +126,9 @@ impl Settled {
     }
 
     /// What its best model made of the tasks, once it is finished.
-    fn results(&self, step: u64) -> Option<TaskResults> {
+    fn results(&self, history: &History) -> Option<TaskResults> {
         match &self.kind {
-            Kind::Tasks { results, .. } if self.status(step).is_finished => results.clone(),
+            Kind::Tasks { results, .. } if self.status(history).is_finished => results.clone(),
             _ => None,
         }
     }
@@ -208,7 +209,7 @@ impl Recording {
         let samples = self.sampled.rows().flatten().chain(&self.newest_samples);
         let report = Report {
             title,
-            status: Some(settled.status(self.history.step())),
+            status: Some(settled.status(&self.history)),
             facts: self.facts(&settled),
             tiles: Tile::summary(&run, unigram_loss),
             configuration: settled.configuration(),
@@ -220,7 +221,7 @@ impl Recording {
 
     fn curves(&self, name: String, settled: &Settled) -> RunCurves {
         let history = self.history.clone();
-        RunCurves { name, tasks: settled.results(history.step()), history }
+        RunCurves { name, tasks: settled.results(&history), history }
     }
 
     fn facts(&self, settled: &Settled) -> Vec<Fact> {
@@ -262,6 +263,11 @@ impl Recording {
                 machine.push_str(&format!(", {} replicas", start.replicas));
             }
             add("Machine", machine);
+        }
+        if let Some(row) = self.history.last_rollback() {
+            let RollbackRow { number, step, diverged_at, quantity, skipped_steps } = row;
+            let last = format!("last from step {diverged_at} ({quantity}) to {step}");
+            add("Went back", format!("{number} times, {last}; {skipped_steps} steps passed over"));
         }
         add("Seed", trainer.seed.to_string());
         if let Some(start) = start {

@@ -1,15 +1,17 @@
-//! Trainers of one run, as threads: their weights and metrics are those of one alone.
+//! Trainers of one run, alone and as threads: their weights and metrics are those of one alone.
 
 use super::*;
 use crate::config::RunConfig;
 use crate::progress::ProgressMode;
 use crate::replicas::threads::on_threads;
 use crate::run_data::RunData;
-use crate::training_batches::TextBatches;
+use crate::run_folder::RunFolder;
+use crate::training_batches::{Longest, TextBatches};
 use crate::validation::TextValidation;
 use altup_models::{T5, parameter_tensors};
 use burn::tensor::Device;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use tempfile::TempDir;
 
 /// A run, and the text that it trains on.
@@ -104,17 +106,14 @@ impl Run {
             None => (RunState::default(), learner, optimizer),
         };
         Trainer {
-            config,
             replicas,
             device,
             train_data: Arc::new(TextBatches { data: Arc::clone(&self.data.train), batch_size }),
             valid_data: Box::new(TextValidation {
                 data: self.data.valid.clone(),
-                examples: 7,
-                last_step: steps,
-                final_examples: 7,
-                batch_size,
+                training: config.training.clone(),
             }),
+            config,
             learner,
             optimizer,
             state,
@@ -239,4 +238,79 @@ fn a_step_that_replicas_cannot_share_is_refused() {
         trainer.train(&AtomicBool::new(false)).unwrap_err().to_string()
     });
     assert!(refused[0].contains("is 3, which 2 replicas can't share evenly"), "{refused:?}");
+}
+
+/// Of validations there is one, at the end.
+#[test]
+fn a_row_of_training_brings_the_report_up_to_date() {
+    let run = Run::new(&["training.eval_every=1000", "training.log_every=1"]);
+    let folder = run.path("run");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("config.toml"), run.config.to_toml()).unwrap();
+    let mut trainer = run.trainer(Replicas::lone(), &folder, STEPS);
+    trainer.recorder.show(&RunFolder::at(&folder));
+    trainer.train(&AtomicBool::new(false)).unwrap();
+    // The first is due at once, and the next half a minute later.
+    let page = std::fs::read_to_string(folder.join("report.html")).unwrap();
+    assert!(page.contains("At step 1 of 6"), "{page}");
+    assert!(folder.join("tensorboard").exists());
+}
+
+/// Batches that take their time. The third tells the run to stop.
+struct Slow {
+    batches: TextBatches,
+    made: AtomicU64,
+    stop: Arc<AtomicBool>,
+}
+
+impl TrainingBatches for Slow {
+    fn batch(&self, number: u64) -> Batch {
+        self.made.fetch_add(1, Ordering::SeqCst);
+        if number == 2 {
+            self.stop.store(true, Ordering::SeqCst);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        self.batches.batch(number)
+    }
+
+    fn longest(&self) -> Longest {
+        self.batches.longest()
+    }
+
+    fn epochs(&self, batches: u64) -> Vec<SourceEpochs> {
+        self.batches.epochs(batches)
+    }
+}
+
+#[test]
+fn a_run_that_waits_for_its_batches_stops() {
+    let run = Run::new(&["training.gradient_accumulation=32"]);
+    let folder = run.path("run");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut trainer = run.trainer(Replicas::lone(), &folder, STEPS);
+    let stop = Arc::new(AtomicBool::new(false));
+    let batches = TextBatches { data: Arc::clone(&run.data.train), batch_size: 2 };
+    let slow = Arc::new(Slow { batches, made: AtomicU64::new(0), stop: Arc::clone(&stop) });
+    trainer.train_data = Arc::clone(&slow) as Arc<dyn TrainingBatches>;
+    assert_eq!(trainer.train(&stop).unwrap(), Outcome::Stopped);
+    assert_eq!(trainer.state.step, 0);
+    let made = slow.made.load(Ordering::SeqCst);
+    assert!(made < 16, "{made} of a step's 32 batches");
+}
+
+/// What was undone took its time and its tokens: a rate is of what was done in all.
+#[test]
+fn what_a_rollback_undoes_counts() {
+    let run = Run::new(&["training.on_divergence=rollback"]);
+    let folder = run.path("run");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut trainer = run.trainer(Replicas::lone(), &folder, STEPS);
+    trainer.train(&AtomicBool::new(false)).unwrap();
+    let before = trainer.state.clone();
+    assert!(before.step == 6 && before.proven == Some(3), "{before:?}");
+    trainer.state.exchange_seconds = 7.0;
+    trainer.roll_back(3, 6, "loss").unwrap();
+    let after = &trainer.state;
+    assert_eq!((after.step, after.tokens), (3, before.tokens));
+    assert_eq!((after.elapsed_seconds, after.exchange_seconds), (before.elapsed_seconds, 7.0));
 }
