@@ -17,7 +17,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, NormalizedString, Tokenizer};
 
 use crate::corpus::OnError;
-use crate::store::{Claim, remove_left_overs, written_if_allowed};
+use crate::store::{Claim, PATIENCE, remove_left_overs, written_if_allowed};
 use crate::{Corpus, DataError, sentencepiece};
 
 const PAD: &str = "<pad>";
@@ -154,7 +154,7 @@ impl TextTokenizer {
         };
         fs::create_dir_all(folder).map_err(lacking)?;
         written_if_allowed(remove_left_overs(folder).map(|_| ())).map_err(error)?;
-        let claim = Claim::wait(&path, || false).map_err(lacking)?;
+        let claim = Claim::wait(&path, PATIENCE, || false).map_err(lacking)?;
         // Another may have trained it before the claim was had.
         if let Ok(tokenizer) = Self::load(&path) {
             return Ok(tokenizer);

@@ -266,7 +266,8 @@ pub struct TrainingConfig {
     pub on_divergence: OnDivergence,
     /// How often a run may go back before it stops. Default: 3
     pub max_rollbacks: u64,
-    /// Seconds that a replica waits for the others before it ends all of them, with an error. Default: 1800.0
+    /// Seconds that a replica waits for the others before it ends all of them, with an error; and that any run waits for
+    /// another process that prepares the same text and gets no further. Default: 1800.0
     pub replica_timeout: f64,
     /// Texts with <extra_id_0>, <extra_id_1>, … for blanks that the model fills at each validation, beside a few
     /// validation examples. Default: none

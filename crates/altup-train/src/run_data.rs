@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use altup_data::corpus::{Selection, SkippedInFile};
 use altup_data::objective::SpecialTokens;
@@ -178,8 +179,11 @@ impl RunData {
         cache_folder: &Path,
         progress: &Progress,
     ) -> Result<Self, DataError> {
-        let on_error = config.data.on_error;
-        let options = PrepareOptions { on_error, ..PrepareOptions::default() };
+        let options = PrepareOptions {
+            on_error: config.data.on_error,
+            patience: Duration::from_secs_f64(config.training.replica_timeout),
+            ..PrepareOptions::default()
+        };
         let text = PreparedText::prepare(config, tokenizer, cache_folder, options, progress)?;
         let skipped = text.skipped().iter().map(SkippedLines::from).collect();
         let PreparedText { tokenizer, sources } = text;

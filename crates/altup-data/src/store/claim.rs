@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use same_file::Handle;
 
@@ -15,6 +15,10 @@ const PARTIAL: &str = ".partial";
 
 /// How often a process looks whether another has let go of a file.
 const POLL: Duration = Duration::from_millis(50);
+
+/// How long a process waits, unless it is told otherwise, for another that has a file and does nothing to it: half an
+/// hour. That is longer than what a file takes that is written at the end of its making.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// The right to make a file, for one process and thread at a time.
 ///
@@ -63,13 +67,35 @@ impl Claim {
 
     /// Claims `target`, as soon as no other process has it. Gives up, with nothing, once `gives_up`
     /// says so.
-    pub(crate) fn wait(target: &Path, gives_up: impl Fn() -> bool) -> io::Result<Option<Self>> {
+    ///
+    /// # Errors
+    ///
+    /// If another process has it that has written nothing for as long as `patience`: it may be frozen, and never let go.
+    pub(crate) fn wait(
+        target: &Path,
+        patience: Duration,
+        gives_up: impl Fn() -> bool,
+    ) -> io::Result<Option<Self>> {
+        let partial = partial(target);
+        let mut so_far = Progress::of(&partial);
+        let mut since = Instant::now();
         loop {
             if let Some(claim) = Self::attempt(target)? {
                 return Ok(Some(claim));
             }
             if gives_up() {
                 return Ok(None);
+            }
+            let now = Progress::of(&partial);
+            if now != so_far {
+                (so_far, since) = (now, Instant::now());
+            }
+            if since.elapsed() > patience {
+                let (name, seconds) = (partial.display(), patience.as_secs_f64());
+                let problem = format!(
+                    "waited {seconds} s for another process that makes {name} and writes nothing more: it is stuck"
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
             }
             thread::sleep(POLL);
         }
@@ -98,9 +124,19 @@ impl Drop for Claim {
     }
 }
 
+/// How far a file in the making has come; nothing where there is none.
+#[derive(PartialEq)]
+struct Progress(Option<(u64, Option<SystemTime>)>);
+
+impl Progress {
+    fn of(partial: &Path) -> Self {
+        Self(fs::metadata(partial).ok().map(|found| (found.len(), found.modified().ok())))
+    }
+}
+
 /// Writes a file, whole or not at all.
 pub(crate) fn write_whole(target: &Path, contents: &[u8]) -> io::Result<()> {
-    if let Some(mut claim) = Claim::wait(target, || false)? {
+    if let Some(mut claim) = Claim::wait(target, PATIENCE, || false)? {
         claim.file().write_all(contents)?;
         claim.finish()?;
     }
@@ -165,13 +201,37 @@ mod tests {
         let target = folder.path().join("file");
         let mut claim = Claim::attempt(&target).unwrap().unwrap();
         assert!(Claim::attempt(&target).unwrap().is_none());
-        assert!(Claim::wait(&target, || true).unwrap().is_none());
+        assert!(Claim::wait(&target, PATIENCE, || true).unwrap().is_none());
         assert_eq!(remove_left_overs(folder.path()).unwrap(), 0);
         claim.file().write_all(b"whole").unwrap();
         assert!(!target.exists());
         claim.finish().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"whole");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_who_writes_nothing_is_not_waited_for_forever() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("file");
+        let mut claim = Claim::attempt(&target).unwrap().unwrap();
+        let patience = Duration::from_millis(400);
+        let started = Instant::now();
+        // It gets on for longer than that.
+        let gets_on = || {
+            let does = started.elapsed() < 3 * patience;
+            if does {
+                claim.file.try_clone().unwrap().write_all(b"more").unwrap();
+            }
+            false
+        };
+        let error = Claim::wait(&target, patience, gets_on).unwrap_err();
+        assert!(started.elapsed() >= 4 * patience, "{:?}", started.elapsed());
+        let message = error.to_string();
+        assert!(message.starts_with("waited 0.4 s for another process that makes "), "{message}");
+        assert!(message.contains("file.partial"), "{message}");
+        claim.file().write_all(b"whole").unwrap();
+        claim.finish().unwrap();
     }
 
     #[test]
@@ -205,7 +265,7 @@ mod tests {
             thread::scope(|scope| {
                 for _ in 0..4 {
                     scope.spawn(|| {
-                        let mut claim = Claim::wait(&target, || false).unwrap().unwrap();
+                        let mut claim = Claim::wait(&target, PATIENCE, || false).unwrap().unwrap();
                         if !target.exists() {
                             made.fetch_add(1, Ordering::SeqCst);
                             claim.file().write_all(b"whole").unwrap();

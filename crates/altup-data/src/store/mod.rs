@@ -35,7 +35,7 @@ use crate::error::is_refused;
 use crate::tokenizer::TOKENIZING_VERSION;
 use crate::{DataError, TextTokenizer};
 
-pub(crate) use self::claim::{Claim, remove_left_overs};
+pub(crate) use self::claim::{Claim, PATIENCE, remove_left_overs};
 pub use self::manifest::{CorpusEntry, Removed, StoreContents};
 pub use self::prepare::{PrepareOptions, PrepareProgress};
 pub(crate) use self::token_file::TokenFile;

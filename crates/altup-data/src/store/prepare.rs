@@ -14,7 +14,7 @@ use std::time::Duration;
 use rayon::ThreadPool;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::claim::{Claim, remove_left_overs};
+use super::claim::{Claim, PATIENCE, remove_left_overs};
 use super::identity::{Identities, ShardIdentity};
 use super::token_file::{TokenFile, TokenFileWriter};
 use super::{TOKENS_EXTENSION, TokenStore, store_error, written_if_allowed};
@@ -39,12 +39,15 @@ pub struct PrepareOptions {
     pub workers: usize,
     /// Whether what is found prepared is read and compared with its hash. What is damaged is made anew.
     pub verify: bool,
+    /// How long to wait for another process that is on a shard and writes nothing.
+    pub patience: Duration,
 }
 
 impl Default for PrepareOptions {
-    /// Stops at an error; as many threads as Rayon has.
+    /// Stops at an error; as many threads as Rayon has; half an hour.
     fn default() -> Self {
-        Self { on_error: OnError::Stop, workers: rayon::current_num_threads(), verify: false }
+        let workers = rayon::current_num_threads();
+        Self { on_error: OnError::Stop, workers, verify: false, patience: PATIENCE }
     }
 }
 
@@ -280,7 +283,7 @@ impl Work<'_> {
         let (mut file, mut made) = (found()?, false);
         if file.is_none() {
             let claim = match waits {
-                true => Claim::wait(&path, || self.has_failed()),
+                true => Claim::wait(&path, self.options.patience, || self.has_failed()),
                 false => Claim::attempt(&path),
             };
             let lacking = |source| {

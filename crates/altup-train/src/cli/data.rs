@@ -171,6 +171,7 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
         on_error: config.data.on_error,
         workers: args.workers.map_or(defaults.workers, usize::from),
         verify: args.verify,
+        ..defaults
     };
     let text = PreparedText::prepare(&config, None, &args.cache.folder(), options, &progress)?;
     progress.finish();
