@@ -16,13 +16,16 @@ pub fn reset_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The most bytes that this process may have in memory: what it has already, and what the system has left for it. A
-/// limit of its control group (a container's) counts.
-pub fn available() -> Option<u64> {
-    let resident = resident()?;
+/// The most bytes that this process, which is one of so many alike on this machine, may have in memory: what it has
+/// already, and its share of what the system has left. A limit of its control group (a container's) counts.
+pub fn available(processes: usize) -> Option<u64> {
     let system = std::fs::read_to_string("/proc/meminfo").ok()?;
     let left = bytes_in(&system, "MemAvailable:")?;
-    Some(limits().fold(resident + left, u64::min))
+    Some(share(resident()?, left, limits(), processes as u64))
+}
+
+fn share(resident: u64, left: u64, limits: impl Iterator<Item = u64>, processes: u64) -> u64 {
+    limits.map(|limit| limit / processes).fold(resident + left / processes, u64::min)
 }
 
 /// The limits of the control groups that this process is in, the root's included.
@@ -62,13 +65,20 @@ mod tests {
 
     #[test]
     fn no_less_is_available_than_there_is_already() {
-        if let (Some(resident), Some(available)) = (resident(), available()) {
+        if let (Some(resident), Some(available)) = (resident(), available(1)) {
             assert!(available >= resident / 2, "{available} {resident}");
             assert_eq!(
                 bytes_in("MemTotal: 9 kB\nMemAvailable:  7 kB\n", "MemAvailable:"),
                 Some(7168)
             );
         }
+    }
+
+    #[test]
+    fn processes_share_what_is_left() {
+        let share = |limit, processes| share(100, 800, [limit].into_iter(), processes);
+        assert_eq!([1, 2, 8].map(|processes| share(u64::MAX, processes)), [900, 500, 200]);
+        assert_eq!([1, 2].map(|processes| share(600, processes)), [600, 300]);
     }
 
     #[test]

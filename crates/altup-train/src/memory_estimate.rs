@@ -16,6 +16,7 @@ use crate::device;
 use crate::memory;
 use crate::precision::Precision;
 use crate::progress::format_bytes;
+use crate::replicas::tree;
 use crate::training_batches::TrainingBatches;
 
 /// What to do about too little memory, in the words of a configuration.
@@ -51,13 +52,18 @@ pub struct Workload {
     pub precision: Precision,
     /// The optimizer.
     pub optimizer: OptimizerKind,
-    /// Batches whose gradients are added up.
+    /// Batches of a step whose gradients are added up on the device.
     pub gradient_accumulation: usize,
 }
 
 impl Workload {
-    /// The workload of a run.
-    pub fn of_run(config: &TrainerConfig, batches: &dyn TrainingBatches, on_gpu: bool) -> Self {
+    /// The workload of a run, on each of so many replicas.
+    pub fn of_run(
+        config: &TrainerConfig,
+        batches: &dyn TrainingBatches,
+        on_gpu: bool,
+        replicas: usize,
+    ) -> Self {
         let training = &config.training;
         let longest = batches.longest();
         Self {
@@ -72,7 +78,7 @@ impl Workload {
             },
             precision: training.precision,
             optimizer: config.optimizer.kind,
-            gradient_accumulation: training.gradient_accumulation,
+            gradient_accumulation: training.gradient_accumulation / replicas,
         }
     }
 }
@@ -106,7 +112,7 @@ impl MemoryEstimate {
         let of_pass = workload.shape.value_bytes;
         let copy = if workload.precision == Precision::Bf16 { of_pass * values } else { 0 };
         let gradients = F32 * trained_values;
-        let added_up = if workload.gradient_accumulation > 1 { gradients } else { 0 };
+        let added_up = gradients * u64::from(tree::most_held(workload.gradient_accumulation));
         let always = F32 * (values + optimizer);
         // The weights before the step stay until those behind it are there.
         let update = gradients + F32 * values;
@@ -176,12 +182,12 @@ fn state_values(info: &ParameterInfo, optimizer: OptimizerKind) -> u64 {
     }
 }
 
-/// The bytes that tensors may take on a device, where it tells: what its driver says of a GPU, and on a CPU what the
-/// system has left beside what this process has already.
-pub fn available(device: &Device) -> Option<u64> {
+/// The bytes that tensors may take on a device, where it tells: what its driver says of a GPU, and on a CPU the share of
+/// each of so many processes that compute there.
+pub fn available(device: &Device, processes: usize) -> Option<u64> {
     match device::is_gpu(device) {
         true => device::gpu_memory(device),
-        false => memory::available(),
+        false => memory::available(processes),
     }
 }
 
@@ -249,7 +255,7 @@ mod tests {
         assert_eq!(all.weights, some.weights);
     }
 
-    /// bf16 halves activations, and adds a copy of the weights; micro-batches add gradients once more; recomputation is
+    /// bf16 halves activations, and adds a copy of the weights; micro-batches add sums of gradients; recomputation is
     /// less than half of the activations at a size of the paper.
     #[test]
     fn what_lowers_the_peak_and_what_does_not() {
@@ -274,8 +280,11 @@ mod tests {
         let half = estimate(&half);
         assert_eq!(half.weights, plain.weights * 3 / 2);
         assert!(half.activations < plain.activations * 11 / 20 && half.logits == plain.logits / 2);
-        let added = estimate(&Workload { gradient_accumulation: 2, ..workload });
-        assert_eq!(added.peak, plain.peak + plain.gradients);
+        // 1, 2, 4 and 16 micro-batches hold no, one, two and four sums while the last one is computed.
+        for (gradient_accumulation, sums) in [(1, 0), (2, 1), (4, 2), (16, 4)] {
+            let added = estimate(&Workload { gradient_accumulation, ..workload });
+            assert_eq!(added.peak, plain.peak + sums * plain.gradients, "{gradient_accumulation}");
+        }
         let shape = StepShape { recompute_layers: true, ..shape };
         let again = estimate(&Workload { shape, ..workload });
         assert!(again.activations < plain.activations / 4, "{again:?} {plain:?}");

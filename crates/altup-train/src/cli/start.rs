@@ -591,15 +591,17 @@ impl<C, D> Running<C, D> {
 impl<C, D> Running<C, D> {
     /// Says what the run's steps will hold, and warns if the device has less.
     fn tell_memory(&self) -> MemoryEstimate {
-        let Trainer { config, train_data, device, learner, progress, .. } = &self.trainer;
-        let workload = Workload::of_run(config, train_data.as_ref(), is_gpu(device));
+        let Trainer { config, train_data, device, learner, progress, replicas, .. } = &self.trainer;
+        let batches = train_data.as_ref();
+        let workload = Workload::of_run(config, batches, is_gpu(device), replicas.size());
         let estimate = MemoryEstimate::of_run(&self.model_config, &learner.model, &workload);
-        let available = memory_estimate::available(device);
+        let available = memory_estimate::available(device, replicas.place().local_size);
         let of = available.map(|bytes| format!(", of {}", format_bytes(bytes)));
         progress.note(&format!("memory: {estimate}{}", of.unwrap_or_default()));
         if let Some(available) = available.filter(|&available| available < estimate.peak) {
+            let each = if replicas.is_lone() { "" } else { " of each replica" };
             progress.warn(&format!(
-                "warning: steps need about {}, and there are {}: {WHAT_TO_LOWER}",
+                "warning: steps{each} need about {}, and there are {}: {WHAT_TO_LOWER}",
                 format_bytes(estimate.peak),
                 format_bytes(available)
             ));

@@ -34,6 +34,11 @@ impl<T> PairwiseSum<T> {
     }
 }
 
+/// The most sums that a [`PairwiseSum`] of so many values holds while one of them is computed.
+pub fn most_held(count: usize) -> u32 {
+    count.checked_ilog2().unwrap_or(0)
+}
+
 /// Adds the pieces of `values`, each of `length`, into the first.
 pub(super) fn sum_pieces(values: &mut [f32], length: usize) {
     /// Elements whose pieces are added at a time: they stay in the cache over all heights of the tree.
@@ -82,6 +87,19 @@ mod tests {
         for number in 1..=64u32 {
             sum.push(1, |a: u64, b| a + b);
             assert_eq!(sum.nodes.len(), number.count_ones() as usize);
+        }
+    }
+
+    #[test]
+    fn most_are_held_before_a_power_of_two_is_full() {
+        for count in 0..=40 {
+            let (mut sum, mut most) = (PairwiseSum::default(), 0);
+            for _ in 0..count {
+                // Here the next one is computed.
+                most = most.max(sum.nodes.len());
+                sum.push(1, |a: u64, b| a + b);
+            }
+            assert_eq!(most_held(count), most as u32, "{count}");
         }
     }
 
