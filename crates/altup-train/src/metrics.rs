@@ -46,7 +46,7 @@ pub struct StartRow {
     pub parameters: u64,
     /// The backend, with the index of its device.
     pub backend: String,
-    /// Hardware threads that the process may use.
+    /// Threads that the process computes on.
     pub threads: usize,
     /// Processes that train together. Rows of older versions have none.
     #[serde(default = "one")]

@@ -1,23 +1,30 @@
-//! What a program that computes on the CPU sets up first: its memory and its threads. And how programs are started.
+//! What a program that computes on the CPU sets up first: its memory and its threads. And how programs are started and
+//! end.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 /// Sets up this process for speed; for programs, first in `main`.
 pub fn set_up() {
-    set_up_among(1);
+    keep_freed_memory();
+    compute_on_this_thread(usable_threads());
 }
 
-/// Sets up this process for speed, as one of several on this machine that compute together: they share its cores. What
-/// is returned is a warning, where a launcher has bound them to few cores.
-pub fn set_up_among(processes: usize) -> Option<String> {
+/// Sets up this process for speed, as number `own` of several that compute together, of each of which `cores` are those
+/// that it may use: processes with the same cores share them. What is returned is a warning, where a launcher has bound
+/// those of this machine to few cores.
+pub fn set_up_among(own: usize, cores: &[Cores]) -> Option<String> {
     keep_freed_memory();
-    let cores = Cores::here();
-    let share = cores.share(processes);
+    let share = Cores::share(own, cores);
     compute_on_this_thread(share);
     #[cfg(feature = "tch")]
-    if processes > 1 {
+    if cores.len() > 1 {
         // SAFETY: libtorch only writes the number down.
         unsafe { torch_sys::at_set_num_threads(share as i32) };
     }
-    cores.idle(processes)
+    Cores::idle(own, cores)
 }
 
 /// The threads that kernels on the CPU run on.
@@ -25,66 +32,97 @@ pub fn num_threads() -> usize {
     rayon::current_num_threads()
 }
 
-/// The cores of a machine, and those of this process.
-#[derive(Clone, Copy, Debug)]
-struct Cores {
+/// As many threads of this process as can run at once: the cores that it is bound to, or a container's quota.
+fn usable_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The cores that a process may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cores {
+    /// A number of the machine.
+    machine: usize,
     /// As many threads as can run at once.
     usable: usize,
-    /// Cores that this process is bound to.
-    bound: usize,
-    /// Cores that its parent may use, which is the launcher's process: those of the machine, or of a container.
+    /// The numbers of the cores that it is bound to; empty where the system doesn't tell.
+    bound: BTreeSet<usize>,
+    /// How many it could be bound to: those of the machine, or of its container.
     all: usize,
 }
 
 impl Cores {
-    fn here() -> Self {
-        let usable = std::thread::available_parallelism().map_or(1, usize::from);
-        #[cfg(target_os = "linux")]
-        {
-            // SAFETY: it only reads a number.
-            let parent = unsafe { libc::getppid() };
-            let bound = allowed_cores(0).unwrap_or(usable);
-            Self { usable, bound, all: allowed_cores(parent).unwrap_or(bound).max(bound) }
+    /// Those of this process, whose machine has a number of its own among those of the processes that it computes with.
+    pub fn here(machine: usize) -> Self {
+        let usable = usable_threads();
+        let bound = bound_cores();
+        let all = std::thread::spawn(unbound_cores).join().unwrap_or_default();
+        let all = all.len().max(bound.len()).max(usable);
+        Self { machine, usable, bound, all }
+    }
+
+    fn shares_with(&self, other: &Self) -> bool {
+        let untold = self.bound.is_empty() || other.bound.is_empty();
+        self.machine == other.machine && (untold || !self.bound.is_disjoint(&other.bound))
+    }
+
+    /// The threads for process `own`.
+    fn share(own: usize, of_each: &[Self]) -> usize {
+        let sharing = of_each.iter().filter(|other| of_each[own].shares_with(other)).count();
+        (of_each[own].usable / sharing.max(1)).max(1)
+    }
+
+    /// What to say where most cores of the machine of process `own` are idle because of the binding of those there.
+    fn idle(own: usize, of_each: &[Self]) -> Option<String> {
+        let Self { machine, all, .. } = of_each[own];
+        let here: Vec<&Self> = of_each.iter().filter(|other| other.machine == machine).collect();
+        if here.iter().any(|process| process.bound.is_empty()) {
+            return None;
         }
-        #[cfg(not(target_os = "linux"))]
-        Self { usable, bound: usable, all: usable }
-    }
-
-    fn is_bound(self) -> bool {
-        self.bound < self.all
-    }
-
-    /// The threads for one of so many processes.
-    fn share(self, processes: usize) -> usize {
-        let all = if self.is_bound() { self.all } else { self.usable };
-        self.usable.min((all / processes).max(1))
-    }
-
-    /// What to say where the binding of so many processes leaves most cores idle.
-    fn idle(self, processes: usize) -> Option<String> {
-        let Self { bound, all, .. } = self;
-        let used = bound * processes;
-        (self.is_bound() && 2 * used <= all).then(|| {
-            let each = if bound == 1 { "one core".to_owned() } else { format!("{bound} cores") };
+        let used: BTreeSet<usize> =
+            here.iter().flat_map(|process| &process.bound).copied().collect();
+        let (used, each) = (used.len(), (all / here.len()).max(1));
+        (2 * used <= all).then(|| {
             format!(
-                "warning: each replica is bound to {each}, so that at most {used} of {all} are used: start them with \
-                 `mpirun --bind-to none`, or with `--map-by slot:PE={}`",
-                all / processes
+                "warning: the replicas of this machine are bound to {used} of its {all} cores, and the others are idle: \
+                 start them with `mpirun --bind-to none`, or with `--map-by slot:PE={each}` (Slurm: `srun \
+                 --cpus-per-task={each}`)"
             )
         })
     }
 }
 
-/// How many cores a process is bound to; 0 stands for this one.
-#[cfg(target_os = "linux")]
-fn allowed_cores(process: libc::pid_t) -> Option<usize> {
-    let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
-    // SAFETY: sched_getaffinity writes at most the size that it is told; a set of zeros is a valid one.
-    unsafe {
-        let size = size_of::<libc::cpu_set_t>();
-        let got = libc::sched_getaffinity(process, size, set.as_mut_ptr());
-        (got == 0).then(|| libc::CPU_COUNT(&set.assume_init()) as usize)
+/// The numbers of the cores that the calling thread is bound to; none where the system doesn't tell.
+fn bound_cores() -> BTreeSet<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
+        // SAFETY: sched_getaffinity writes at most the size that it is told, and a set of zeros is a valid one. Cores are
+        // asked for below the size of a set alone.
+        unsafe {
+            if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), set.as_mut_ptr()) == 0 {
+                let set = set.assume_init();
+                let is_bound = |core: &usize| libc::CPU_ISSET(*core, &set);
+                return (0..libc::CPU_SETSIZE as usize).filter(is_bound).collect();
+            }
+        }
     }
+    BTreeSet::new()
+}
+
+/// The cores that the calling thread could be bound to, and is from now on: all that its container has.
+fn unbound_cores() -> BTreeSet<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
+        // SAFETY: as above; sched_setaffinity reads a set, and takes of it what there is. Where it fails, the thread stays
+        // bound as it was.
+        unsafe {
+            let set = set.assume_init_mut();
+            (0..libc::CPU_SETSIZE as usize).for_each(|core| libc::CPU_SET(core, set));
+            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set);
+        }
+    }
+    bound_cores()
 }
 
 /// Makes the calling thread one of those that kernels run on, where there are several.
@@ -145,30 +183,82 @@ pub fn ignores(signal: i32) -> bool {
     }
 }
 
+/// From now on, SIGTERM ends this process at once, whatever listened for it.
+pub fn end_at_sigterm() {
+    #[cfg(unix)]
+    {
+        // SAFETY: what a signal does by default runs no code of this program.
+        unsafe { libc::signal(libc::SIGTERM, libc::SIG_DFL) };
+    }
+}
+
+/// From now on, this process has so many seconds left, at least 1: then a signal ends it.
+pub fn end_within(time: Duration) {
+    #[cfg(unix)]
+    {
+        // SAFETY: as above.
+        unsafe {
+            libc::signal(libc::SIGALRM, libc::SIG_DFL);
+            libc::alarm(time.as_secs().max(1) as u32);
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = time;
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Cores, quoted};
+    use std::ops::Range;
+
+    /// A process on a machine of 16 cores.
+    fn on(machine: usize, bound: Range<usize>) -> Cores {
+        Cores { machine, usable: bound.len(), bound: bound.collect(), all: 16 }
+    }
+
+    fn shares(cores: &[Cores]) -> Vec<usize> {
+        (0..cores.len()).map(|own| Cores::share(own, cores)).collect()
+    }
 
     #[test]
-    fn processes_share_the_cores() {
-        let unbound = Cores { usable: 8, bound: 8, all: 8 };
-        assert_eq!([1, 2, 3, 16].map(|processes| unbound.share(processes)), [8, 4, 2, 1]);
-        assert_eq!(unbound.idle(2), None);
+    fn processes_share_the_cores_that_they_have_in_common() {
+        for count in [1, 2, 3, 16, 20] {
+            let unbound = vec![on(0, 0..16); count];
+            assert_eq!(shares(&unbound), vec![(16 / count).max(1); count]);
+            assert_eq!(Cores::idle(0, &unbound), None);
+        }
+        let apart = [on(0, 0..8), on(0, 8..16)];
+        assert_eq!((shares(&apart), Cores::idle(0, &apart)), (vec![8, 8], None));
+        // Two processes share each socket.
+        let on_sockets = [on(0, 0..8), on(0, 0..8), on(0, 8..16), on(0, 8..16)];
+        assert_eq!((shares(&on_sockets), Cores::idle(3, &on_sockets)), (vec![4; 4], None));
+        let nested = [on(0, 0..16), on(0, 0..4)];
+        assert_eq!(shares(&nested), [8, 2]);
+        // The same numbers on another machine are other cores.
+        assert_eq!(shares(&[on(0, 0..16), on(1, 0..16)]), [16, 16]);
         // A quota of a container: fewer threads than cores.
-        assert_eq!(Cores { usable: 4, ..unbound }.share(2), 2);
-        // Two processes share each socket of 16 cores.
-        let on_socket = Cores { usable: 16, bound: 16, all: 32 };
-        assert_eq!((on_socket.share(4), on_socket.idle(4)), (8, None));
+        assert_eq!(shares(&vec![Cores { usable: 4, ..on(0, 0..16) }; 2]), [2, 2]);
+        // A system that tells nothing.
+        assert_eq!(shares(&vec![Cores { usable: 8, ..on(0, 0..0) }; 2]), [4, 4]);
     }
 
     #[test]
     fn cores_that_a_launcher_leaves_idle_are_told() {
-        let on_core = Cores { usable: 1, bound: 1, all: 16 };
-        assert_eq!(on_core.share(2), 1);
-        let warning = on_core.idle(2).unwrap();
-        assert!(warning.contains("at most 2 of 16 are used"), "{warning}");
+        let on_cores = [on(0, 0..1), on(0, 1..2), on(1, 0..16)];
+        assert_eq!(shares(&on_cores), [1, 1, 16]);
+        let warning = Cores::idle(0, &on_cores).unwrap();
+        assert!(warning.contains("bound to 2 of its 16 cores"), "{warning}");
         assert!(warning.contains("--bind-to none") && warning.contains("PE=8"), "{warning}");
-        assert_eq!(Cores { all: 2, ..on_core }.idle(2), None);
+        assert_eq!(Cores::idle(2, &on_cores), None);
+        assert_eq!(Cores::idle(0, &[on(0, 0..9)]), None);
+    }
+
+    #[test]
+    fn a_thread_may_have_no_more_cores_than_there_are() {
+        let here = Cores::here(0);
+        assert!(here.usable >= 1 && here.all >= here.usable, "{here:?}");
+        // Looking has not changed what it may use.
+        assert_eq!(Cores::here(0), here);
     }
 
     #[test]

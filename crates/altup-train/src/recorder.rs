@@ -14,6 +14,7 @@ use crate::checkpoint::RunState;
 use crate::filling::FillError;
 use crate::matrix_peak::matrix_peak;
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow, StartRow};
+use crate::process::num_threads;
 use crate::run_folder::RunFolder;
 use crate::samples::{SamplePrompts, SamplesError, SamplesLog};
 use crate::views::{ViewError, Views};
@@ -172,7 +173,7 @@ impl Recorder {
         device: &Device,
         dtype: DType,
     ) -> Result<(), MetricsError> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = num_threads();
         let present = StartRow::newest(metrics.path())?
             .filter(|row| row.backend == start.backend && row.threads == threads)
             .filter(|row| row.replicas == start.replicas);

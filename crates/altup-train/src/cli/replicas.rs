@@ -1,7 +1,7 @@
 //! A command that all replicas of a run do together.
 
-use altup_train::process;
-use altup_train::replicas::{Agreement, Replicas};
+use altup_train::process::{self, Cores};
+use altup_train::replicas::{Agreement, Place, Replicas};
 use altup_train::run_record::{BURN_VERSION, NUMERICS};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +16,9 @@ pub(super) fn together(
     command: impl FnOnce(&Replicas) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
     let replicas = Replicas::join()?;
-    let idle = process::set_up_among(replicas.place().local_size);
+    let Place { rank, machine, .. } = replicas.place();
+    let cores = replicas.gather(Cores::here(machine), "the cores that they have");
+    let idle = process::set_up_among(rank, &cores);
     if replicas.is_lone() {
         return command(&replicas);
     }

@@ -15,6 +15,8 @@ pub struct Place {
     pub local_rank: usize,
     /// How many are on its machine.
     pub local_size: usize,
+    /// The first of those on its machine, which stands for the machine.
+    pub machine: usize,
 }
 
 /// What joins the processes of a run.
@@ -48,7 +50,7 @@ pub(super) struct Lone;
 
 impl Engine for Lone {
     fn place(&self) -> Place {
-        Place { rank: 0, size: 1, local_rank: 0, local_size: 1 }
+        Place { rank: 0, size: 1, local_rank: 0, local_size: 1, machine: 0 }
     }
 
     fn all_to_all(&self, pieces: &[f32], received: &mut [f32], _: &Wait<'_>) {

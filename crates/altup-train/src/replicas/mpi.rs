@@ -36,11 +36,14 @@ impl Mpi {
         }
         let rank = world.rank();
         let machine = world.split_shared(rank);
+        let mut first_there = rank;
+        machine.process_at_rank(0).broadcast_into(&mut first_there);
         let place = Place {
             rank: rank as usize,
             size: found,
             local_rank: machine.rank() as usize,
             local_size: machine.size() as usize,
+            machine: first_there as usize,
         };
         Ok(Self { place, world, _universe: universe })
     }

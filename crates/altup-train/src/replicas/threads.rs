@@ -56,7 +56,7 @@ impl OnThread {
 impl Engine for OnThread {
     fn place(&self) -> Place {
         let (rank, size) = (self.rank, self.size);
-        Place { rank, size, local_rank: rank, local_size: size }
+        Place { rank, size, local_rank: rank, local_size: size, machine: 0 }
     }
 
     fn all_to_all(&self, pieces: &[f32], received: &mut [f32], wait: &Wait<'_>) {
