@@ -9,34 +9,68 @@ use std::panic::{self, AssertUnwindSafe};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
+use std::time::Duration;
+#[cfg(unix)]
+use std::{sync::atomic::AtomicBool, thread};
+
+#[cfg(unix)]
+use crate::process;
 
 /// There was not enough memory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct OutOfMemory(String);
 
-/// What is printed where memory runs out, while [`guard`] runs something.
-static MESSAGE: AtomicPtr<String> = AtomicPtr::new(null_mut());
+/// What is said and done where memory runs out, while [`guard`] runs something.
+static LAST_WORDS: AtomicPtr<LastWords> = AtomicPtr::new(null_mut());
+
+/// What a process says and does where its own memory runs out. Nothing of it may need more.
+#[derive(Clone, Debug)]
+pub struct LastWords {
+    /// What it says, with the line's end.
+    pub line: String,
+    /// How long it leaves others to say it first.
+    pub after: Duration,
+    /// What ends the process, and those that it computes with.
+    pub end: fn() -> !,
+}
+
+impl LastWords {
+    /// A process alone says its error, and ends with exit code 1.
+    pub fn of_one_alone(error: &str) -> Self {
+        Self { line: format!("error: {error}\n"), after: Duration::ZERO, end: exit }
+    }
+}
+
+/// Ends the process at once, with exit code 1.
+pub fn exit() -> ! {
+    #[cfg(unix)]
+    {
+        // SAFETY: it runs no code of this program.
+        unsafe { libc::_exit(1) }
+    }
+    #[cfg(not(unix))]
+    std::process::exit(1)
+}
 
 /// What a panic said of memory.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// Runs something that may need more memory than there is. If a GPU's runs out, that is an error, and no panic is
-/// printed. If the process's own does, and its allocator is [`Reporting`], it ends with exit code 1 and `message` as its
-/// last line on standard error.
+/// printed. If the process's own does, and its allocator is [`Reporting`], it ends with its last words.
 ///
 /// One call at a time: a second one takes the first one's place.
 ///
 /// # Errors
 ///
 /// If a GPU has no memory left.
-pub fn guard<R>(message: &str, run: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
+pub fn guard<R>(last_words: LastWords, run: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(install_hook);
-    let mut line = format!("error: {message}\n");
-    MESSAGE.store(&raw mut line, Ordering::Release);
+    // Never freed: another thread may have come to read it by the time that this one is done.
+    LAST_WORDS.store(Box::leak(Box::new(last_words)), Ordering::Release);
     let ended = panic::catch_unwind(AssertUnwindSafe(run));
-    MESSAGE.store(null_mut(), Ordering::Release);
+    LAST_WORDS.store(null_mut(), Ordering::Release);
     match (ended, PANIC.lock().unwrap_or_else(PoisonError::into_inner).take()) {
         (Ok(result), _) => Ok(result),
         (Err(_), Some(reason)) => Err(OutOfMemory(reason)),
@@ -48,7 +82,7 @@ pub fn guard<R>(message: &str, run: impl FnOnce() -> R) -> Result<R, OutOfMemory
 fn install_hook() {
     let others = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        if !MESSAGE.load(Ordering::Acquire).is_null() {
+        if !LAST_WORDS.load(Ordering::Acquire).is_null() {
             let mut found = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
             if found.is_none() {
                 *found = text(info.payload()).and_then(about_memory);
@@ -80,7 +114,7 @@ fn about_memory(text: &str) -> Option<String> {
 }
 
 /// The system's allocator, for programs: while [`guard`] runs something, an allocation that fails ends the process with
-/// the message that it was given.
+/// the last words that it was given.
 #[derive(Clone, Copy, Debug)]
 pub struct Reporting;
 
@@ -120,16 +154,19 @@ unsafe impl GlobalAlloc for Reporting {
 #[cfg(unix)]
 #[cold]
 fn end_with_message() {
-    let message = MESSAGE.swap(null_mut(), Ordering::AcqRel);
-    if !message.is_null() {
-        // SAFETY: `guard` takes the pointer away before it drops what it points to, and the process ends here. Another
-        // thread may be past that, in which case it waits for this one's exit or ends with the same message.
-        unsafe {
-            let message = (*message).as_bytes();
-            libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
-            libc::_exit(1);
-        }
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    let last_words = LAST_WORDS.load(Ordering::Acquire);
+    // SAFETY: what `guard` puts there is never freed.
+    let Some(LastWords { line, after, end }) = (unsafe { last_words.as_ref() }) else { return };
+    while IS_SAID.swap(true, Ordering::AcqRel) {
+        // Another thread says it, and ends the process.
+        thread::sleep(Duration::from_secs(1));
     }
+    process::end_at_sigterm();
+    thread::sleep(*after);
+    // SAFETY: the line is in memory as long as it says.
+    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    end()
 }
 
 #[cfg(not(unix))]
@@ -143,19 +180,20 @@ mod tests {
     /// libtorch's.
     #[test]
     fn a_panic_about_memory_is_an_error() {
-        let fails = |text: &'static str| guard("", || -> u8 { panic!("{text}") });
+        let words = || LastWords::of_one_alone("none");
+        let fails = |text: &'static str| guard(words(), || -> u8 { panic!("{text}") });
         let error = fails("the loss: out of device memory allocating 123 bytes\nbacktrace");
         let expected = "the loss: out of device memory allocating 123 bytes";
         assert_eq!(error.unwrap_err().to_string(), expected);
         let error = fails("\n can't allocate memory: you tried to allocate 5 bytes.");
         assert!(error.unwrap_err().to_string().starts_with("can't allocate"));
-        let elsewhere = guard("", || {
+        let elsewhere = guard(words(), || {
             let thread = std::thread::spawn(|| panic!("An out-of-memory error happened"));
             thread.join().expect("the device's thread")
         });
         assert_eq!(elsewhere.unwrap_err().to_string(), "An out-of-memory error happened");
-        assert_eq!(guard("", || 7), Ok(7));
-        let other = panic::catch_unwind(|| guard("", || panic!("something else")));
+        assert_eq!(guard(words(), || 7), Ok(7));
+        let other = panic::catch_unwind(|| guard(words(), || panic!("something else")));
         assert_eq!(other.unwrap_err().downcast_ref::<&str>(), Some(&"something else"));
     }
 }

@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::replicas::{agreement_on, together};
+use super::replicas::{agreement_on, refuse_several, together};
 use super::{BackendArgs, PrecisionArgs, backends, output};
 
 /// Compare the speed of models on backends and in other programs, side by side
@@ -170,6 +170,7 @@ pub(super) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     if args.works.contains(&Asked::Exchange) {
         return together(|replicas| exchange(args, replicas));
     }
+    refuse_several("a comparison");
     process::set_up();
     bench(args).map(|()| ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! A command that all replicas of a run do together.
 
 use altup_train::process::{self, Cores};
-use altup_train::replicas::{Agreement, Place, Replicas};
+use altup_train::replicas::{Agreement, Launch, Place, Replicas};
 use altup_train::run_record::{BURN_VERSION, NUMERICS};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,13 +15,15 @@ use super::output;
 pub(super) fn together(
     command: impl FnOnce(&Replicas) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
-    let replicas = Replicas::join()?;
+    let Some(launch) = Launch::here() else {
+        process::set_up();
+        return command(&Replicas::lone());
+    };
+    let replicas = Replicas::join(launch.clone());
+    let replicas = replicas.unwrap_or_else(|error| launch.refuse(&error.to_string()));
     let Place { rank, machine, .. } = replicas.place();
     let cores = replicas.gather(Cores::here(machine), "the cores that they have");
     let idle = process::set_up_among(rank, &cores);
-    if replicas.is_lone() {
-        return command(&replicas);
-    }
     if let Some(warning) = idle.filter(|_| replicas.is_first()) {
         output::note(&warning);
     }
@@ -38,6 +40,17 @@ pub(super) fn together(
         }
         Ok(Err(error)) => replicas.end_all(&format!("{error:#}")),
         Err(panic) => replicas.end_all(&panicked(&*panic)),
+    }
+}
+
+/// Refuses to be one of several processes that were started together: `what` starts its own.
+pub(super) fn refuse_several(what: &str) {
+    if let Some(launch) = Launch::here() {
+        let Launch { size, variable, .. } = launch;
+        launch.refuse(&format!(
+            "{size} processes of this program were started together ({variable}), and {what} starts its own: start it \
+             alone"
+        ));
     }
 }
 

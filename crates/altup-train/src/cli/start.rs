@@ -552,10 +552,14 @@ impl<C, D> Running<C, D> {
         self.trainer.progress.start(self.trainer.state.step);
         let run = self.folder.path().display().to_string();
         let no_memory = format!("out of memory; {estimate}. To need less, {WHAT_TO_LOWER}");
-        let trained = out_of_memory::guard(&no_memory, || self.trainer.train(self.stop.flag()));
+        let last_words = self.trainer.replicas.last_words(&no_memory);
+        let trained = out_of_memory::guard(last_words, || self.trainer.train(self.stop.flag()));
         self.trainer.progress.finish();
         let trained = trained.context(no_memory)?;
-        if !matches!(trained, Ok(Outcome::Finished)) {
+        // With others, an error is said first: they may see it too, and would end this replica while it writes.
+        let writes = matches!(trained, Ok(Outcome::Stopped))
+            || trained.is_err() && self.trainer.replicas.is_lone();
+        if writes {
             // What people look at may be older than the last row.
             let warning = self.trainer.recorder.write_views();
             warning.iter().for_each(|warning| self.trainer.progress.warn(warning));

@@ -1,6 +1,5 @@
 use altup_train::bench::comparison::Side;
 use altup_train::progress::{ProgressMode, format_count};
-use altup_train::replicas::Launch;
 use altup_train::run_folder::RunFolder;
 use altup_train::study::execute::{Executor, Outcome};
 use altup_train::study::fine_tuning::PlannedFineTuning;
@@ -16,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::replicas::refuse_several;
 use super::stop::{self, Stop};
 use super::{BackendArgs, CacheArgs, output};
 
@@ -118,13 +118,7 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
         dry_run(&plan, args.output.map(|path| StudyFolder::new(&path)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(launch) = Launch::here() {
-        anyhow::bail!(
-            "{} processes of this program were started together ({}), and a study starts its own: start it alone",
-            launch.size,
-            launch.variable
-        );
-    }
+    refuse_several("a study");
     let does = |part: Part| args.only.is_none_or(|only| only == part);
     args.backend.open()?;
     let folder = StudyFolder::new(&args.output.context("--output is missing")?);

@@ -1,8 +1,11 @@
 //! What joins processes, whoever does it.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::{out_of_memory, process};
 
 /// Where a replica is among all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,11 @@ pub trait Engine {
 
     /// Ends all replicas, with an exit code other than 0, wherever they are.
     fn end_all(&self, code: i32) -> !;
+
+    /// What does so on any thread, where the process has no memory left. Default: it exits, which a launcher notices.
+    fn end_without_memory(&self) -> fn() -> ! {
+        out_of_memory::exit
+    }
 }
 
 /// A process alone: what it gets from all is its own.
@@ -73,11 +81,13 @@ impl Engine for Lone {
 }
 
 /// A wait for the other replicas.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wait<'a> {
     what: &'a str,
-    since: Instant,
     limit: Duration,
+    /// How long it has waited, without the time in which it was itself frozen.
+    waited: Cell<Duration>,
+    looked: Cell<Instant>,
 }
 
 impl<'a> Wait<'a> {
@@ -85,26 +95,28 @@ impl<'a> Wait<'a> {
     const SPIN: Duration = Duration::from_millis(20);
     /// Then it sleeps between two looks.
     const SLEEP: Duration = Duration::from_micros(200);
+    /// When a look comes so much later than the one before, this replica was frozen, and the others may be there.
+    const LONGEST_GAP: Duration = Duration::from_secs(1);
 
     /// A wait from now on for `what`, as in "waited for the gradients of step 7".
     pub(super) fn new(what: &'a str, limit: Duration) -> Self {
-        Self { what, since: Instant::now(), limit }
+        Self { what, limit, waited: Cell::default(), looked: Cell::new(Instant::now()) }
     }
 
     /// For the engine, while what it waits for has not come: gives the processor to others for a moment. When the wait
     /// takes too long, it says so and ends all replicas.
     pub fn look(&self, engine: &dyn Engine) {
-        let waited = self.since.elapsed();
-        if waited > self.limit {
+        let now = Instant::now();
+        let gap = now - self.looked.replace(now);
+        let waited = self.waited.get() + gap.min(Self::LONGEST_GAP);
+        self.waited.set(waited);
+        if waited > self.limit.max(until_all_have_spoken(engine.place().size)) {
             let (seconds, what) = (self.limit.as_secs_f64(), self.what);
-            say(
-                engine.place(),
-                &format!(
-                    "waited {seconds} s for {what}, and another replica is not there yet: it is stuck or gone \
-                     (training.replica_timeout says how long to wait)"
-                ),
+            let error = format!(
+                "waited {seconds} s for {what}, and another replica is not there yet: it is stuck or gone \
+                 (training.replica_timeout says how long to wait)"
             );
-            engine.end_all(1);
+            end_all(engine, &error);
         }
         match waited < Self::SPIN {
             true => thread::yield_now(),
@@ -113,13 +125,62 @@ impl<'a> Wait<'a> {
     }
 }
 
-/// Writes the error that ends all replicas.
-pub(super) fn say(place: Place, error: &str) {
+/// Ends all replicas, after `error` on standard error.
+pub(super) fn end_all(engine: &dyn Engine, error: &str) -> ! {
+    let Place { rank, size, .. } = engine.place();
+    say_in_turn(rank, size, error);
+    engine.end_all(1)
+}
+
+/// How much later than replica 0 replica `rank` says what is wrong. What is wrong on all of them is said once: by the
+/// first, which ends the others meanwhile; if it is wrong on some, by the first of these.
+pub(super) fn turn(rank: usize) -> Duration {
+    const FIRST: Duration = Duration::from_secs(1);
+    /// From here on all have one turn: an error must not take minutes to be said.
+    const LAST: usize = 10;
+    match rank {
+        0 => Duration::ZERO,
+        rank => FIRST + NEXT_TURN * rank.min(LAST) as u32,
+    }
+}
+
+/// In this time the launcher ends a replica after another has spoken: Open MPI sends it SIGTERM after a second.
+const NEXT_TURN: Duration = Duration::from_secs(2);
+
+/// When each of `size` replicas has said what is wrong there: one that only waits for it says nothing before.
+fn until_all_have_spoken(size: usize) -> Duration {
+    turn(size - 1) + NEXT_TURN
+}
+
+/// Writes an error, after those whose turn is before.
+pub(super) fn say_in_turn(rank: usize, size: usize, error: &str) {
+    // By this the launcher ends those that wait when another has spoken. A run that listens for it would speak, too.
+    process::end_at_sigterm();
+    thread::sleep(turn(rank));
     // Nothing is left to do where even this can't be written.
-    let _ = writeln!(std::io::stderr(), "{}: error: {error}", name(place));
+    let _ = writeln!(std::io::stderr(), "{}", line(rank, size, error));
+}
+
+/// The line that says an error.
+pub(super) fn line(rank: usize, size: usize, error: &str) -> String {
+    format!("{}: error: {error}", name(rank, size))
 }
 
 /// What a replica is called in messages.
-pub(super) fn name(place: Place) -> String {
-    format!("replica {} of {}", place.rank, place.size)
+pub(super) fn name(rank: usize, size: usize) -> String {
+    format!("replica {rank} of {size}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_speak_one_after_the_other_and_those_that_wait_last() {
+        let seconds = |rank| turn(rank).as_secs();
+        assert_eq!([0, 1, 2, 3, 10, 11, 4000].map(seconds), [0, 3, 5, 7, 21, 21, 21]);
+        for size in 2..=20 {
+            assert!(until_all_have_spoken(size) > turn(size - 1));
+        }
+    }
 }

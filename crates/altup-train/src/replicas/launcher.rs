@@ -1,20 +1,26 @@
 //! Whether this process was started as one of several, and how it joins them.
 
-use super::Replicas;
+use super::{Replicas, engine};
 
 /// A start by a launcher, as its variables tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// How many processes it started.
     pub size: usize,
-    /// The variable that says so.
+    /// The number of this one.
+    pub rank: usize,
+    /// The variable that says how many they are.
     pub variable: &'static str,
 }
 
-/// Variables of the number of processes: of Open MPI's `mpirun`, of MPICH's and Intel's (and Slurm's PMI-2), of
-/// MVAPICH's, and of Slurm's `srun`, which sets it for each step and not for a batch script.
-const SIZES: [&str; 4] =
-    ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"];
+/// Variables of the number of processes, and of a process's own: of Open MPI's `mpirun`, of MPICH's and Intel's (and
+/// Slurm's PMI-2), of MVAPICH's, and of Slurm's `srun`, which sets the first for each step and not for a batch script.
+const VARIABLES: [[&str; 2]; 4] = [
+    ["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"],
+    ["PMI_SIZE", "PMI_RANK"],
+    ["MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"],
+    ["SLURM_STEP_NUM_TASKS", "SLURM_PROCID"],
+];
 
 /// Why this process can't join the others.
 #[derive(Debug, thiserror::Error)]
@@ -50,25 +56,29 @@ impl Launch {
     }
 
     fn from_variables(value: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        let launches = SIZES.into_iter().filter_map(|variable| {
-            let size = value(variable)?.trim().parse().ok()?;
-            Some(Self { size, variable })
+        let number = |variable| value(variable)?.trim().parse().ok();
+        let mut launches = VARIABLES.into_iter().filter_map(|[variable, own]| {
+            let size = number(variable)?;
+            Some(Self { size, rank: number(own).unwrap_or(0), variable })
         });
-        launches.into_iter().next().filter(|launch| launch.size > 1)
+        launches.next().filter(|launch| launch.size > 1)
+    }
+
+    /// Ends this process, after `error` in its turn: what it can't do, those that were started with it can't either.
+    pub fn refuse(&self, error: &str) -> ! {
+        engine::say_in_turn(self.rank, self.size, error);
+        std::process::exit(1)
     }
 }
 
 impl Replicas {
-    /// Joins the processes that were started with this one; alone if there are none.
+    /// Joins the processes that were started with this one.
     ///
     /// # Errors
     ///
-    /// If there are others, and this build or this MPI does not reach them: N runs in one folder would follow.
-    pub fn join() -> Result<Self, JoinError> {
-        match Launch::here() {
-            None => Ok(Self::lone()),
-            Some(launch) => join(launch),
-        }
+    /// If this build or this MPI does not reach them: N runs in one folder would follow.
+    pub fn join(launch: Launch) -> Result<Self, JoinError> {
+        join(launch)
     }
 }
 
@@ -86,19 +96,21 @@ fn join(launch: Launch) -> Result<Replicas, JoinError> {
 mod tests {
     use super::*;
 
-    fn launch(variables: &[(&str, &str)]) -> Option<(usize, &'static str)> {
-        let value = |name: &str| {
+    fn launch(variables: &[(&str, &str)]) -> Option<Launch> {
+        Launch::from_variables(|name| {
             variables.iter().find(|(of, _)| *of == name).map(|(_, value)| (*value).to_owned())
-        };
-        Launch::from_variables(value).map(|launch| (launch.size, launch.variable))
+        })
     }
 
     #[test]
     fn launchers_tell_how_many_they_started() {
         assert_eq!(launch(&[]), None);
-        assert_eq!(launch(&[("OMPI_COMM_WORLD_SIZE", "4")]), Some((4, "OMPI_COMM_WORLD_SIZE")));
-        assert_eq!(launch(&[("PMI_SIZE", "2")]), Some((2, "PMI_SIZE")));
-        assert_eq!(launch(&[("SLURM_STEP_NUM_TASKS", "256")]).unwrap().0, 256);
+        let expected = |size, rank, variable| Some(Launch { size, rank, variable });
+        let open_mpi = [("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "3")];
+        assert_eq!(launch(&open_mpi), expected(4, 3, "OMPI_COMM_WORLD_SIZE"));
+        assert_eq!(launch(&[("PMI_SIZE", "2")]), expected(2, 0, "PMI_SIZE"));
+        let slurm = [("SLURM_STEP_NUM_TASKS", "256"), ("SLURM_PROCID", "9")];
+        assert_eq!(launch(&slurm), expected(256, 9, "SLURM_STEP_NUM_TASKS"));
     }
 
     #[test]

@@ -28,6 +28,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::out_of_memory::LastWords;
+
 pub use agreement::{Agreement, Disagreement};
 pub use engine::{Engine, Place, Wait};
 pub use gradients::GradientSum;
@@ -46,7 +48,7 @@ pub struct Replicas {
 
 impl fmt::Debug for Replicas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&engine::name(self.place()))
+        f.write_str(&engine::name(self.place().rank, self.size()))
     }
 }
 
@@ -104,12 +106,20 @@ impl Replicas {
 
     /// Ends all replicas, after `error` on standard error.
     pub fn end_all(&self, error: &str) -> ! {
-        if !self.is_first() {
-            // What is wrong on all of them is said once: by the first, which ends the others meanwhile.
-            std::thread::sleep(Duration::from_secs(3));
+        engine::end_all(&*self.engine, error)
+    }
+
+    /// What this process says and does where it runs out of memory: it ends all replicas.
+    pub fn last_words(&self, error: &str) -> LastWords {
+        let Place { rank, size, .. } = self.place();
+        match self.is_lone() {
+            true => LastWords::of_one_alone(error),
+            false => LastWords {
+                line: engine::line(rank, size, error) + "\n",
+                after: engine::turn(rank),
+                end: self.engine.end_without_memory(),
+            },
         }
-        engine::say(self.place(), error);
-        self.engine.end_all(1)
     }
 
     /// Waits until all replicas are here.

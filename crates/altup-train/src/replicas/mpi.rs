@@ -3,6 +3,8 @@
 //! Every operation is one that doesn't block, looked at until it is done. So a wait can end, and gives its processor to
 //! others meanwhile: MPI's own waits take a core each.
 
+use std::time::Duration;
+
 use mpi::Threading;
 use mpi::collective::Root;
 use mpi::environment::Universe;
@@ -12,6 +14,7 @@ use mpi::traits::{Communicator, CommunicatorCollectives};
 
 use super::engine::{Engine, Place, Wait};
 use super::launcher::{JoinError, Launch};
+use crate::process;
 
 /// The processes of an MPI job. When it is dropped, MPI waits until all of them have dropped theirs.
 pub(super) struct Mpi {
@@ -90,4 +93,15 @@ impl Engine for Mpi {
     fn end_all(&self, code: i32) -> ! {
         self.world.abort(code)
     }
+
+    fn end_without_memory(&self) -> fn() -> ! {
+        abort_without_memory
+    }
+}
+
+/// Ends all replicas from whatever thread ran out of memory. MPI may need some for that: where it gets no further, this
+/// process ends by a signal, which the launcher notices.
+fn abort_without_memory() -> ! {
+    process::end_within(Duration::from_secs(10));
+    SimpleCommunicator::world().abort(1)
 }
