@@ -182,6 +182,18 @@ impl TaskSplit {
         self.dataset.skipped_rows
     }
 
+    /// A hash of what answers and scores depend on beside the model: the task, and the examples as text and as tokens.
+    pub fn fingerprint(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_derive_key("altup-train 2026 split of a task");
+        let Self { task, split, labels, .. } = self;
+        let task = (task.name(), task.template(), task.label_words(), task.metrics());
+        hasher.update(format!("{task:?} {split:?} {labels:?}").as_bytes());
+        for example in self.examples().iter().zip(&self.tokenized.examples) {
+            hasher.update(format!("{example:?}").as_bytes());
+        }
+        hasher.finalize()
+    }
+
     /// Whether the files say what is right.
     pub fn is_labelled(&self) -> bool {
         self.examples().iter().all(|example| example.reference.is_some())

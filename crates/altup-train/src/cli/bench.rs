@@ -177,9 +177,9 @@ pub(super) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 
 /// Measures the exchange between the replicas, all of which are here.
 fn exchange(args: BenchArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
-    replicas.agree(
-        &agreement_on("altup bench").and("sizes", &args.sizes).and("models", &args.models),
-    )?;
+    let plan = args.plan(Vec::new());
+    let backends: Vec<String> = args.backends.iter().map(DeviceName::to_string).collect();
+    replicas.agree(&agreement_on("altup bench").and("bench", &plan).and("--backends", backends))?;
     ensure!(
         args.works == [Asked::Exchange] && args.peer.is_empty() && !args.scaling,
         "the exchange is measured alone: without other --works, --peer and --scaling"
@@ -198,7 +198,6 @@ fn exchange(args: BenchArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
     let place = replicas.place();
     let device = backends::open(&backend.of_replica(place.local_rank))?;
     args.precision.check(&device)?;
-    let plan = args.plan(Vec::new());
     let mut measured = Vec::new();
     for size in &plan.sizes {
         for model in &plan.models {

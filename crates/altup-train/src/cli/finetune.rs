@@ -19,7 +19,7 @@ use super::convert::copy_companions;
 use super::model_source::ModelSource;
 use super::replicas::agreement_on;
 use super::start::{Place, Start};
-use super::start_fine_tuning::{FINETUNE, Running, describe};
+use super::start_fine_tuning::{FINETUNE, Running, describe, on_validation};
 use super::{config_number, output, stop};
 
 /// Fine-tune a model on benchmark tasks, text to text as T5 does it.
@@ -98,17 +98,13 @@ pub(super) struct FinetuneArgs {
 pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
     let agreement = agreement_on(FINETUNE)
         .and("--resume", args.resume.is_some())
-        .and("--auto-resume", args.auto_resume);
+        .and("--auto-resume", args.auto_resume)
+        .and_if_any("--from", args.from);
     replicas.agree(&agreement)?;
     let start = Start::new(args.backend.as_ref(), args.quiet, replicas);
     let begun = start.begun(args.output.as_ref(), args.auto_resume)?;
     let mut running = match args.resume.as_ref().or(begun) {
         Some(path) => {
-            anyhow::ensure!(
-                !path.join("config.toml").exists() || FineTuningConfig::describes(path),
-                "{} is a run of `altup train`: go on with `altup train --resume`",
-                path.display()
-            );
             start.resume_fine_tuning(path, args.from, |stored| configured(stored, &args))?
         }
         None => {
@@ -201,6 +197,7 @@ fn finish(args: &FinetuneArgs, running: &mut Running) -> anyhow::Result<()> {
 
     trainer.progress.note(&format!("scoring the model of step {best} on all validation examples"));
     let splits = data.whole_validation(config)?;
+    replicas.agree(&on_validation(&splits))?;
     let computing = config.training.precision.to_compute(&model);
     let turns = Turns { replicas, stop: &AtomicBool::new(false) };
     let mut answers = Vec::new();

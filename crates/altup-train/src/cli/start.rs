@@ -137,7 +137,7 @@ impl<'a> Start<'a> {
         record.model = Some(model_config.clone());
         record.data = Some(data.identity.clone());
         record.skipped = data.skipped.clone();
-        self.agree_on_record(&record, &model)?;
+        self.agree_on_record(&record, &model, Agreement::default())?;
         let (record, first, tokenizer) = (&record, &first, &data.tokenizer);
         let begins = Begins { place: &place, command: TRAIN, record, first, tokenizer };
         let begun = self.begin(run, begins, &stop)?;
@@ -180,13 +180,15 @@ impl<'a> Start<'a> {
         cache: &Path,
         configure: impl FnOnce(RunConfig) -> anyhow::Result<RunConfig>,
     ) -> anyhow::Result<Running> {
-        anyhow::ensure!(
-            !FineTuningConfig::describes(path),
-            "{} is a run of `altup finetune`: go on with `altup finetune --resume`",
-            path.display()
-        );
-        let Stored { folder, lock, config: stored, mut record } =
-            self.open_run::<RunConfig>(path)?;
+        let opened = self.open_run::<RunConfig>(path, || {
+            anyhow::ensure!(
+                !FineTuningConfig::describes(path),
+                "{} is a run of `altup finetune`: go on with `altup finetune --resume`",
+                path.display()
+            );
+            Ok(())
+        })?;
+        let Stored { folder, lock, config: stored, mut record } = opened;
         let config = configure(stored.clone())?;
         let changes = stored.differences(&config);
         check_changes(path, &changes)?;
@@ -211,7 +213,8 @@ impl<'a> Start<'a> {
             let tokenizer = own.or(config.data.tokenizer.as_deref()).or(of_run);
             let tokenizer = tokenizer.context("the run has no tokenizer")?;
             let tokenizer = TextTokenizer::load(tokenizer)?;
-            let now = DataIdentity::new(&tokenizer, identify_texts(&config, cache)?);
+            let texts = self.found_as_named(identify_texts(&config, cache))?;
+            let now = DataIdentity::new(&tokenizer, texts);
             identity.check(&now).with_context(|| cannot_resume(path))?;
         }
         let mut checkpoints = Checkpoints::new(folder.checkpoints(), config.training.keep_last);
@@ -219,7 +222,7 @@ impl<'a> Start<'a> {
         if from_start {
             check_init(&config, &record).with_context(|| cannot_resume(path))?;
         }
-        let data = RunData::prepare(&config, own, cache, &progress)?;
+        let data = self.found_as_named(RunData::prepare(&config, own, cache, &progress))?;
         if let Some(identity) = &record.data {
             identity.check(&data.identity).with_context(|| cannot_resume(path))?;
         }
@@ -229,8 +232,12 @@ impl<'a> Start<'a> {
             }
             _ => initial_model(&config, &record, &data.tokenizer, &device)?,
         };
-        let now = RunRecord { data: Some(data.identity.clone()), ..record.clone() };
-        self.agree_on_record(&now, &model)?;
+        let now = RunRecord {
+            model: Some(model_config.clone()),
+            data: Some(data.identity.clone()),
+            ..record.clone()
+        };
+        self.agree_on_record(&now, &model, Agreement::default())?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
         let Restored { mut state, learner, optimizer, damaged } = match from_start {
@@ -331,16 +338,36 @@ impl<'a> Start<'a> {
         Ok(Begun { folder, lock: Some(lock) })
     }
 
-    /// Opens the folder of a run, on replica 0, and tells the others what it is.
-    pub(super) fn open_run<C: RunConfiguration>(&self, path: &Path) -> anyhow::Result<Stored<C>> {
+    /// Opens the folder of a run, on replica 0, and tells the others what it is. There `check` first says whether it is
+    /// one of this command's: on other machines anything may lie at the path.
+    pub(super) fn open_run<C: RunConfiguration>(
+        &self,
+        path: &Path,
+        check: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Stored<C>> {
         let mut lock = None;
         let open = || -> anyhow::Result<(C, RunRecord)> {
+            check()?;
             let run = OpenRun::<C>::open(path)?;
             lock = Some(run.lock);
             Ok((run.config, run.record))
         };
         let (config, record) = self.replicas.from_first("the run's configuration", open)?;
         Ok(Stored { folder: RunFolder::at(path), lock, config, record })
+    }
+
+    /// What a replica has found where the configuration of a run that is resumed names it. This is replica 0's.
+    pub(super) fn found_as_named<T, E>(&self, found: Result<T, E>) -> anyhow::Result<T>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        match self.replicas.is_first() {
+            true => Ok(found?),
+            false => found.context(
+                "the run's paths are those of replica 0 (name what lies elsewhere on this machine again, as by --train \
+                 or --data)",
+            ),
+        }
     }
 
     /// Gives a file that replica 0 has to the others.
@@ -352,7 +379,8 @@ impl<'a> Start<'a> {
         if !self.replicas.is_first() {
             let folder = tempfile::tempdir()?;
             let path = folder.path().join("tokenizer.json");
-            std::fs::write(&path, self.replicas.broadcast(Vec::new(), WHAT))?;
+            let written = std::fs::write(&path, self.replicas.broadcast(Vec::new(), WHAT));
+            written.with_context(|| format!("cannot write {}", path.display()))?;
             return Ok(SharedFile { path, _folder: Some(folder) });
         }
         let path = path()?;
@@ -446,17 +474,22 @@ impl<'a> Start<'a> {
         Ok(())
     }
 
-    /// Checks that all replicas have the same data and the same parameters.
-    pub(super) fn agree_on_record(&self, record: &RunRecord, model: &T5) -> anyhow::Result<()> {
+    /// Checks that all replicas have the same data, and begin with the same model: its configuration, its parameters, and
+    /// where it comes from a directory, its weights. `also` is what else they must have alike.
+    pub(super) fn agree_on_record(
+        &self,
+        record: &RunRecord,
+        model: &T5,
+        also: Agreement,
+    ) -> anyhow::Result<()> {
         let shapes: BTreeMap<String, Vec<usize>> =
             parameters(model).into_iter().map(|info| (info.name, info.shape)).collect();
-        let mut agreement = Agreement::default().and("parameters", shapes);
-        if let Some(data) = &record.data {
-            agreement = agreement.and("data", data);
-        }
-        if let Some(examples) = &record.examples {
-            agreement = agreement.and("examples", examples);
-        }
+        let agreement = also
+            .and("parameters", shapes)
+            .and_if_any("model", record.model.as_ref())
+            .and_if_any("weights (BLAKE3)", record.init.as_ref())
+            .and_if_any("data", record.data.as_ref())
+            .and_if_any("examples", record.examples.as_ref());
         Ok(self.replicas.agree(&agreement)?)
     }
 

@@ -7,12 +7,15 @@ use altup_train::fine_tuning::{FineTuningConfig, FineTuningData, TaskTraining, T
 use altup_train::learner::Learner;
 use altup_train::metrics::{MetricsLog, MetricsRow};
 use altup_train::progress::Progress;
+use altup_train::replicas::Agreement;
 use altup_train::run_record::{HistoryRow, RunRecord};
+use altup_train::task_evaluation::TaskSplit;
 use altup_train::trainer::RunFiles;
 use altup_train::training_batches::TrainingBatches;
 use altup_train::validation::Validation;
 use anyhow::Context;
 use burn::tensor::Device;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,7 +39,8 @@ impl Start<'_> {
     ) -> anyhow::Result<Running> {
         config.validate()?;
         let backend = self.backend.cloned().unwrap_or_default();
-        self.agree(&config, &backend, &config.training)?;
+        let hashed = config.clone().with_hashed_descriptions()?;
+        self.agree(&hashed, &backend, &config.training)?;
         let device = self.open(&backend, &config.training)?;
         let tokenizer = FineTuningData::tokenizer(&config)?;
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
@@ -52,7 +56,7 @@ impl Start<'_> {
         let (model_config, model) = initial_model(&config, &record, &device)?;
         record.model = Some(model_config.clone());
         record.examples = Some(data.fingerprint.clone());
-        self.agree_on_record(&record, &model)?;
+        self.agree_on_record(&record, &model, on_validation(data.valid.iter().map(Arc::as_ref)))?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
         let (record, first, tokenizer) = (&record, &first, &*data.tokenizer);
         let begins = Begins { place: &place, command: FINETUNE, record, first, tokenizer };
@@ -83,14 +87,22 @@ impl Start<'_> {
         from: Option<u64>,
         configure: impl FnOnce(FineTuningConfig) -> anyhow::Result<FineTuningConfig>,
     ) -> anyhow::Result<Running> {
-        let Stored { folder, lock, config: stored, mut record } =
-            self.open_run::<FineTuningConfig>(path)?;
+        let opened = self.open_run::<FineTuningConfig>(path, || {
+            anyhow::ensure!(
+                !path.join("config.toml").exists() || FineTuningConfig::describes(path),
+                "{} is a run of `altup train`: go on with `altup train --resume`",
+                path.display()
+            );
+            Ok(())
+        })?;
+        let Stored { folder, lock, config: stored, mut record } = opened;
         let config = configure(stored.clone())?;
         check_changes(path, &stored.differences(&config))?;
         config.validate()?;
         let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
-        self.agree(&config, &backend, &config.training)?;
+        let hashed = config.clone().with_hashed_descriptions()?;
+        self.agree(&hashed, &backend, &config.training)?;
         let device = self.open(&backend, &config.training)?;
         let stop = self.listen(&stopped_unchanged(path))?;
 
@@ -99,7 +111,7 @@ impl Start<'_> {
             true => TextTokenizer::load(&self.share_file(|| Ok(folder.tokenizer()))?.path)?,
             false => FineTuningData::tokenizer(&config)?,
         };
-        let data = FineTuningData::prepare(&config, tokenizer)?;
+        let data = self.found_as_named(FineTuningData::prepare(&config, tokenizer))?;
         anyhow::ensure!(
             !is_prepared || record.examples.as_ref() == Some(&data.fingerprint),
             "the training examples have changed since the run in {} was started",
@@ -119,8 +131,12 @@ impl Start<'_> {
             }
             _ => initial_model(&config, &record, &device).with_context(|| cannot_resume(path))?,
         };
-        let now = RunRecord { examples: Some(data.fingerprint.clone()), ..record.clone() };
-        self.agree_on_record(&now, &model)?;
+        let now = RunRecord {
+            model: Some(model_config.clone()),
+            examples: Some(data.fingerprint.clone()),
+            ..record.clone()
+        };
+        self.agree_on_record(&now, &model, on_validation(data.valid.iter().map(Arc::as_ref)))?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
         let Restored { mut state, learner, optimizer, damaged } = match from_start {
@@ -191,6 +207,14 @@ fn initial_model(
     let source = directory.config()?;
     let (in_training, model) = directory.load_as(config.in_training(&source), device)?;
     Ok((T5Config { dropout_rate: source.dropout_rate, ..in_training }, model))
+}
+
+/// That all replicas validate on the same examples: each scores its own batches of them.
+pub(super) fn on_validation<'a>(splits: impl IntoIterator<Item = &'a TaskSplit>) -> Agreement {
+    let of_split =
+        |split: &TaskSplit| (split.task().name().to_owned(), split.fingerprint().to_string());
+    let splits: BTreeMap<String, String> = splits.into_iter().map(of_split).collect();
+    Agreement::default().and("validation", splits)
 }
 
 /// What a run trains on and is validated on; `rows` are its metrics so far.

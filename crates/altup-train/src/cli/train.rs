@@ -106,7 +106,8 @@ pub(super) struct TrainArgs {
 pub(super) fn run(args: TrainArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
     let agreement = agreement_on(TRAIN)
         .and("--resume", args.resume.is_some())
-        .and("--auto-resume", args.auto_resume);
+        .and("--auto-resume", args.auto_resume)
+        .and_if_any("--from", args.from);
     replicas.agree(&agreement)?;
     let cache = args.cache.folder();
     let start = Start::new(args.backend.as_ref(), args.quiet, replicas);

@@ -251,6 +251,21 @@ impl FineTuningConfig {
         Ok(())
     }
 
+    /// The same, with a hash of its content in place of the path of a description: what replicas must have alike.
+    ///
+    /// # Errors
+    ///
+    /// Names the description that can't be read.
+    pub fn with_hashed_descriptions(mut self) -> Result<Self, RunConfigError> {
+        let descriptions = self.tasks.names.iter_mut().filter(|name| name.ends_with(".toml"));
+        for name in descriptions {
+            let text = std::fs::read(&*name)
+                .map_err(|source| RunConfigError::Read { path: name.as_str().into(), source })?;
+            *name = format!("BLAKE3 {}", blake3::hash(&text));
+        }
+        Ok(self)
+    }
+
     /// Checks the values, before any work.
     ///
     /// # Errors

@@ -45,6 +45,18 @@ impl Agreement {
         self
     }
 
+    /// Also on this, where there is one.
+    ///
+    /// # Panics
+    ///
+    /// As [`and`](Self::and).
+    pub fn and_if_any(self, key: &str, value: Option<impl Serialize>) -> Self {
+        match value {
+            Some(value) => self.and(key, value),
+            None => self,
+        }
+    }
+
     /// The first difference of this replica from replica 0, as the key and both values. Where files lie is no difference:
     /// their content is compared.
     fn difference(&self, first: &Table) -> Option<(String, String, String)> {
