@@ -73,6 +73,23 @@ fn start_as(workspace: &Workspace, arguments: &[&str]) -> Together {
     Together { mpirun: mpirun.spawn().unwrap(), folder, said }
 }
 
+/// Replicas that differ: for each of `parts`, as many as it says, with the options of the launcher and the arguments of
+/// the program that it says.
+fn start_apart(workspace: &Workspace, parts: &[(&str, &[&str], &[&str])]) -> Together {
+    let program = env!("CARGO_BIN_EXE_altup");
+    let words = parts.iter().enumerate().flat_map(|(number, &(count, options, arguments))| {
+        let next: &[&str] = if number > 0 { &[":"] } else { &[] };
+        [next, &["-n", count], options, &[program], arguments].concat()
+    });
+    start_as(workspace, &words.collect::<Vec<_>>())
+}
+
+/// Two replicas with `common` arguments, and some of their own.
+fn start_pair(workspace: &Workspace, common: &[&str], first: &[&str], second: &[&str]) -> Together {
+    let [first, second] = [first, second].map(|own| [common, own].concat());
+    start_apart(workspace, &[("1", &[], &first), ("1", &[], &second)])
+}
+
 impl Together {
     /// Their end, in at most `limit`.
     #[track_caller]
@@ -195,26 +212,43 @@ fn two_replicas_train_to_the_bits_of_one_process() {
     assert!(summary["exchange_share"].as_f64().unwrap() > 0.0, "{summary}");
     let start = &rows(&run)[0];
     assert_eq!((start["kind"].as_str(), start["replicas"].as_u64()), (Some("start"), Some(2)));
+    // As the workspace's environment says, however many cores there are.
+    assert_eq!(start["threads"], 1);
     let report = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(report.contains("2 replicas, whose exchange took"), "the report knows of no replicas");
 }
 
-/// Replica 1, replica 0, and one of them inside of a checkpoint; then with other numbers of replicas.
+/// Replica 1, replica 0, and replica 0 inside of a checkpoint; then with other numbers of replicas.
 #[test]
 fn a_killed_replica_ends_all_and_the_run_goes_on() {
     let workspace = Workspace::new();
     train_alone(&workspace, "whole", &short());
     let run = workspace.path("run");
     let arguments = [&["train", "--output", "run", "--auto-resume"][..], &short()].concat();
-    for (size, rank, step) in [(2, 1, 4), (4, 0, 8), (2, 1, 12)] {
-        let mut together = start(&workspace, size, &arguments);
-        together.reach(&run, step);
-        sleep(Duration::from_millis(7 * step));
-        signal("KILL", together.replica(rank));
+    let kill = |together: Together, process: u32| {
+        signal("KILL", process);
         let ended = together.end_within(END);
         assert!(!ended.status.success(), "{}", ended.errors);
         assert!(!run.join("summary.json").exists());
+    };
+    for (size, rank, step) in [(2, 1, 4), (4, 0, 8)] {
+        let mut together = start(&workspace, size, &arguments);
+        together.reach(&run, step);
+        sleep(Duration::from_millis(7 * step));
+        let process = together.replica(rank);
+        kill(together, process);
     }
+    let checkpoints = run.join("checkpoints");
+    let is_partial = || names_in(&checkpoints).iter().any(|name| name.starts_with(".partial-"));
+    let mut together = start(&workspace, 2, &arguments);
+    together.reach(&run, 12);
+    let process = together.replica(0);
+    while !is_partial() {
+        let ended = together.mpirun.try_wait().unwrap();
+        assert!(ended.is_none(), "no checkpoint was seen in the making");
+    }
+    kill(together, process);
+    assert!(is_partial(), "it was complete before the kill");
     let copy = workspace.path("copy");
     copy_folder(&run, &copy);
     start(&workspace, 4, &["train", "--resume", "run", "--quiet"]).end_within(LIMIT).well();
@@ -226,12 +260,9 @@ fn a_killed_replica_ends_all_and_the_run_goes_on() {
 #[test]
 fn what_replicas_have_unlike_is_refused_by_name_and_nothing_is_written() {
     let workspace = Workspace::new();
-    let program = env!("CARGO_BIN_EXE_altup");
     let arguments = [&["train", "--output", "run"][..], &short()].concat();
     let pair = |first: &[&str], second: &[&str]| {
-        let one = [&["-n", "1", program], &arguments[..], first].concat();
-        let other = [&[":", "-n", "1", program], &arguments[..], second].concat();
-        let together = start_as(&workspace, &[one, other].concat());
+        let together = start_pair(&workspace, &arguments, first, second);
         let message = together.end_within(LIMIT).message();
         let begun = workspace.path("run/checkpoints").exists();
         assert!(!begun, "{message}");
@@ -265,29 +296,35 @@ fn an_error_in_the_data_of_one_replica_ends_all() {
     let workspace = Workspace::new();
     train_alone(&workspace, "first", &short());
     workspace.write("broken.jsonl", "{\"text\": \"whole\"}\n{\"text\": \n");
-    let program = env!("CARGO_BIN_EXE_altup");
     let tokenizer = ["--tokenizer", "first/tokenizer.json"];
     let arguments = [&["train", "--output", "run"][..], &short(), &tokenizer].concat();
-    let one = [&["-n", "1", program], &arguments[..]].concat();
     let broken = ["--set", "data.train=['broken.jsonl']"];
-    let other = [&[":", "-n", "1", program], &arguments[..], &broken].concat();
-    let message = start_as(&workspace, &[one, other].concat()).end_within(LIMIT).message();
+    let together = start_pair(&workspace, &arguments, &[], &broken);
+    let message = together.end_within(LIMIT).message();
     assert!(message.starts_with("replica 1 of 2: error: "), "{message}");
     assert!(message.contains("broken.jsonl: line 2"), "{message}");
 }
 
-/// A token beyond the vocabulary, written into the mapped tokens of one replica, is a panic in its embedding.
+/// What goes wrong on several replicas, and not on replica 0, is said by the first of these alone.
 #[test]
-fn a_panic_in_one_replica_ends_all() {
+fn an_error_of_two_replicas_of_three_is_said_once() {
     let workspace = Workspace::new();
-    let long = [&["train", "--output", "run", "--steps", "100000"][..], &short()].concat();
-    let program = env!("CARGO_BIN_EXE_altup");
-    let long: Vec<&str> = long.into_iter().filter(|flag| *flag != "training.steps=20").collect();
-    let long: Vec<&str> = without_empty_set(&long);
-    let of_one = |cache: &'static str| [&["-n", "1", "-x", cache, program], &long[..]].concat();
-    let caches = ["ALTUP_CACHE=cache", "ALTUP_CACHE=other"];
-    let both = [of_one(caches[0]), vec![":"], of_one(caches[1])].concat();
-    let mut together = start_as(&workspace, &both);
+    let keys = set(&["training.gradient_accumulation=3"]);
+    let arguments = [&["train", "--output", "run"][..], &short(), &keys].concat();
+    let others = [&arguments[..], &["--set", "data.train=['nowhere.txt']"]].concat();
+    let together = start_apart(&workspace, &[("1", &[], &arguments), ("2", &[], &others)]);
+    let message = together.end_within(LIMIT).message();
+    assert!(message.starts_with("replica 1 of 3: error: "), "{message}");
+    assert!(message.contains("nowhere.txt"), "{message}");
+}
+
+/// A token beyond the vocabulary, written into the mapped tokens of three replicas, is a panic in their embedding.
+#[test]
+fn a_panic_in_three_replicas_of_four_ends_all() {
+    let workspace = Workspace::new();
+    let long = endless(&[]);
+    let [first, others] = ["ALTUP_CACHE=cache", "ALTUP_CACHE=other"].map(|cache| ["-x", cache]);
+    let mut together = start_apart(&workspace, &[("1", &first, &long), ("3", &others, &long)]);
     together.reach(&workspace.path("run"), 2);
     let tokens = workspace.path("other/tokens");
     let mut damaged = 0;
@@ -301,17 +338,13 @@ fn a_panic_in_one_replica_ends_all() {
     }
     assert!(damaged > 0, "no tokens in {}", tokens.display());
     let message = together.end_within(END).message();
-    assert!(message.starts_with("replica 1 of 2: error: "), "{message}");
+    assert!(message.starts_with("replica 1 of 4: error: "), "{message}");
 }
 
-/// The flags without a `--set` that nothing follows.
-fn without_empty_set<'a>(flags: &[&'a str]) -> Vec<&'a str> {
-    let next = flags.iter().skip(1).copied().chain([""]);
-    let pairs = flags.iter().copied().zip(next);
-    pairs
-        .filter(|(flag, next)| *flag != "--set" || *next != "--set")
-        .map(|(flag, _)| flag)
-        .collect()
+/// What trains into `run` until something ends it.
+fn endless<'a>(keys: &[&'a str]) -> Vec<&'a str> {
+    let steps = ["training.steps=100000"];
+    [&["train", "--output", "run"][..], &short(), &set(&[keys, &steps].concat())].concat()
 }
 
 fn files_in(folder: &Path) -> Vec<PathBuf> {
@@ -320,24 +353,84 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|entry| of_entry(entry.path())).collect()
 }
 
+/// Three others wait for it, and their waits are over together.
 #[test]
-fn a_frozen_replica_ends_all_after_the_timeout() {
-    let workspace = Workspace::new();
-    let flags = set(&["training.replica_timeout=3"]);
-    let arguments = [&["train", "--output", "run"][..], &short(), &["--steps", "100000"], &flags];
-    let mut together = start(&workspace, 2, &without_steps(&arguments.concat()));
-    together.reach(&workspace.path("run"), 2);
-    signal("STOP", together.replica(1));
-    let message = together.end_within(Duration::from_secs(3) + END).message();
-    assert!(message.starts_with("replica 0 of 2: error: waited 3 s for "), "{message}");
-    assert!(message.contains("training.replica_timeout"), "{message}");
+fn a_frozen_replica_of_four_ends_all_after_the_timeout() {
+    for (frozen, speaks) in [(3, "replica 0 of 4"), (0, "replica 1 of 4")] {
+        let workspace = Workspace::new();
+        let mut together = start(&workspace, 4, &endless(&["training.replica_timeout=3"]));
+        together.reach(&workspace.path("run"), 2);
+        signal("STOP", together.replica(frozen));
+        // Each of the others has its turn first, and replica 1 speaks later than replica 0.
+        let message = together.end_within(Duration::from_secs(3) + 2 * END).message();
+        assert!(message.starts_with(&format!("{speaks}: error: waited 3 s for ")), "{message}");
+        assert!(message.contains("training.replica_timeout"), "{message}");
+    }
 }
 
-/// `--set training.steps=20` would go over `--steps`.
-fn without_steps<'a>(flags: &[&'a str]) -> Vec<&'a str> {
-    without_empty_set(
-        &flags.iter().copied().filter(|flag| *flag != "training.steps=20").collect::<Vec<_>>(),
-    )
+/// One of two prepares the text for both.
+#[test]
+fn a_replica_that_is_frozen_while_it_prepares_ends_all_after_the_timeout() {
+    let workspace = Workspace::new();
+    train_alone(&workspace, "first", &short());
+    let text = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
+    workspace.write("long.txt", text.repeat(400));
+    let keys = set(&["data.train=['long.txt']", "training.replica_timeout=3"]);
+    let tokenizer = ["--tokenizer", "first/tokenizer.json", "--output", "run"];
+    let arguments = [&["train"][..], &short(), &keys, &tokenizer].concat();
+    let together = start(&workspace, 2, &arguments);
+    let since = Instant::now();
+    let (process, rank) = loop {
+        let prepares = |&(process, _): &(u32, usize)| {
+            let opened =
+                fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+            let mut names = opened.filter_map(|entry| fs::read_link(entry.path()).ok());
+            names.any(|name| name.to_string_lossy().ends_with(".tokens.partial"))
+        };
+        // Both look at the file, and one is on it.
+        sleep(Duration::from_millis(200));
+        if let [one] = together.replicas().into_iter().filter(prepares).collect::<Vec<_>>()[..] {
+            break one;
+        }
+        assert!(since.elapsed() < LIMIT, "nobody prepares the text");
+    };
+    signal("STOP", process);
+    let message = together.end_within(Duration::from_secs(3) + END).message();
+    assert!(message.starts_with(&format!("replica {} of 2: error: ", 1 - rank)), "{message}");
+    assert!(message.contains("waited 3 s for another process that makes "), "{message}");
+}
+
+/// With 1 GB of addresses, a batch of 8192 rows can't be had.
+#[test]
+fn a_replica_without_memory_ends_all() {
+    let workspace = Workspace::new();
+    let program = env!("CARGO_BIN_EXE_altup");
+    let arguments =
+        [&["train", "--output", "run"][..], &short(), &set(&["training.batch_size=8192"])];
+    let arguments = arguments.concat();
+    let one = [&["-n", "1", program], &arguments[..]].concat();
+    let limited = ["-n", "1", "sh", "-c", "ulimit -v 1000000; exec \"$0\" \"$@\"", program];
+    let other = [&[":"], &limited[..], &arguments].concat();
+    let ended = start_as(&workspace, &[one, other].concat()).end_within(LIMIT);
+    assert!(ended.errors.contains("MPI_ABORT was invoked on rank 1"), "{}", ended.errors);
+    let message = ended.message();
+    assert!(message.starts_with("replica 1 of 2: error: out of memory; "), "{message}");
+    assert!(message.contains("lower training.batch_size"), "{message}");
+}
+
+/// Both on one core, by a program between the launcher and them.
+#[test]
+fn cores_that_the_binding_leaves_idle_are_told() {
+    let workspace = Workspace::new();
+    let bound = ["-n", "2", "taskset", "-c", "0", "sh", "-c", "\"$0\" \"$@\"; exit $?"];
+    let arguments = [&["train", "--output", "run"][..], &short(), &set(&["training.steps=1"])];
+    let arguments = [&bound[..], &[env!("CARGO_BIN_EXE_altup")], &arguments.concat()].concat();
+    let ended = start_as(&workspace, &arguments).end_within(LIMIT);
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let warning =
+        format!("warning: the replicas of this machine are bound to 1 of its {cores} cores");
+    assert_eq!(ended.errors.matches(&warning).count(), usize::from(cores > 1), "{}", ended.errors);
+    ended.well();
 }
 
 #[test]
@@ -357,7 +450,7 @@ fn a_signal_to_the_launcher_stops_all_at_one_step() {
     assert_same(&workspace, "run", "whole", "stopped and resumed");
 }
 
-/// As on two machines without a folder in common.
+/// As on two machines without a folder in common. The text is at one path on both: each replica's own folder.
 #[test]
 fn replicas_in_folders_of_their_own_train_and_resume() {
     let workspace = Workspace::new();
@@ -367,21 +460,163 @@ fn replicas_in_folders_of_their_own_train_and_resume() {
             workspace.write(&format!("{folder}/{name}"), fs::read(workspace.path(name)).unwrap());
         }
     }
-    let program = env!("CARGO_BIN_EXE_altup");
-    let pair = |arguments: &[&str]| {
-        let [a, b] = ["a", "b"].map(|folder| workspace.path(folder).to_string_lossy().into_owned());
-        let one = [&["-n", "1", "--wdir", &a, "-x", "ALTUP_CACHE=cache-a", program], arguments];
-        let other =
-            [&[":", "-n", "1", "--wdir", &b, "-x", "ALTUP_CACHE=cache-b", program], arguments];
-        start_as(&workspace, &[one.concat(), other.concat()].concat())
+    // Of that name on the other machine, and no business of this run's.
+    workspace.write("b/run/config.toml", "[tasks]\n");
+    let [a, b] = ["a", "b"].map(|folder| workspace.path(folder).to_string_lossy().into_owned());
+    let options = |folder, cache| ["--wdir", folder, "-x", cache];
+    let [a, b] = [options(&a, "ALTUP_CACHE=cache-a"), options(&b, "ALTUP_CACHE=cache-b")];
+    let pair = |first: &[&str], second: &[&str]| {
+        start_apart(&workspace, &[("1", &a, first), ("1", &b, second)])
     };
-    let mut together = pair(&[&["train", "--output", "run"][..], &short()].concat());
+    let text = set(&["data.train=['/proc/self/cwd/corpus.txt']"]);
+    let begin = [&["train", "--output", "run"][..], &short(), &text].concat();
+    let mut together = pair(&begin, &begin);
     together.reach(&workspace.path("a/run"), 8);
-    signal("KILL", together.replica(1));
+    let process = together.replica(1);
+    signal("KILL", process);
     assert!(!together.end_within(END).status.success());
-    pair(&["train", "--resume", "run", "--quiet"]).end_within(LIMIT).well();
+
+    let resume = ["train", "--resume", "run", "--quiet"];
+    fs::rename(workspace.path("b/corpus.txt"), workspace.path("b/moved.txt")).unwrap();
+    let message = pair(&resume, &resume).end_within(LIMIT).message();
+    assert!(message.starts_with("replica 1 of 2: error: "), "{message}");
+    assert!(message.contains("/proc/self/cwd/corpus.txt"), "{message}");
+    assert!(message.contains("name what lies elsewhere on this machine again"), "{message}");
+
+    let moved = [&resume[..], &["--train", "moved.txt"]].concat();
+    pair(&resume, &moved).end_within(LIMIT).well();
     assert_same(&workspace, "a/run", "alone", "in two folders");
-    assert_eq!(names_in(&workspace.path("b")), ["cache-b", "config.toml", "corpus.txt"]);
+    assert_eq!(names_in(&workspace.path("b")), ["cache-b", "config.toml", "moved.txt", "run"]);
+    assert_eq!(names_in(&workspace.path("b/run")), ["config.toml"]);
+}
+
+/// Another configuration with parameters of the same shapes, and another weight.
+#[test]
+fn another_initial_model_is_refused() {
+    let workspace = Workspace::new();
+    train_alone(&workspace, "first", &[&short()[..], &set(&["training.steps=1"])].concat());
+    let [config, weights] = ["config.json", "model.safetensors"];
+    for (folder, name) in [("epsilon", config), ("weight", weights)] {
+        let model = workspace.path(folder);
+        copy_folder(&workspace.path("first/model"), &model);
+        let mut bytes = fs::read(model.join(name)).unwrap();
+        if name == weights {
+            // The lowest bit of the last number.
+            let last = bytes.len() - 4;
+            bytes[last] ^= 1;
+        } else {
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(text.contains("\"layer_norm_epsilon\": 1e-6"), "{text}");
+            bytes =
+                text.replace("\"layer_norm_epsilon\": 1e-6", "\"layer_norm_epsilon\": 1e-3").into();
+        }
+        fs::write(model.join(name), bytes).unwrap();
+    }
+    let arguments = ["train", "--output", "run", "--train", "corpus.txt", "--quiet"];
+    let keys =
+        set(&["data.input_length=32", "training.steps=2", "training.gradient_accumulation=2"]);
+    let arguments = [&arguments[..], &keys].concat();
+    let refused = |other| {
+        let init = ["--init", "first/model"];
+        let together = start_pair(&workspace, &arguments, &init, &["--init", other]);
+        let message = together.end_within(LIMIT).message();
+        assert!(!workspace.path("run").exists(), "{message}");
+        message
+    };
+    let epsilon = refused("epsilon");
+    assert!(
+        epsilon.contains("differ: model.layer_norm_epsilon is 0.001 on replica 1"),
+        "{epsilon}"
+    );
+    let weight = refused("weight");
+    assert!(weight.contains("differ: weights (BLAKE3) is "), "{weight}");
+    assert!(weight.contains(" on replica 1, and "), "{weight}");
+}
+
+/// What `finetune` is told, but for its tasks and their files.
+fn tuning() -> Vec<&'static str> {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/fine_tuning/model");
+    let source = ["finetune", "--model", model, "--quiet", "--output", "run"];
+    let keys = set(&[
+        "training.batch_size=4",
+        "training.gradient_accumulation=2",
+        "training.log_every=2",
+        "optimizer.learning_rate=0.01",
+        "training.steps=4",
+        "training.eval_every=4",
+        "training.checkpoint_every=4",
+    ]);
+    [&source[..], &keys].concat()
+}
+
+/// A row less, another row, and one that only the validation of the end has.
+#[test]
+fn other_validation_examples_are_refused() {
+    let workspace = Workspace::new();
+    let reviews = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/reviews");
+    let rows = fs::read_to_string(reviews.join("dev.tsv")).unwrap();
+    let (all_but_last, last) = rows.trim_end().rsplit_once('\n').unwrap();
+    let (text, label) = last.rsplit_once('\t').unwrap();
+    let label = 1 - label.parse::<u8>().unwrap();
+    let other_label = format!("{all_but_last}\n{text}\t{label}\n");
+    for (folder, dev) in [("fewer", all_but_last), ("other", other_label.as_str())] {
+        copy_folder(&reviews, &workspace.path(folder));
+        workspace.write(&format!("{folder}/dev.tsv"), dev);
+    }
+    let arguments = [&tuning()[..], &["--task", "sst2"]].concat();
+    let reviews = reviews.to_string_lossy().into_owned();
+    let refused = |other, few: &[&str]| {
+        let arguments = [&arguments[..], few].concat();
+        let (first, second) = (["--data", &reviews], ["--data", other]);
+        let together = start_pair(&workspace, &arguments, &first, &second);
+        let message = together.end_within(LIMIT).message();
+        assert!(message.starts_with("replica 0 of 2: error: the replicas differ: "), "{message}");
+        assert!(message.contains("validation.sst2 is "), "{message}");
+        assert!(message.contains(" on replica 1, and "), "{message}");
+    };
+    for other in ["fewer", "other"] {
+        refused(other, &[]);
+        assert!(!workspace.path("run").exists(), "{other}");
+    }
+    refused("other", &set(&["training.eval_examples=1"]));
+    assert!(workspace.path("run/checkpoints").exists());
+    assert!(!workspace.path("run/tasks").exists());
+}
+
+/// A task's description may lie elsewhere on another machine, and says the same there.
+#[test]
+fn descriptions_of_tasks_are_compared_by_their_content() {
+    let workspace = Workspace::new();
+    let reviews = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/reviews");
+    let sst2 =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../altup-data/src/tasks/descriptions/sst2.toml");
+    let sst2 = fs::read_to_string(sst2).unwrap();
+    workspace.write("a/sst2.toml", &sst2);
+    workspace.write("b/sst2.toml", &sst2);
+    workspace.write("c/sst2.toml", sst2.replace("sst2 sentence: ", "review: "));
+    let arguments = [&tuning()[..], &["--data", reviews]].concat();
+    let pair = |other| {
+        let together =
+            start_pair(&workspace, &arguments, &["--task", "a/sst2.toml"], &["--task", other]);
+        together.end_within(LIMIT)
+    };
+    let message = pair("c/sst2.toml").message();
+    assert!(message.contains("differ: tasks.names is [\"BLAKE3 "), "{message}");
+    assert!(!workspace.path("run").exists());
+    pair("b/sst2.toml").well();
+}
+
+#[test]
+fn flags_of_no_configuration_are_compared() {
+    let workspace = Workspace::new();
+    let resume = ["train", "--resume", "run"];
+    let together = start_pair(&workspace, &resume, &["--from", "4"], &["--from", "8"]);
+    let message = together.end_within(LIMIT).message();
+    assert!(message.contains("differ: --from is 8 on replica 1, and 4 on replica 0"), "{message}");
+    let bench = ["bench", "--works", "exchange"];
+    let together = start_pair(&workspace, &bench, &["--rounds", "1"], &["--rounds", "2"]);
+    let message = together.end_within(LIMIT).message();
+    assert!(message.contains("bench.rounds is 2 on replica 1, and 1 on replica 0"), "{message}");
 }
 
 /// The made rows of SST-2, on which the model is validated in turns.
