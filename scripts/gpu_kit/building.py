@@ -34,7 +34,7 @@ def add_arguments(parser):
         help="a program with the feature cuda too; its build downloads an LLVM, and needs a C++ compiler",
     )
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    parser.add_argument("--output", type=Path, default=target / f"{NAME}.tar.xz")
+    parser.add_argument("--output", type=Path, default=target / f"{NAME}.tar.gz")
 
 
 def run(args):
@@ -54,7 +54,7 @@ def run(args):
         (kit / "kit.json").write_text(json.dumps(about, indent=2) + "\n")
         args.output.parent.mkdir(parents=True, exist_ok=True)
         partial = args.output.with_name(args.output.name + ".partial")
-        with tarfile.open(partial, "w:xz") as archive:
+        with tarfile.open(partial, "w:gz") as archive:
             archive.add(kit, NAME)
         partial.replace(args.output)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, {', '.join(features)}", file=sys.stderr)

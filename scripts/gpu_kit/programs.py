@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-IN_SOFTWARE = re.compile("llvmpipe|lavapipe|swiftshader|softpipe", re.IGNORECASE)
+NO_GPU = re.compile("llvmpipe|lavapipe|swiftshader|softpipe|the CPU", re.IGNORECASE)
 
 
 class Failure(Exception):
@@ -88,9 +88,8 @@ class Program:
             raise Failure(f"{self.altup} does not run here (it needs glibc {self.glibc} or later): {error}") from None
         listed = {backend["backend"]: backend for backend in map(json.loads, listed.splitlines())}
         # With `vulkan` compiled in, wgpu's kernels on Vulkan are the same.
-        names = [name for name in ("cuda", "vulkan", "wgpu") if name in self.features]
-        name = names[0]
-        devices = [(d["name"], d["hardware"] or "", d["bf16"]) for d in listed[name]["devices"]]
+        name = next((name for name in ("cuda", "vulkan", "wgpu") if name in self.features), "flex")
+        devices = [(d["name"], d["hardware"] or "the CPU", d["bf16"]) for d in listed[name]["devices"]]
         return devices, f"{name}: {listed[name]['missing']}"
 
 
@@ -100,12 +99,12 @@ def find_backends(programs, rehearses):
     for program in programs:
         devices, why = program.backends()
         # A rehearsal takes what there is; a measurement only hardware.
-        usable = [device for device in devices if rehearses or not IN_SOFTWARE.search(device[1])]
+        usable = [device for device in devices if rehearses or not NO_GPU.search(device[1])]
         if usable:
             name, hardware, bf16 = usable[0]
             found.setdefault(name, (program, hardware, bf16))
         elif devices:
-            missing.append(f"{devices[0][0]}: {devices[0][1]} is a driver in software; --rehearse takes it")
+            missing.append(f"{devices[0][0]}: {devices[0][1]} is no GPU; --rehearse takes it")
         else:
             missing.append(why)
     if not found:

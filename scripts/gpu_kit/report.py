@@ -63,9 +63,9 @@ def introduction(report):
     title = " and ".join(sorted({backend["hardware"] for backend in machine["backends"].values()}))
     lines = [f"# {'A rehearsal on ' if rehearsal else ''}{title}", ""]
     if rehearsal:
-        lines += ["Tiny models on a driver in software: that every row is there is what this shows. **No figure means anything.**", ""]
+        lines += ["Tiny models, not on a GPU: that every row is there is what this shows. **No figure means anything.**", ""]
     flag = " --rehearse" if rehearsal else ""
-    lines += [f"    scripts/gpu-kit build && tar xf altup-gpu-kit.tar.xz && altup-gpu-kit/scripts/gpu-kit run{flag}", ""]
+    lines += [f"    scripts/gpu-kit build && tar xf altup-gpu-kit.tar.gz && altup-gpu-kit/scripts/gpu-kit run{flag}", ""]
     backends = [
         f"`{name}` on {backend['hardware']} ({'f32, bf16' if backend['bf16'] else 'f32'})"
         for name, backend in machine["backends"].items()

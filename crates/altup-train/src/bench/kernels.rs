@@ -13,7 +13,6 @@ use altup_models::operations::rms_norm::RmsNormBackend;
 use altup_optim::global_square_sum;
 use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
-use burn::module::Module;
 use burn::nn::LinearConfig;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Distribution, Int, Tensor};
@@ -101,14 +100,15 @@ impl Kernel {
 }
 
 /// The tensors that a step has, on a device.
-struct Shapes<'a> {
-    config: &'a T5Config,
+struct Shapes {
+    config: T5Config,
     batch: [usize; 3],
-    device: &'a Device,
+    device: Device,
     dtype: DType,
 }
 
-type Product = fn(&Shapes) -> Kernel;
+/// Makes a kernel and its inputs.
+type Make = fn(&Shapes) -> Kernel;
 
 /// Measures a device at the widths of a model and a batch of as many rows, input and target tokens.
 pub fn measure(
@@ -118,16 +118,17 @@ pub fn measure(
     precision: Precision,
     repeats: usize,
 ) -> (Timed, [Vec<Timed>; 2]) {
-    let shapes = Shapes { config, batch, device, dtype: precision.dtype() };
+    let shapes =
+        Shapes { config: config.clone(), batch, device: device.clone(), dtype: precision.dtype() };
     // One after the other: together, their inputs would fill the device.
-    let time = |kernel: &dyn Fn(&Shapes) -> Kernel| kernel(&shapes).time(device, repeats);
-    let products: [Product; 4] = [
+    let time = |make: &Make| make(&shapes).time(device, repeats);
+    let products: [Make; 4] = [
         Shapes::square,
         |shapes| shapes.project(shapes.config.d_model, shapes.config.d_ff),
         |shapes| shapes.project(shapes.config.d_ff, shapes.config.d_model),
         Shapes::attention,
     ];
-    let passes: [Product; 10] = [
+    let passes: [Make; 10] = [
         Shapes::update,
         Shapes::update_backward,
         Shapes::norm,
@@ -139,17 +140,17 @@ pub fn measure(
         Shapes::gradient_norm,
         Shapes::optimizer,
     ];
-    let copy = time(&Shapes::copy);
-    (copy, [&products[..], &passes[..]].map(|kernels| kernels.iter().map(|k| time(k)).collect()))
+    let copy = Shapes::copy(&shapes).time(device, repeats);
+    (copy, [&products[..], &passes[..]].map(|kernels| kernels.iter().map(time).collect()))
 }
 
 /// K of the updates.
 const BLOCKS: usize = 2;
 
-impl Shapes<'_> {
+impl Shapes {
     fn random<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
         let normal = Distribution::Normal(0.0, 1.0);
-        Tensor::random(shape, normal, (self.device, DType::F32)).cast(self.dtype)
+        Tensor::<D>::random(shape, normal, (&self.device, DType::F32)).cast(self.dtype)
     }
 
     /// The bytes of as many values.
@@ -205,7 +206,7 @@ impl Shapes<'_> {
         let [batch_size, length, _] = self.batch;
         let state = self.random([BLOCKS, batch_size, length, self.config.d_model]);
         let computed = self.random([batch_size, length, self.config.d_model]);
-        let coefs = AltUpConfig::new(BLOCKS).init(self.device).coefficients(0);
+        let coefs = AltUpConfig::new(BLOCKS).init(&self.device).coefficients(0);
         (state.into_dispatch(), computed.into_dispatch(), coefs.into_dispatch())
     }
 
@@ -276,7 +277,7 @@ impl Shapes<'_> {
     fn logits(&self) -> (Tensor<2>, Tensor<1, Int>) {
         let (targets, vocab_size) = (self.batch[0] * self.batch[2], self.config.vocab_size);
         let labels = Distribution::Uniform(1.0, vocab_size as f64);
-        (self.random([targets, vocab_size]), Tensor::random([targets], labels, self.device))
+        (self.random([targets, vocab_size]), Tensor::random([targets], labels, &self.device))
     }
 
     fn loss(&self) -> Kernel {
@@ -293,7 +294,7 @@ impl Shapes<'_> {
     fn loss_backward(&self) -> Kernel {
         let (logits, labels) = self.logits();
         let bytes = 2 * self.bytes(logits.shape().num_elements());
-        let grad = Tensor::<1>::ones([labels.dims()[0]], (self.device, DType::F32));
+        let grad = Tensor::<1>::ones([labels.dims()[0]], (&self.device, DType::F32));
         let logits = <Dispatch as CrossEntropyBackend>::logits_to_keep(logits.into_dispatch());
         let (labels, grad) = (labels.into_dispatch(), grad.into_dispatch());
         let options = CrossEntropyOptions::default();
@@ -308,7 +309,7 @@ impl Shapes<'_> {
     /// A table of the vocabulary, which is f32 in any precision.
     fn gradient_norm(&self) -> Kernel {
         let (width, vocab_size) = (self.config.d_model, self.config.vocab_size);
-        let table = LinearConfig::new(width, vocab_size).with_bias(false).init(self.device);
+        let table = LinearConfig::new(width, vocab_size).with_bias(false).init(&self.device);
         let mut gradients = GradientsParams::new();
         gradients.register::<2>(table.weight.id, table.weight.val());
         Kernel::new("sum of a gradient's squares, f32", 4 * width * vocab_size, move || {
@@ -322,7 +323,7 @@ impl Shapes<'_> {
         let device = self.device.clone().autodiff();
         let table = LinearConfig::new(width, vocab_size).with_bias(false).init(&device);
         let (id, gradient) = (table.weight.id, table.weight.val().inner());
-        let (mut table, mut optimizer) = (Some(table.train()), optimizer());
+        let (mut table, mut optimizer) = (Some(table), optimizer());
         Kernel::new("AdamW, f32", 7 * 4 * width * vocab_size, move || {
             let mut gradients = GradientsParams::new();
             gradients.register::<2>(id, gradient.clone());
