@@ -44,7 +44,7 @@ class Scale:
 
 FULL = Scale(("altup-b", "altup-s", "altup-l"), (512, 114), 64, (16, 32, 64, 128), (1, 32), 64, None, 5, 1)
 # For a CPU, or a driver in software: as many programs are started, and each has next to nothing to do.
-REHEARSAL = Scale(("tiny", "mini", "altup-s"), (16, 8), 4, (1, 2), (1, 2), 4, 256, 1, 20)
+REHEARSAL = Scale(("tiny", "mini", "tiny-wide2"), (16, 8), 4, (1, 2), (1, 2), 4, 256, 1, 20)
 
 # Seconds that a step is thought to take until one like it has been measured, and the most that it may take.
 SECONDS = {"conformance": (90, 200), "kernels": (25, 90), "train": (15, 120), "decode": (15, 90)}

@@ -258,6 +258,8 @@ class Session:
         options += ["--repeats", self.scale.repeats, "--precision", step.precision]
         printed = output_of(side + options, self.limit(step))
         lines = [line for line in printed.splitlines() if line.startswith("{")]
+        if not lines:
+            raise Failure("it printed no figures")
         measured = json.loads(lines[-1])
         measured.pop("tokens", None)
         self.check_loss(step, measured["loss"])
