@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,9 @@ def run(args):
     results = Results(args.output, kit, machine(backends, pytorch, args.rehearse))
     with tempfile.TemporaryDirectory(prefix="altup-gpu-kit-") as scratch:
         session = Session(args, scale, backends, pytorch, results, Path(scratch), started)
+        # A connection that breaks ends what was started too, and the scratch folder.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             session.run()
     print(f"{session.said()}: {args.output / 'README.md'}", file=sys.stderr)
