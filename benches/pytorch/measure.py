@@ -1,4 +1,4 @@
-"""Times a T5 model directory in PyTorch, eager mode: the peer of `altup bench`.
+"""Times a T5 model directory in PyTorch: the peer of `altup bench`.
 
     python benches/pytorch/measure.py --model DIR --batch batch.json --works forward,train,prefill,decode
 
@@ -8,8 +8,11 @@ tokens, K blocks, d = d_model, H heads, V vocabulary. The state of a stack is a 
 """
 
 import argparse
+import copy
 import ctypes
+import functools
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -123,9 +126,10 @@ def additive(allowed):
     return torch.zeros_like(allowed, dtype=torch.float32).masked_fill(~allowed, torch.finfo(torch.float32).min)
 
 
-def padding_mask(real):
-    """[B, 1, 1, S], or None without padding: attention is faster then."""
-    return None if real.all() else additive(real)[:, None, None]
+def padding_mask(real, padded):
+    """[B, 1, 1, S], or None without padding: attention is faster then. Whether there is any is known beforehand, as a
+    device would have to be waited for."""
+    return additive(real)[:, None, None] if padded else None
 
 
 def distance_bucket(distance, num_buckets, max_distance):
@@ -149,7 +153,7 @@ class Attention(nn.Module):
         self.v = nn.Linear(memory_width, inner, bias=False)
         self.o = nn.Linear(inner, config.d_model, bias=False)
         self.num_heads, self.bidirectional = config.num_heads, bidirectional
-        self.max_distance = config.relative_attention_max_distance
+        self.max_distance, self.buckets = config.relative_attention_max_distance, {}
         if owns_bias:
             self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
 
@@ -164,6 +168,8 @@ class Attention(nn.Module):
         keys, values = memory or self.keys_values(x)
         if cache:
             keys, values = cache.append(keys, values)
+        if bias is not None and bias.dtype != keys.dtype:
+            bias = bias.clamp(min=torch.finfo(keys.dtype).min).to(keys.dtype)
         # 512 tokens, 8 heads, d = 512, on a CPU: half the time of matmul and softmax forward, 0.7 of it with the
         # backward pass, and the same where the bias has a gradient, which the fused kernel does not compute.
         attended = F.scaled_dot_product_attention(self.heads(self.q(x)), keys, values, attn_mask=bias, scale=1.0)
@@ -172,8 +178,11 @@ class Attention(nn.Module):
     def position_bias(self, length):
         """[1, H, T, T]"""
         table = self.relative_attention_bias
-        buckets = [self.bucket(offset) for offset in range(1 - length, length)]
-        by_offset = table(torch.tensor(buckets, device=table.weight.device)).t()  # [H, 2T - 1]
+        if length not in self.buckets:
+            buckets = [self.bucket(offset) for offset in range(1 - length, length)]
+            with torch.inference_mode(False):  # a training step may be the next to use them
+                self.buckets[length] = torch.tensor(buckets, device=table.weight.device)
+        by_offset = table(self.buckets[length]).t()  # [H, 2T - 1]
         # A view of sliding windows: the gradient of a T x T embedding lookup takes 5 times as long.
         return by_offset.unfold(1, length, 1).flip(1)[None]
 
@@ -285,21 +294,22 @@ class Encoder(Stack):
     def memory_real(self, real):
         return windows(real, self.stride).any(2) if self.method == "average_pool" else real
 
-    def forward(self, embedded, real):
-        """(the output, its `real`), where `real` [B, T] is True for tokens that are not padding"""
+    def forward(self, embedded, real, padded):
+        """(the output, its `real`), where `real` [B, T] is True for tokens that are not padding, and `padded` says
+        whether there is any"""
         blocks, bias = self.split(embedded), self.position_bias(embedded.shape[1])
-        biases = self.masked(bias, real)
+        biases = self.masked(bias, real, padded)
         for index in range(len(self.block)):
             if self.pools_before(index):
                 blocks = [average_pool(x, real, self.stride) for x in blocks]
                 bias, real = bias[..., :: self.stride, :: self.stride], self.memory_real(real)
-                biases = self.masked(bias, real)
+                biases = self.masked(bias, real, padded)
             blocks = self.through(index, blocks, lambda x: self.compute(index, x, *biases))
         return self.merge(blocks), real
 
-    def masked(self, bias, real):
+    def masked(self, bias, real, padded):
         """The bias between all tokens, and between the tokens 0, k, 2k, ..., on which alone some layers run"""
-        mask = padding_mask(real)
+        mask = padding_mask(real, padded)
         bias = bias.contiguous() if mask is None else bias + mask
         return bias, bias[..., :: self.stride, :: self.stride].contiguous()
 
@@ -351,6 +361,11 @@ class Decoder(Stack):
 # --- The model -----------------------------------------------------------------------------------
 
 
+def shifted(labels, config):
+    """What the decoder reads"""
+    return F.pad(labels[:, :-1], (1, 0), value=config.decoder_start_token_id)
+
+
 class T5(nn.Module):
     def __init__(self, config, tied, scales_outputs):
         super().__init__()
@@ -361,10 +376,10 @@ class T5(nn.Module):
         self.config, self.tied = config, tied
         self.output_scale = config.d_model**-0.5 if scales_outputs else 1.0
 
-    def encode(self, input_ids):
+    def encode(self, input_ids, padded):
         """(the decoder's keys and values of it for each layer, their mask)"""
-        output, real = self.encoder(self.shared(input_ids), input_ids != PAD)
-        return self.decoder.memories(output), padding_mask(real)
+        output, real = self.encoder(self.shared(input_ids), input_ids != PAD, padded)
+        return self.decoder.memories(output), padding_mask(real, padded)
 
     def decode(self, tokens, *args):
         """What the output table is multiplied with, [B, T, output_width]"""
@@ -374,16 +389,16 @@ class T5(nn.Module):
     def output_table(self):
         return self.shared.weight if self.tied else self.lm_head.weight
 
-    def forward(self, input_ids, labels):
+    def forward(self, input_ids, labels, padded):
         """The logits [B, T, V] of the labels"""
-        tokens = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
-        output = self.decode(tokens, self.decoder.position_bias(tokens.shape[1]), *self.encode(input_ids))
+        tokens = shifted(labels, self.config)
+        output = self.decode(tokens, self.decoder.position_bias(tokens.shape[1]), *self.encode(input_ids, padded))
         return F.linear(output, self.output_table())
 
     @torch.inference_mode()
-    def prefill(self, input_ids, new_tokens):
+    def prefill(self, input_ids, padded, new_tokens):
         """What decoding goes on from: all that stays of the inputs, and the first token."""
-        memories, memory_bias = self.encode(input_ids)
+        memories, memory_bias = self.encode(input_ids, padded)
         memories = [[x.contiguous() for x in memory] for memory in memories]  # 0.7 of the time of every read
         caches = [Cache(keys, new_tokens) for keys, _ in memories]
         state = SimpleNamespace(memories=memories, memory_bias=memory_bias, caches=caches)
@@ -411,6 +426,29 @@ class T5(nn.Module):
             token = self.next_token(state, position, token)
             columns.append(token.tolist())
         return [list(row) for row in zip(*columns)]
+
+
+class Transformers(nn.Module):
+    """The T5 of Hugging Face's transformers, as T5 is called, without decoding."""
+
+    def __init__(self, directory, device):
+        super().__init__()
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        import transformers
+
+        config = read_config(directory / "config.json")
+        if config.altup.widening != "sum" or config.altup.num_blocks > 1 or config.altup.encoder_sequence.method:
+            raise Failure("--transformers: transformers has no AltUp")
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        model = transformers.T5ForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+        self.model, self.config = model.eval().to(device), config
+        self.program = f"transformers {transformers.__version__}, PyTorch"
+
+    def forward(self, input_ids, labels, padded):
+        mask = input_ids != PAD if padded else None
+        tokens = shifted(labels, self.config)
+        return self.model(input_ids=input_ids, attention_mask=mask, decoder_input_ids=tokens, use_cache=False).logits
 
 
 # --- Files ---------------------------------------------------------------------------------------
@@ -465,7 +503,9 @@ def read_batch(path, vocab_size, device):
             raise Failure(f"{path}: {name} must be from 0 to {vocab_size - 1}")
     if not rows["labels"].any() or fields["new_tokens"] < 1:
         raise Failure(f"{path}: there must be labels other than {PAD}, and new_tokens")
-    return SimpleNamespace(**{name: x.to(device) for name, x in rows.items()}, new_tokens=fields["new_tokens"])
+    padded = bool((rows["input_ids"] == PAD).any())
+    rows = {name: x.to(device) for name, x in rows.items()}
+    return SimpleNamespace(**rows, padded=padded, new_tokens=fields["new_tokens"])
 
 
 # --- Measuring -----------------------------------------------------------------------------------
@@ -506,34 +546,59 @@ def cross_entropy(logits, labels):
 class Works:
     """Each method prepares a work and returns it."""
 
-    def __init__(self, model, batch):
-        self.model, self.batch, self.tokens = model, batch, None
+    def __init__(self, model, batch, dtype, compiles):
+        self.model, self.batch, self.dtype, self.tokens = model, batch, dtype, None
+        self.compile = torch.compile if compiles else lambda function: function
+        self.inputs = (batch.input_ids, batch.labels, batch.padded)
+        # Once, before copies and compilation: what a first pass keeps would be compiled in, and out again by the next.
+        with torch.inference_mode():
+            model(*self.inputs)
+
+    @functools.cached_property
+    def for_inference(self):
+        """A model whose weights are of the type"""
+        return self.model if self.dtype == torch.float32 else copy.deepcopy(self.model).to(self.dtype)
 
     @torch.inference_mode()
     def logits(self):
-        return self.model(self.batch.input_ids, self.batch.labels)
+        return self.for_inference(*self.inputs)
 
     def forward(self):
-        return self.logits
+        model = self.compile(self.for_inference)
+        return torch.inference_mode()(lambda: model(*self.inputs))
 
     def prefill(self):
-        return lambda: self.model.prefill(self.batch.input_ids, self.batch.new_tokens)
+        batch = self.batch
+        return lambda: self.for_inference.prefill(batch.input_ids, batch.padded, batch.new_tokens)
 
     def decode(self):
         state = self.prefill()()
 
         def work():
-            self.tokens = self.model.greedy(state, self.batch.new_tokens)
+            self.tokens = self.for_inference.greedy(state, self.batch.new_tokens)
 
         return work
 
     def train(self):
+        """As in altup, bf16 is that of a pass: of a copy of the weights, which stay f32."""
+        self.__dict__.pop("for_inference", None)
         model, batch = self.model, self.batch
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+        fused = batch.labels.device.type == "cuda"
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=fused
+        )
+
+        def loss():
+            if self.dtype == torch.float32:
+                return cross_entropy(model(*self.inputs), batch.labels)
+            weights = {name: weight.to(self.dtype) for name, weight in model.named_parameters()}
+            return cross_entropy(torch.func.functional_call(model, weights, self.inputs).float(), batch.labels)
+
+        loss = self.compile(loss)
 
         def work():
             optimizer.zero_grad(set_to_none=True)
-            cross_entropy(model(batch.input_ids, batch.labels), batch.labels).backward()
+            loss().backward()
             optimizer.step()
 
         return work
@@ -543,25 +608,30 @@ WORKS = ["forward", "prefill", "decode", "train"]  # in this order, as `train` c
 
 
 def run(args):
-    if unknown := set(args.works.split(",")) - set(WORKS):
+    works = args.works.split(",")
+    if unknown := set(works) - set(WORKS):
         raise Failure(f"--works: {min(unknown)!r} is none of {', '.join(WORKS)}")
+    for flag, is_given in [("--compile", args.compile), ("--transformers", args.transformers)]:
+        if is_given and set(works) & {"prefill", "decode"}:
+            raise Failure(f"{flag} is for the works forward and train")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise Failure("--device cuda: this PyTorch finds no CUDA device")
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    model = load_model(args.model, device)
+    model = (Transformers if args.transformers else load_model)(args.model, device)
     batch = read_batch(args.batch, model.config.vocab_size, device)
-    works = Works(model, batch)
+    measured = Works(model, batch, {"f32": torch.float32, "bf16": torch.bfloat16}[args.precision], args.compile)
+    mode = "compiled" if args.compile else "eager"
     report = {
-        "program": f"PyTorch {torch.__version__.split('+')[0]}, eager",
+        "program": f"{getattr(model, 'program', 'PyTorch')} {torch.__version__.split('+')[0]}, {mode}",
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "loss": cross_entropy(works.logits().double(), batch.labels).item(),
+        "loss": cross_entropy(measured.logits().double(), batch.labels).item(),
     }
-    names = [name for name in WORKS if name in args.works.split(",")]
-    measurements = {name: measure(getattr(works, name)(), args.repeats, device) for name in names}
-    tokens = {"tokens": works.tokens} if works.tokens else {}
+    names = [name for name in WORKS if name in works] if args.repeats > 0 else []
+    measurements = {name: measure(getattr(measured, name)(), args.repeats, device) for name in names}
+    tokens = {"tokens": measured.tokens} if measured.tokens else {}
     return report | tokens | {"measurements": measurements}
 
 
@@ -579,6 +649,9 @@ def main():
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--optimizer", choices=["adamw"], default="adamw")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile")
+    parser.add_argument("--transformers", action="store_true", help="Hugging Face's T5, without AltUp")
     try:
         print(json.dumps(run(parser.parse_args())))
     except torch.OutOfMemoryError:

@@ -115,10 +115,7 @@ impl Backend {
                  `scripts/libtorch cargo run --release --features tch -- …`; with an index, an NVIDIA \
                  driver too"
             }
-            Self::Cuda => {
-                "It needs an NVIDIA GPU with its driver and the CUDA 12 toolkit (`CUDA_PATH` where it \
-                 is not in /usr/local/cuda)"
-            }
+            Self::Cuda => "It needs an NVIDIA GPU with its driver",
         }
     }
 

@@ -151,6 +151,33 @@ impl Plan {
         Ok(comparison)
     }
 
+    /// Writes the model directory, the batch and the [floors](Entry::floors) of each size and model into
+    /// `folder/SIZE-MODEL`, and measures nothing.
+    ///
+    /// # Errors
+    ///
+    /// If a name is unknown, or if a folder is there already or can't be written.
+    pub fn prepare(&self, folder: &Path) -> anyhow::Result<()> {
+        for size in &self.sizes {
+            for name in &self.models {
+                let config = self.config(size, name)?;
+                let case = folder.join(format!("{size}-{name}"));
+                ensure!(
+                    !case.exists(),
+                    "{} is there already; choose another folder",
+                    case.display()
+                );
+                self.write_case(&config, &case)?;
+                let floors = self.floors(
+                    &config,
+                    &BenchBatch::read(&case.join("batch.json"), config.vocab_size)?,
+                );
+                std::fs::write(case.join("floors.json"), serde_json::to_vec(&floors)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The configuration of a model.
     ///
     /// # Errors
@@ -187,6 +214,11 @@ impl Plan {
         Ok(())
     }
 
+    /// What each work takes by its arithmetic.
+    fn floors(&self, config: &T5Config, batch: &BenchBatch) -> BTreeMap<Work, f64> {
+        self.works.iter().map(|&work| (work, floor(config, work, batch).amount())).collect()
+    }
+
     /// The loss on every side; all must agree with the first.
     fn check(
         &self,
@@ -199,8 +231,7 @@ impl Plan {
     ) -> anyhow::Result<()> {
         let (model, file) = (case.join("model"), case.join("batch.json"));
         let batch = BenchBatch::read(&file, config.vocab_size)?;
-        let floors: BTreeMap<Work, f64> =
-            self.works.iter().map(|&work| (work, floor(config, work, &batch).amount())).collect();
+        let floors = self.floors(config, &batch);
         let mut first: Option<(String, f64)> = None;
         for side in sides {
             let measured = match side.measure(&model, &file, &self.works, 0) {

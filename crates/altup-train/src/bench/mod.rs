@@ -8,6 +8,7 @@
 pub mod breakdown;
 pub mod comparison;
 pub mod exchange;
+pub mod kernels;
 pub mod measure;
 pub mod models;
 pub mod scaling;

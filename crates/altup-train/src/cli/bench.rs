@@ -1,8 +1,9 @@
 use altup_train::bench::comparison::{Plan, Side};
 use altup_train::bench::exchange::{Exchanges, ModelExchange};
+use altup_train::bench::kernels::{self, Kernels};
 use altup_train::bench::measure::{self, StepOptions};
 use altup_train::bench::{BenchBatch, Work, models, scaling};
-use altup_train::device::{Backend, DeviceName};
+use altup_train::device::{Backend, DeviceName, hardware_name};
 use altup_train::machine::Machine;
 use altup_train::precision::Precision;
 use altup_train::process;
@@ -19,7 +20,8 @@ use super::{BackendArgs, PrecisionArgs, backends, output};
 /// Compare the speed of models on backends and in other programs, side by side
 ///
 /// Every side runs in a process of its own, in turns; all must compute the same loss before any is timed. The exchange
-/// between replicas is measured where they are: `mpirun -n 2 altup bench --works exchange`.
+/// between replicas is measured where they are: `mpirun -n 2 altup bench --works exchange`. Kernels are measured without
+/// models, at the widths of one size.
 #[derive(Args)]
 pub(super) struct BenchArgs {
     /// Sizes of models (`altup sizes` lists them)
@@ -76,16 +78,21 @@ pub(super) struct BenchArgs {
     /// Do not tell what is being measured
     #[arg(long)]
     quiet: bool,
+    /// Measure nothing: write the models and their batches into this folder, for `altup measure`, with what the works
+    /// take by their arithmetic
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "peer", "scaling", "backends"])]
+    prepare: Option<PathBuf>,
     /// A folder for comparison.json, comparison.md and the charts; it must not hold a comparison yet
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 
-/// What is timed: a work of each side, or what replicas do together.
+/// What is timed: a work of each side, what replicas do together, or the kernels of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     OfSides(Work),
     Exchange,
+    Kernels,
 }
 
 impl ValueEnum for Asked {
@@ -97,6 +104,7 @@ impl ValueEnum for Asked {
             Self::OfSides(Work::Decode),
             Self::OfSides(Work::Breakdown),
             Self::Exchange,
+            Self::Kernels,
         ]
     }
 
@@ -107,6 +115,9 @@ impl ValueEnum for Asked {
                 PossibleValue::new("exchange")
                     .help("The sum of a model's gradients over all replicas, under mpirun, beside a training step"),
             ),
+            Self::Kernels => Some(PossibleValue::new("kernels").help(
+                "The rates at which a device copies and multiplies matrices, and the kernels that pass over memory",
+            )),
         }
     }
 }
@@ -172,7 +183,52 @@ pub(super) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     }
     refuse_several("a comparison");
     process::set_up();
-    bench(args).map(|()| ExitCode::SUCCESS)
+    let done = match &args.prepare {
+        _ if args.works.contains(&Asked::Kernels) => kernels(args),
+        Some(folder) => args.plan(args.works_of_sides()).prepare(folder),
+        None => bench(args),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Measures the kernels of one backend at the widths of one size.
+fn kernels(args: BenchArgs) -> anyhow::Result<()> {
+    const NAME: &str = "kernels";
+    ensure!(
+        args.works == [Asked::Kernels]
+            && args.peer.is_empty()
+            && !args.scaling
+            && args.prepare.is_none(),
+        "kernels are measured alone: without other --works, --peer, --scaling and --prepare"
+    );
+    check_free(args.output.as_deref(), NAME)?;
+    let [backend] = &args.backends[..] else {
+        bail!("kernels are measured on one of the --backends at a time");
+    };
+    let [size] = &args.sizes[..] else {
+        bail!("kernels are measured at the widths of one of the --sizes at a time");
+    };
+    let device = backends::open(backend)?;
+    args.precision.check(&device)?;
+    let plan = args.plan(Vec::new());
+    let config = plan.config(size, models::MODELS[0])?;
+    let batch = [plan.batch_size, plan.input_length, plan.target_length];
+    let (copy, [products, passes]) =
+        kernels::measure(&config, batch, &device, plan.precision, plan.rounds * plan.repeats);
+    let measured = Kernels {
+        machine: Machine::here(),
+        commit: args.commit,
+        backend: backend.to_string(),
+        device: hardware_name(&device).unwrap_or_else(|| "cpu".into()),
+        precision: plan.precision,
+        size: size.clone(),
+        batch,
+        copy,
+        products,
+        passes,
+    };
+    let json = serde_json::to_string_pretty(&measured)?;
+    tell(NAME, measured.markdown(), json, Vec::new(), args.output)
 }
 
 /// Measures the exchange between the replicas, all of which are here.
@@ -181,8 +237,11 @@ fn exchange(args: BenchArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
     let backends: Vec<String> = args.backends.iter().map(DeviceName::to_string).collect();
     replicas.agree(&agreement_on("altup bench").and("bench", &plan).and("--backends", backends))?;
     ensure!(
-        args.works == [Asked::Exchange] && args.peer.is_empty() && !args.scaling,
-        "the exchange is measured alone: without other --works, --peer and --scaling"
+        args.works == [Asked::Exchange]
+            && args.peer.is_empty()
+            && !args.scaling
+            && args.prepare.is_none(),
+        "the exchange is measured alone: without other --works, --peer, --scaling and --prepare"
     );
     ensure!(
         !replicas.is_lone(),
@@ -238,6 +297,14 @@ fn exchange(args: BenchArgs, replicas: &Replicas) -> anyhow::Result<ExitCode> {
 }
 
 impl BenchArgs {
+    fn works_of_sides(&self) -> Vec<Work> {
+        let work = |asked: &Asked| match asked {
+            Asked::OfSides(work) => Some(*work),
+            Asked::Exchange | Asked::Kernels => None,
+        };
+        self.works.iter().filter_map(work).collect()
+    }
+
     fn plan(&self, works: Vec<Work>) -> Plan {
         Plan {
             sizes: self.sizes.clone(),
@@ -268,11 +335,7 @@ fn check_free(folder: Option<&Path>, name: &str) -> anyhow::Result<()> {
 fn bench(args: BenchArgs) -> anyhow::Result<()> {
     let name = if args.scaling { "scaling" } else { "comparison" };
     check_free(args.output.as_deref(), name)?;
-    let works = args.works.iter().filter_map(|asked| match asked {
-        Asked::OfSides(work) => Some(*work),
-        Asked::Exchange => None,
-    });
-    let plan = args.plan(works.collect());
+    let plan = args.plan(args.works_of_sides());
     let mut backends = args.backends;
     if backends.is_empty() {
         backends = default_backends();

@@ -7,6 +7,7 @@ use altup_train::device::is_gpu;
 use altup_train::memory_estimate::{MemoryEstimate, Workload};
 use altup_train::precision::Precision;
 use altup_train::progress::{format_bytes, format_count};
+use altup_train::variant::labelled;
 use anyhow::Context;
 use burn::tensor::{Device, Tensor};
 use clap::{Args, ValueEnum};
@@ -30,6 +31,9 @@ pub(super) struct InspectArgs {
     /// An AltUp of this many blocks over the named size
     #[arg(long, value_name = "K", requires = "size")]
     blocks: Option<usize>,
+    /// The named size as another model, by its label: recycled-k2, altup-k2-moe32 and so on, as `altup bench` takes them
+    #[arg(long, value_name = "MODEL", requires = "size", conflicts_with = "blocks")]
+    variant: Option<String>,
     /// Input tokens of an example
     #[arg(long, default_value_t = 512, value_name = "TOKENS")]
     input_length: u64,
@@ -111,7 +115,8 @@ pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
             (config, model, true)
         }
         (None, name) => {
-            let config = named(name.as_deref().unwrap_or_default(), args.blocks)?;
+            let config =
+                named(name.as_deref().unwrap_or_default(), args.blocks, args.variant.as_deref())?;
             let model = config.build(&device);
             (config, model, false)
         }
@@ -198,13 +203,18 @@ fn print_memory(workload: &Workload, memory: &MemoryEstimate) -> anyhow::Result<
     Ok(())
 }
 
-fn named(name: &str, blocks: Option<usize>) -> anyhow::Result<T5Config> {
+fn named(name: &str, blocks: Option<usize>, variant: Option<&str>) -> anyhow::Result<T5Config> {
     let mut config = size(name).with_context(|| {
         format!(
             "there is no size {name:?}; there are {}",
             size_names().collect::<Vec<_>>().join(", ")
         )
     })?;
+    if let Some(label) = variant {
+        return labelled(config, label).with_context(|| {
+            format!("--variant {label}: no model has this label; examples are dense, altup-k2, recycled-k2, altup-k2-moe32")
+        });
+    }
     config.altup = blocks.map(|num_blocks| AltUpModelConfig {
         num_blocks,
         selection: Default::default(),

@@ -47,6 +47,16 @@ macro_rules! on_each_backend {
             }
 
             #[test]
+            fn losses_and_gradients_in_bf16() {
+                models::losses_and_gradients_in_bf16(&subject());
+            }
+
+            #[test]
+            fn the_same_from_run_to_run() {
+                operations::the_same_from_run_to_run(&subject());
+            }
+
+            #[test]
             fn a_combination_by_token_and_its_gradients() {
                 operations::a_combination_by_token_and_its_gradients(&subject());
             }

@@ -8,6 +8,7 @@ use altup_models::{
     generate, gradient_tensors, parameter_tensors,
 };
 use altup_optim::OptimizerConfig;
+use altup_train::precision::Precision;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
@@ -54,6 +55,47 @@ pub(crate) fn outputs_loss_gradients_and_an_optimizer_step(subject: &Subject) {
         let stepped =
             OptimizerConfig::default().init().step(LEARNING_RATE, model.clone(), gradients);
         step_is_close(subject, case, &model, &stepped, &expected);
+    }
+}
+
+/// bf16 keeps 8 bits, and a route of an expert may change by them: the loss is within a hundredth of that in f32, and all
+/// gradients together point the same way.
+#[allow(clippy::print_stderr)] // What is skipped is said.
+pub(crate) fn losses_and_gradients_in_bf16(subject: &Subject) {
+    if Precision::Bf16.check(&subject.device).is_err() {
+        eprintln!("skipped: this device does not compute in bf16");
+        return;
+    }
+    let device = subject.autodiff();
+    for case in CASES {
+        let folder = fixture(case);
+        let model = Precision::Bf16.to_compute(&load_for_evaluation(&folder, &device));
+        let inputs: Inputs = read_json(&folder.join("inputs.json"));
+        let input_ids = ids(&inputs.input_ids, &device);
+        let labels = ids(&inputs.labels, &device);
+        let padding = input_ids.clone().equal_elem(0);
+        let logits = model.forward(input_ids, Some(padding), labels.clone());
+        let loss = cross_entropy_sum(logits, labels) / inputs.targets() as f64;
+        let expected = read_tensors(&folder.join("expected.safetensors"))["loss"].1[0];
+        let found = values(loss.clone())[0];
+        assert!(
+            (found - expected).abs() < 1e-2 * expected,
+            "{case}: a loss of {found}, not {expected}"
+        );
+        assert!(found != expected, "{case}: nothing was computed in bf16");
+
+        let expected = read_tensors(&folder.join("gradients.safetensors"));
+        let [mut product, mut of_found, mut of_expected] = [0f64; 3];
+        for NamedTensor { name, values, .. } in gradient_tensors(&model, &loss.backward()) {
+            for (&found, &expected) in values.iter().zip(&expected[&name].1) {
+                let (found, expected) = (f64::from(found), f64::from(expected));
+                product += found * expected;
+                of_found += found * found;
+                of_expected += expected * expected;
+            }
+        }
+        let cosine = product / (of_found * of_expected).sqrt();
+        assert!(cosine > 0.99, "{case}: the cosine of the gradients is {cosine}");
     }
 }
 

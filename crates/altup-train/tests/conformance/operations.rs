@@ -2,12 +2,16 @@
 //!
 //! Regenerate the fixture with `python scripts/reference/generate_fixtures.py`.
 
-use altup_core::operations::combine_blocks::combine_blocks_by_token;
+use altup_core::operations::combine_blocks::{combine_blocks, combine_blocks_by_token};
 use altup_core::{AltUp, SequenceAltUpConfig, average_pool, stride_and_skip};
 use altup_models::CrossEntropyOptions;
+use altup_models::operations::attention::attention;
 use altup_models::operations::cross_entropy::cross_entropy;
+use altup_models::operations::embedding::embedding;
+use altup_models::operations::gated_gelu::gated_gelu;
+use altup_models::operations::rms_norm::rms_norm;
 use burn::module::Param;
-use burn::tensor::{Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -202,4 +206,66 @@ pub(crate) fn the_update_at_any_shape(subject: &Subject) {
 
 fn altup(p: Tensor<2>, g: Tensor<1>) -> AltUp {
     AltUp { prediction_coefs: Param::from_tensor(p), correction_coefs: Param::from_tensor(g) }
+}
+
+/// What our operations and their backward passes compute is the same from run to run, bit for bit: each sums in one
+/// order. The sizes are such that several groups of threads take part. Burn may tune its products in the first run.
+pub(crate) fn the_same_from_run_to_run(subject: &Subject) {
+    let device = subject.autodiff();
+    let shapes: [[usize; 2]; 11] = [
+        [1028, 96],
+        [514, 96],
+        [2, 3],
+        [1, 96],
+        [260, 24],
+        [260, 24],
+        [260, 24],
+        [195, 65],
+        [514, 300],
+        [50, 32],
+        [514, 96],
+    ];
+    let normal = Distribution::Normal(0.0, 1.0);
+    let inputs =
+        shapes.map(|shape| Tensor::<2>::random(shape, normal, &subject.device).into_data());
+    run_operations(&inputs, &device);
+    let (first, second) = (run_operations(&inputs, &device), run_operations(&inputs, &device));
+    for (number, (first, second)) in first.iter().zip(&second).enumerate() {
+        assert!(first.iter().any(|&value| value != 0.0), "result {number} is zero");
+        assert!(first == second, "result {number} is another in the second run");
+    }
+}
+
+/// The outputs of all operations, and the gradients of a sum of them in which each value has a factor of its own.
+fn run_operations(inputs: &[TensorData; 11], device: &Device) -> Vec<Vec<f32>> {
+    let leaves =
+        inputs.each_ref().map(|data| Tensor::<2>::from_data(data.clone(), device).require_grad());
+    let [state, computed, coefs, gamma, query, key, value, bias, logits, table, gate] =
+        leaves.clone();
+    let tokens = |count: usize, below: i32| -> Tensor<1, Int> {
+        Tensor::arange(0..count as i64, device).mul_scalar(7).remainder_scalar(below)
+    };
+    let heads = |x: Tensor<2>| x.reshape([4, 65, 3, 8]);
+    let bias = Some(bias.reshape([1, 3, 65, 65]));
+    let outputs = [
+        combine_blocks(
+            state.reshape([2, 2, 257, 96]),
+            computed.clone().reshape([2, 257, 96]),
+            coefs,
+        )
+        .flatten(0, 3),
+        rms_norm(computed.clone(), gamma.reshape([96]), 1e-6).flatten(0, 1),
+        gated_gelu(gate, computed).flatten(0, 1),
+        attention(heads(query), heads(key), heads(value), bias, None).flatten(0, 3),
+        cross_entropy(logits, tokens(514, 300), CrossEntropyOptions::default()),
+        embedding(table, tokens(1028, 50).reshape([4, 257])).flatten::<1>(0, 2),
+    ];
+    let weighted = outputs.clone().map(|output: Tensor<1>| {
+        let factors =
+            Tensor::arange(0..output.dims()[0] as i64, device).remainder_scalar(13).float() - 6.0;
+        (output * factors).sum()
+    });
+    let gradients = weighted.into_iter().reduce(|a, b| a + b).unwrap().backward();
+    let gradients = leaves.iter().map(|leaf| values(leaf.grad(&gradients).unwrap()));
+    outputs.into_iter().map(values).chain(gradients).collect()
 }

@@ -1,0 +1,102 @@
+"""Build the archive: programs, fixtures of the conformance tests, PyTorch's side, and this script.
+
+The archive has the layout of a checkout, so that programs and scripts find each other where they always do.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "altup-gpu-kit"
+FIXTURES = ["crates/altup-core/tests/fixtures", "crates/altup-models/tests/fixtures"]
+SCRIPTS = ["scripts/gpu-kit", "scripts/gpu_kit", "benches/pytorch/measure.py"]
+# What is in the folder of each program.
+TESTS = {"conformance": ["-p", "altup-train", "--test", "conformance"], "kernels": ["-p", "altup-models", "--lib"]}
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "--features",
+        action="append",
+        metavar="FEATURES",
+        help="cargo features of a program, as in vulkan,wgpu; again for another program [default: vulkan,wgpu]",
+    )
+    parser.add_argument(
+        "--cuda",
+        action="store_true",
+        help="a program with the feature cuda too; its build downloads an LLVM, and needs a C++ compiler",
+    )
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    parser.add_argument("--output", type=Path, default=target / f"{NAME}.tar.gz")
+
+
+def run(args):
+    features = (args.features or ["vulkan,wgpu"]) + ["cuda"] * args.cuda
+    with tempfile.TemporaryDirectory() as scratch:
+        kit = Path(scratch) / NAME
+        for path in FIXTURES + SCRIPTS:
+            copy(ROOT / path, kit / path)
+        # Where cargo runs the tests: they look for fixtures from here.
+        (kit / "crates/altup-train").mkdir()
+        programs = [build_program(names, kit) for names in features]
+        about = {
+            "commit": output_of("git", "-C", ROOT, "describe", "--always", "--dirty", "--exclude=*"),
+            "rustc": output_of("rustc", "--version"),
+            "programs": programs,
+        }
+        (kit / "kit.json").write_text(json.dumps(about, indent=2) + "\n")
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        partial = args.output.with_name(args.output.name + ".partial")
+        with tarfile.open(partial, "w:gz") as archive:
+            archive.add(kit, NAME)
+        partial.replace(args.output)
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, {', '.join(features)}", file=sys.stderr)
+    print(f"On the target: tar xf {args.output.name} && {NAME}/scripts/gpu-kit run", file=sys.stderr)
+
+
+def copy(source, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy2(source, target)
+
+
+def build_program(features, kit):
+    """The command line and the tests with these features, stripped, in a folder of their own."""
+    folder = Path("programs") / features.replace(",", "-")
+    (kit / folder).mkdir(parents=True)
+    commands = {"altup": ["build", "-p", "altup-train", "--bin", "altup"]}
+    commands.update({name: ["test", "--no-run"] + select for name, select in TESTS.items()})
+    if features == "cuda":
+        # The tests of single kernels are written for wgpu.
+        del commands["kernels"]
+    for name, command in commands.items():
+        print(f"{features}: {name}", file=sys.stderr)
+        command += ["--release", "--features", features, "--message-format", "json-render-diagnostics"]
+        binary = built(subprocess.run(["cargo"] + command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+        # Not by the profile: with another one cargo would build all that the tests have built once more.
+        output_of("strip", "-o", kit / folder / name, binary)
+    glibc = max(
+        (tuple(map(int, version)) for version in re.findall(rb"GLIBC_(\d+)\.(\d+)", (kit / folder / "altup").read_bytes())),
+        default=(0, 0),
+    )
+    return {"features": features.split(","), "folder": str(folder), "glibc": "{}.{}".format(*glibc)}
+
+
+def built(process):
+    if process.returncode != 0:
+        sys.exit("nothing was packed: the build above failed")
+    messages = map(json.loads, filter(lambda line: line.startswith("{"), process.stdout.splitlines()))
+    return [message["executable"] for message in messages if message.get("executable")][-1]
+
+
+def output_of(*command):
+    return subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
