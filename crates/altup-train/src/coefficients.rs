@@ -51,11 +51,6 @@ impl LayerCoefficients {
     pub fn values(&self) -> impl Iterator<Item = f64> {
         self.p.iter().flatten().chain(&self.g).chain(&self.sequence).copied()
     }
-
-    /// Whether all are finite.
-    pub(crate) fn is_finite(&self) -> bool {
-        self.values().all(f64::is_finite)
-    }
 }
 
 /// Numbers of one digit stand beside each other; others need a comma between.
