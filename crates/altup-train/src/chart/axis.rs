@@ -171,7 +171,7 @@ pub(super) fn number(value: f64, step: f64) -> String {
             _ => (1e3, "k"),
         };
         format!("{}{unit}", value / size)
-    } else if digits <= -4 || digits >= 15 {
+    } else if digits >= 15 || digits <= -4 && value.abs() < 1e-2 {
         let precision = (value.abs().log10().floor() as i32 - digits).max(0) as usize;
         let text = format!("{value:.precision$e}");
         let (mantissa, power) = text.split_once('e').unwrap_or((text.as_str(), "0"));
@@ -216,6 +216,7 @@ mod tests {
         assert_eq!(labels(linear_ticks(0.0, 1.1e6, 5)), ["0", "500k", "1M"]);
         assert_eq!(labels(linear_ticks(0.0, 1.2e-4, 4)), ["0", "5e-5", "1e-4"]);
         assert_eq!(labels(linear_ticks(-1.0, 1.0, 5)), ["-1.0", "-0.5", "0", "0.5", "1.0"]);
+        assert_eq!(labels(linear_ticks(0.2619, 0.2631, 3)), ["0.2620", "0.2625", "0.2630"]);
         assert_eq!(linear_ticks(0.0, 0.35, 4).last().unwrap().0, 0.3);
     }
 
