@@ -93,7 +93,7 @@ def executables(command):
     """{target: file} of what cargo has built"""
     process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if process.returncode != 0:
-        sys.exit("nothing was packed: the build above failed")
+        sys.exit(f"nothing was packed: {command[0]} {command[1]} ended with {process.returncode}")
     messages = map(json.loads, filter(lambda line: line.startswith("{"), process.stdout.splitlines()))
     return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable")}
 
