@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = "altup-gpu-kit"
 FIXTURES = ["crates/altup-core/tests/fixtures", "crates/altup-models/tests/fixtures"]
 SCRIPTS = ["scripts/gpu-kit", "scripts/gpu_kit", "benches/pytorch/measure.py"]
-# What is in the folder of each program.
-TESTS = {"conformance": ["-p", "altup-train", "--test", "conformance"], "kernels": ["-p", "altup-models", "--lib"]}
+# Together, so that cargo gives both packages the same dependencies, which the whole workspace has too.
+PROGRAM = ["build", "-p", "altup-train", "--bin", "altup"]
+TESTS = ["test", "--no-run", "-p", "altup-train", "-p", "altup-models", "--lib", "--test", "conformance"]
 
 
 def add_arguments(parser):
@@ -73,17 +74,14 @@ def build_program(features, kit):
     """The command line and the tests with these features, stripped, in a folder of their own."""
     folder = Path("programs") / features.replace(",", "-")
     (kit / folder).mkdir(parents=True)
-    commands = {"altup": ["build", "-p", "altup-train", "--bin", "altup"]}
-    commands.update({name: ["test", "--no-run"] + select for name, select in TESTS.items()})
-    if features == "cuda":
-        # The tests of single kernels are written for wgpu.
-        del commands["kernels"]
-    for name, command in commands.items():
-        print(f"{features}: {name}", file=sys.stderr)
-        command += ["--release", "--features", features, "--message-format", "json-render-diagnostics"]
-        binary = built(subprocess.run(["cargo"] + command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+    built = {}
+    for command in (PROGRAM, TESTS):
+        print(f"{features}: cargo {' '.join(command)}", file=sys.stderr)
+        command = command + ["--release", "--features", features, "--message-format", "json-render-diagnostics"]
+        built.update(executables(["cargo"] + command))
+    for name, target in [("altup", "altup"), ("conformance", "conformance"), ("kernels", "altup_models")]:
         # Not by the profile: with another one cargo would build all that the tests have built once more.
-        output_of("strip", "-o", kit / folder / name, binary)
+        output_of("strip", "-o", kit / folder / name, built[target])
     glibc = max(
         (tuple(map(int, version)) for version in re.findall(rb"GLIBC_(\d+)\.(\d+)", (kit / folder / "altup").read_bytes())),
         default=(0, 0),
@@ -91,11 +89,13 @@ def build_program(features, kit):
     return {"features": features.split(","), "folder": str(folder), "glibc": "{}.{}".format(*glibc)}
 
 
-def built(process):
+def executables(command):
+    """{target: file} of what cargo has built"""
+    process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if process.returncode != 0:
-        sys.exit("nothing was packed: the build above failed")
+        sys.exit(f"nothing was packed: {command[0]} {command[1]} ended with {process.returncode}")
     messages = map(json.loads, filter(lambda line: line.startswith("{"), process.stdout.splitlines()))
-    return [message["executable"] for message in messages if message.get("executable")][-1]
+    return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable")}
 
 
 def output_of(*command):
