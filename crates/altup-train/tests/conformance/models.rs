@@ -58,7 +58,7 @@ pub(crate) fn outputs_loss_gradients_and_an_optimizer_step(subject: &Subject) {
     }
 }
 
-/// Each loss is within a hundredth of that in f32: bf16 keeps 8 bits, and a token whose expert changes by them is one of
+/// Each loss is within 2 % of that in f32: bf16 keeps 8 bits, and a token whose expert changes by them is one of
 /// a few. Gradients are passed through, and finite.
 #[allow(clippy::print_stderr)] // What is skipped is said.
 pub(crate) fn losses_in_bf16(subject: &Subject) {
@@ -79,7 +79,7 @@ pub(crate) fn losses_in_bf16(subject: &Subject) {
         let expected = read_tensors(&folder.join("expected.safetensors"))["loss"].1[0];
         let found = values(loss.clone())[0];
         let what = format!("{case}: a loss of {found}, {expected} in f32");
-        assert!((found - expected).abs() < 1e-2 * expected, "{what}");
+        assert!((found - expected).abs() < 2e-2 * expected, "{what}");
         assert!(found != expected, "{what}: nothing was computed in bf16");
         for NamedTensor { name, values, .. } in gradient_tensors(&model, &loss.backward()) {
             assert!(values.iter().all(|value| value.is_finite()), "{case}: {name}");
