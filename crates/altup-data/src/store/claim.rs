@@ -193,6 +193,7 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
@@ -218,15 +219,19 @@ mod tests {
         let patience = Duration::from_millis(400);
         let started = Instant::now();
         // It gets on for longer than that.
+        let last = Cell::new(Duration::ZERO);
         let gets_on = || {
-            let does = started.elapsed() < 3 * patience;
-            if does {
+            let now = started.elapsed();
+            if now < 3 * patience {
                 claim.file.try_clone().unwrap().write_all(b"more").unwrap();
+                last.set(now);
             }
             false
         };
         let error = Claim::wait(&target, patience, gets_on).unwrap_err();
-        assert!(started.elapsed() >= 4 * patience, "{:?}", started.elapsed());
+        // It has patience from the last bytes on.
+        let (ended, last) = (started.elapsed(), last.get());
+        assert!(last > patience && ended >= last + patience, "{ended:?}, {last:?}");
         let message = error.to_string();
         assert!(message.starts_with("waited 0.4 s for another process that makes "), "{message}");
         assert!(message.contains("file.partial"), "{message}");
