@@ -95,8 +95,12 @@ impl<'a> MatrixMut<'a> {
     /// Panics if `columns` is 0 or doesn't divide the number of values.
     pub fn new(values: &'a mut [f32], columns: usize) -> Self {
         let rows = whole_rows(values.len(), columns);
+        Self::row_by_row(values.as_mut_ptr(), rows, columns)
+    }
+
+    fn row_by_row(first: *mut f32, rows: usize, columns: usize) -> Self {
         Self {
-            first: values.as_mut_ptr(),
+            first,
             rows,
             columns,
             row_stride: columns as isize,
@@ -191,14 +195,7 @@ pub fn product(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
     };
     // Not of zeros, which the product would only write over.
     let mut values = Vec::with_capacity(count);
-    let output = MatrixMut {
-        first: values.as_mut_ptr(),
-        rows,
-        columns,
-        row_stride: columns as isize,
-        column_stride: 1,
-        values: PhantomData,
-    };
+    let output = MatrixMut::row_by_row(values.as_mut_ptr(), rows, columns);
     // SAFETY: there is room for all values, and a product that isn't added to what is there writes each of them.
     unsafe {
         output.product(left, right, false, threads);

@@ -126,7 +126,7 @@ altup_backend::operations! {
             }
         }
 
-        /// The gradient of x: output_grad · weightᵀ.
+        /// The gradient of x, `[rows, d_input]`: output_grad `[rows, d_output]` · weightᵀ.
         fn product_backward_x(
             weight: FloatTensor<Self>,
             output_grad: FloatTensor<Self>,
@@ -134,7 +134,7 @@ altup_backend::operations! {
             Self::product(output_grad, Self::float_transpose(weight))
         }
 
-        /// The gradient of the weight: xᵀ · output_grad.
+        /// The gradient of the weight, `[d_input, d_output]`: xᵀ · output_grad `[rows, d_output]`.
         fn product_backward_weight(
             x: FloatTensor<Self>,
             output_grad: FloatTensor<Self>,
