@@ -157,20 +157,6 @@ impl RunConfig {
     ///
     /// If the current folder is not known.
     pub fn make_absolute(&mut self) -> std::io::Result<()> {
-        if let Some(directory) = &mut self.model.init {
-            *directory = std::path::absolute(&*directory)?;
-        }
-        self.data.make_absolute()
-    }
-}
-
-impl DataConfig {
-    /// Makes paths absolute, so that they hold from any folder.
-    ///
-    /// # Errors
-    ///
-    /// If the current folder is not known.
-    pub fn make_absolute(&mut self) -> std::io::Result<()> {
         self.make_absolute_from(&std::env::current_dir()?)
     }
 
@@ -180,6 +166,16 @@ impl DataConfig {
     ///
     /// If a path is empty.
     pub fn make_absolute_from(&mut self, folder: &Path) -> std::io::Result<()> {
+        if let Some(directory) = &mut self.model.init {
+            *directory = std::path::absolute(folder.join(&*directory))?;
+        }
+        self.data.make_absolute_from(folder)
+    }
+}
+
+impl DataConfig {
+    /// Makes paths absolute that are relative to `folder`, itself absolute.
+    fn make_absolute_from(&mut self, folder: &Path) -> std::io::Result<()> {
         let named = self.sources.iter_mut().flat_map(|named| [&mut named.train, &mut named.valid]);
         for sources in [&mut self.train, &mut self.valid].into_iter().chain(named) {
             for source in sources {

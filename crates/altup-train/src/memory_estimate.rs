@@ -21,7 +21,7 @@ use crate::training_batches::TrainingBatches;
 
 /// What to do about too little memory, in the words of a configuration.
 pub const WHAT_TO_LOWER: &str = "lower training.batch_size (training.gradient_accumulation keeps the examples of a \
-                                 step), shorten the inputs, or set training.recompute_layers=true or \
+                                 step, and its sums take memory too), shorten the inputs, or set training.recompute_layers=true or \
                                  training.precision=bf16";
 
 /// The bytes that a run's steps will hold. The program, its tokenizer and its data are not among them, nor what an

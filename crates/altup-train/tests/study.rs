@@ -178,6 +178,31 @@ fn what_is_finished_is_not_repeated() {
     assert_eq!(summary["failed"], serde_json::json!([]));
 }
 
+/// The runs write down where the model is and the tokenizer that is its: the study knows them again.
+#[test]
+fn a_study_that_begins_with_a_model_goes_on() {
+    let workspace = workspace();
+    let keys = "vocab_size = 300, input_length = 32";
+    let (head, tail) = STUDY.split_once("model = { size").unwrap();
+    let (_, tail) = tail.split_once('\n').unwrap();
+    let study = format!("{head}model = {{ init = \"base/model\" }}\n{tail}");
+    let (study, variant) = study.split_once("\n[[variants]]\nname = \"altup2\"").unwrap();
+    let smoke = variant.split_once("[smoke]").unwrap().1;
+    assert!(study.contains(keys));
+    let study = study.replace(keys, "input_length = 32");
+    workspace.write("plans/study.toml", &format!("{study}\n[smoke]{smoke}"));
+    workspace.write("plans/corpus.txt", &fs::read_to_string(workspace.path("corpus.txt")).unwrap());
+    let base = "train --output plans/base --train corpus.txt --steps 1 --batch-size 2 --set data.vocab_size=300 --quiet";
+    succeeds(workspace.altup(&base.split(' ').collect::<Vec<_>>()).output().unwrap());
+    let run = || {
+        let command = ["study", "plans/study.toml", "--output", "out", "--only", "runs"];
+        errors(&succeeds(workspace.altup(&command).output().unwrap()))
+    };
+    assert!(run().contains("started tiny-dense-seed3\n"));
+    let again = run();
+    assert!(!again.contains("started "), "{again}");
+}
+
 #[test]
 fn a_finished_run_needs_no_model() {
     let workspace = workspace();

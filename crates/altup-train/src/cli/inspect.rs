@@ -55,6 +55,9 @@ struct TrainingArgs {
     /// Rows of a batch in training
     #[arg(long, default_value_t = 16, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     batch_size: u64,
+    /// Batches whose gradients are added up to a step, on one replica
+    #[arg(long, default_value_t = 1, value_name = "BATCHES", value_parser = clap::value_parser!(u32).range(1..))]
+    gradient_accumulation: u32,
     /// Whether inputs are padded in training
     #[arg(long)]
     padded: bool,
@@ -102,7 +105,7 @@ impl TrainingArgs {
                 Optimizer::Adafactor => OptimizerKind::Adafactor,
                 Optimizer::AdamW => OptimizerKind::AdamW,
             },
-            gradient_accumulation: 1,
+            gradient_accumulation: self.gradient_accumulation as usize,
         })
     }
 }

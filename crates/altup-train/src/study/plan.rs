@@ -354,7 +354,7 @@ pub enum PlanError {
 }
 
 impl StudyPlan {
-    /// Reads a study's file. Paths of data in it are relative to its folder.
+    /// Reads a study's file. Paths in it are relative to its folder.
     ///
     /// # Errors
     ///
@@ -556,7 +556,7 @@ impl Reader<'_> {
             config = config.with_keys(keys.clone()).map_err(error)?;
         }
         let io = |source| PlanError::Read { path: self.path.to_owned(), source };
-        config.data.make_absolute_from(self.folder).map_err(io)?;
+        config.make_absolute_from(self.folder).map_err(io)?;
         config = config.with_assignments(&self.overrides.assignments).map_err(error)?;
         if !self.overrides.train.is_empty() {
             config.data.train = self.overrides.train.clone();
@@ -564,7 +564,9 @@ impl Reader<'_> {
         if !self.overrides.valid.is_empty() {
             config.data.valid = self.overrides.valid.clone();
         }
-        config.data.make_absolute().map_err(io)?;
+        // As the run will write them down: so the plan is known again.
+        config.take_tokenizer_of_init();
+        config.make_absolute().map_err(io)?;
         config.seed = seed;
         config.training.steps = cell.multiple * self.steps(budget, &config)?;
         config.validate().map_err(error)?;
