@@ -556,8 +556,13 @@ impl RunConfig {
     ///
     /// Names the first key with a path that isn't UTF-8.
     pub fn check_paths(&self) -> Result<(), RunConfigError> {
+        check_paths(self.inputs())
+    }
+
+    /// The model directory and the tokenizer that a run begins with, where they are named, each with its key.
+    pub fn inputs(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let paths = [("model.init", &self.model.init), ("data.tokenizer", &self.data.tokenizer)];
-        check_paths(paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?))))
+        paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)))
     }
 
     /// Takes the tokenizer of the directory in `model.init`, unless one is named.
@@ -967,8 +972,8 @@ pub(crate) fn with_file<C: Serialize + DeserializeOwned>(
 }
 
 /// Checks that TOML can hold the paths of some keys.
-pub(crate) fn check_paths<'a>(
-    paths: impl IntoIterator<Item = (&'a str, &'a Path)>,
+pub(crate) fn check_paths<'k, 'p>(
+    paths: impl IntoIterator<Item = (&'k str, &'p Path)>,
 ) -> Result<(), RunConfigError> {
     let mut paths = paths.into_iter();
     match paths.find(|(_, path)| path.to_str().is_none()) {

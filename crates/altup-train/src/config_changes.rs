@@ -64,12 +64,20 @@ impl Difference {
         CHANGEABLE.iter().any(|key| within(key)) || self.is_place()
     }
 
+    /// Whether a fine-tuning run may be resumed with the other value. Its validations are compared with each other, and so
+    /// are of the same examples all along.
+    pub fn may_change_in_fine_tuning(&self) -> bool {
+        self.may_change() && self.key != "training.eval_examples"
+    }
+
     /// Whether it only says where something lies. What lies there is compared by its content.
     pub(crate) fn is_place(&self) -> bool {
         let of_source = self.key.strip_prefix("data.sources[");
         let of_source = of_source.and_then(|key| key.split_once("].")).map(|(_, key)| key);
         match self.key.as_str() {
             "data.train" | "data.valid" | "data.tokenizer" | "model.path" | "tasks.data" => true,
+            // Without one, other keys say what the model is.
+            "model.init" => self.was != UNSET && self.is != UNSET,
             _ => matches!(of_source, Some("train" | "valid")),
         }
     }

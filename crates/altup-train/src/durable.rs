@@ -156,16 +156,27 @@ fn partial(path: &Path) -> PathBuf {
 /// Removes what a process that was killed has left of files and folders in the making, in a folder that is all ours.
 /// Nothing, where there is no such folder.
 pub(crate) fn remove_partial(folder: &Path) -> io::Result<()> {
+    const PREFIXES: [&str; 2] = [UNFINISHED_TOKENIZER, UNFINISHED_WEIGHTS];
+    remove_named(folder, |name| {
+        PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with(PARTIAL)
+    })
+}
+
+/// Removes what a process that was killed left of views in the making in a folder, if that is there. Nobody else must
+/// write any there meanwhile.
+pub(crate) fn remove_unfinished_views(folder: &Path) -> io::Result<()> {
+    remove_named(folder, |name| name.starts_with(UNFINISHED_VIEW))
+}
+
+/// Removes what lies in a folder, if that is there, under such names.
+fn remove_named(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
     for entry in entries {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let prefixes = [UNFINISHED_TOKENIZER, UNFINISHED_WEIGHTS];
-        if prefixes.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with(PARTIAL) {
+        if is_wanted(&entry.file_name().to_string_lossy()) {
             remove(&entry.path())?;
         }
     }

@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::{RunConfig, RunConfigError, RunConfiguration};
 use crate::durable::{
     PARTIAL, UNFINISHED_TOKENIZER, UNFINISHED_VIEW, copy_whole, move_whole, remove, remove_partial,
-    replace_file, sync_folder,
+    remove_unfinished_views, replace_file, sync_folder,
 };
 use crate::fine_tuning::FineTuningConfig;
 use crate::folder_lock::{FolderLock, LockError};
@@ -48,14 +48,16 @@ const RECORD: &str = "run.json";
 const FIRST_PARTIAL: &str = "run.json.partial";
 const LOCK: &str = "run.lock";
 const CONFIG: &str = "config.toml";
+const HISTORY: &str = "config-history.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
 
 /// What a run writes into its folder, beside its record, lock and configuration.
 const CONTENTS: [&str; 12] = [
-    "config-history.jsonl",
+    CHECKPOINTS,
+    HISTORY,
     "tokenizer.json",
     "metrics.jsonl",
     "samples.jsonl",
-    "checkpoints",
     "abandoned",
     "model",
     "tasks",
@@ -110,6 +112,26 @@ pub enum RunFolderError {
     NotBegun {
         /// The folder.
         path: PathBuf,
+    },
+    /// The configuration of a run that was begun is gone.
+    #[error(
+        "{} has a run's checkpoints, and no {CONFIG} any more: put that back (the last line of {HISTORY} has it, as JSON), \
+         or replace the run with --overwrite", path.display()
+    )]
+    LostConfig {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A run would remove what it begins with.
+    #[error(
+        "{key} {} is a part of the run that --overwrite replaces: copy it to another place first, or name another folder \
+         with --output", input.display()
+    )]
+    Input {
+        /// The key, or the flag.
+        key: &'static str,
+        /// The file or folder.
+        input: PathBuf,
     },
     /// The name of a new run's folder is that of a file.
     #[error("{} is a file: name a folder for the run", path.display())]
@@ -173,8 +195,12 @@ impl RunFolder {
     /// If `path` isn't the folder of a run of this kind.
     pub fn open_as<C: RunConfiguration>(path: &Path) -> Result<(Self, C), RunFolderError> {
         let folder = Self { path: path.to_owned() };
-        if folder.record_path().exists() && !folder.config().exists() {
-            return Err(RunFolderError::NotBegun { path: path.to_owned() });
+        if folder.holds(RECORD)? && !folder.holds(CONFIG)? {
+            let path = path.to_owned();
+            return Err(match folder.has_checkpoints()? {
+                true => RunFolderError::LostConfig { path },
+                false => RunFolderError::NotBegun { path },
+            });
         }
         let config = C::default().with_file(&folder.config())?;
         Ok((folder, config))
@@ -192,9 +218,28 @@ impl RunFolder {
         }
     }
 
-    /// Whether a run was begun in the folder `path`, so that it can be resumed.
-    pub fn is_begun(path: &Path) -> bool {
-        path.join(RECORD).exists() && path.join(CONFIG).exists()
+    /// Whether a run was begun in the folder, so that it can be resumed.
+    ///
+    /// # Errors
+    ///
+    /// Names what can't be looked at.
+    pub fn is_begun(&self) -> Result<bool, RunFolderError> {
+        Ok(self.holds(RECORD)? && self.holds(CONFIG)?)
+    }
+
+    /// Whether something lies under this name. What can't be told is an error: a run that isn't seen would be replaced.
+    fn holds(&self, name: &str) -> Result<bool, RunFolderError> {
+        let path = self.path.join(name);
+        path.try_exists().map_err(at(&path))
+    }
+
+    fn has_checkpoints(&self) -> Result<bool, RunFolderError> {
+        let path = self.path.join(CHECKPOINTS);
+        match fs::read_dir(&path) {
+            Ok(mut entries) => Ok(entries.next().is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(RunFolderError::File { path, source }),
+        }
     }
 
     /// Writes a file of the run, whole or not at all.
@@ -310,6 +355,15 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// Removes the figures of an end that the run goes on from.
+    ///
+    /// # Errors
+    ///
+    /// Names the file.
+    pub fn remove_summary(&self) -> Result<(), RunFolderError> {
+        remove(&self.summary()).map_err(at(&self.summary()))
+    }
+
     /// Removes what processes that were killed have left of files in the making. The folder must be held.
     ///
     /// # Errors
@@ -323,6 +377,14 @@ impl RunFolder {
         for aside in self.all_set_aside()? {
             remove_in(&aside)?;
             remove_in(&aside.join("checkpoints"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what processes that were killed have left of the report and its charts. The lock of the views must be held.
+    pub(crate) fn remove_unfinished_views(&self) -> Result<(), RunFolderError> {
+        for folder in [self.path.clone(), self.path.join("charts")] {
+            remove_unfinished_views(&folder).map_err(at(&folder))?;
         }
         Ok(())
     }
@@ -354,7 +416,7 @@ impl RunFolder {
 
     /// Every configuration that the run had.
     pub fn history(&self) -> PathBuf {
-        self.path.join("config-history.jsonl")
+        self.path.join(HISTORY)
     }
 
     /// The tokenizer.
@@ -379,7 +441,7 @@ impl RunFolder {
 
     /// The checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
+        self.path.join(CHECKPOINTS)
     }
 
     /// The trained model.
@@ -421,8 +483,8 @@ impl RunFolder {
         Ok(foreign)
     }
 
-    /// Removes what a run writes, but for its record and lock. The configuration goes first: a folder
-    /// without one holds no run to go on with.
+    /// Removes what a run writes, but for its record and lock. The configuration goes first, and then the checkpoints: a
+    /// folder without both holds no run to go on with.
     fn remove_contents(&self) -> io::Result<()> {
         for name in [CONFIG].iter().chain(&CONTENTS) {
             remove(&self.path.join(name))?;
@@ -535,22 +597,25 @@ impl NewRun {
             return Err(RunFolderError::NotAFolder { path: path.to_owned() });
         }
         let folder = RunFolder { path: path.to_owned() };
-        let is_run = || folder.record_path().exists();
+        let is_run = || folder.holds(RECORD);
         // A lock is the first thing in a run's folder, and isn't put into a folder of other things. Another
         // process may be putting it there: what is in the folder is looked at before the lock.
         let is_empty = folder.is_empty().map_err(at(path))?;
-        if !is_empty && !is_run() && !path.join(LOCK).exists() {
+        if !is_empty && !is_run()? && !folder.holds(LOCK)? {
             return Err(folder.not_a_run());
         }
         let lock = take_lock(path)?;
         // Now nobody else changes it.
-        if RunFolder::is_begun(path) && !overwrite {
+        if !overwrite && folder.is_begun()? {
             return Err(RunFolderError::Exists { path: path.to_owned() });
         }
-        if !is_run() && !folder.is_empty().map_err(at(path))? {
+        if !overwrite && is_run()? && folder.has_checkpoints()? {
+            return Err(RunFolderError::LostConfig { path: path.to_owned() });
+        }
+        let replaces = is_run()?;
+        if !replaces && !folder.is_empty().map_err(at(path))? {
             return Err(folder.not_a_run());
         }
-        let replaces = is_run();
         Ok(Self { folder, lock, is_made: false, replaces, is_begun: false })
     }
 
@@ -571,6 +636,28 @@ impl NewRun {
     /// If the folder can't be listed.
     pub fn foreign(&self) -> Result<Vec<PathBuf>, RunFolderError> {
         self.folder.foreign().map_err(at(&self.folder.path))
+    }
+
+    /// Checks that the run would not remove what it begins with: `inputs`, each with the key or the flag that names it.
+    ///
+    /// # Errors
+    ///
+    /// Names the one that is a part of the run that is replaced.
+    pub fn keep<'p>(
+        &self,
+        inputs: impl IntoIterator<Item = (&'static str, &'p Path)>,
+    ) -> Result<(), RunFolderError> {
+        let folder = self.folder.path.canonicalize().map_err(at(&self.folder.path))?;
+        for (key, input) in inputs.into_iter().filter(|_| self.replaces) {
+            // What isn't there is told of where it is read.
+            let Ok(path) = input.canonicalize() else { continue };
+            let Ok(within) = path.strip_prefix(&folder) else { continue };
+            let first = within.components().next().map(|name| name.as_os_str().to_string_lossy());
+            if first.is_none_or(|name| is_whole(&name)) {
+                return Err(RunFolderError::Input { key, input: input.to_owned() });
+            }
+        }
+        Ok(())
     }
 
     /// Writes what is known before the data is prepared, so that a run that is killed meanwhile can be

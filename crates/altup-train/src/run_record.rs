@@ -19,7 +19,7 @@ pub const RUN_FORMAT: u32 = 1;
 /// values, of the loss, of an optimizer, of dropout's numbers, or of a Burn release that computes
 /// otherwise. What examples the data makes has a version of its own,
 /// [`EXAMPLES_VERSION`](altup_data::pretraining::EXAMPLES_VERSION).
-pub const NUMERICS: u32 = 3;
+pub const NUMERICS: u32 = 4;
 
 /// The Burn that this release is built on.
 pub const BURN_VERSION: &str = "0.22.1";

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::durable::{UNFINISHED_VIEW, new_view};
+use crate::durable::{new_view, remove_unfinished_views};
 use crate::metrics::MetricsRow;
 
 /// The start of the name of an event file. TensorBoard looks for `tfevents`.
@@ -57,13 +57,7 @@ impl EventFile {
     /// That of the file system.
     pub fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            // A process was killed while it wrote.
-            if entry.file_name().to_string_lossy().starts_with(UNFINISHED_VIEW) {
-                fs::remove_file(entry.path())?;
-            }
-        }
+        remove_unfinished_views(folder)?;
         let new = BufWriter::new(new_view(&folder.join(NAME))?);
         let (folder, target) = (folder.to_owned(), Some(Target::New(new)));
         Ok(Self { folder, clock: Clock::default(), target, bytes: 0 })

@@ -318,7 +318,9 @@ impl Trainer {
             quantity: quantity.to_owned(),
             skipped_steps: state.skipped_steps,
         }))?;
-        if let Some(files) = &self.files {
+        if let Some(files) = &mut self.files {
+            // A checkpoint says that the rows before it are written.
+            files.metrics.sync()?;
             files.checkpoints.restate(&state)?;
         }
         self.progress.warn(&format!(

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::report::{Recording, ReportError};
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunFolder, RunFolderError};
 use crate::tensorboard::EventFile;
 
 /// The files that people look at, kept up with a run: each row of its metrics is read once.
@@ -24,6 +24,9 @@ pub enum ViewError {
     /// The report can't be made.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// What a killed process has left of them can't be removed.
+    #[error(transparent)]
+    LeftOvers(RunFolderError),
     /// The lock of these files can't be had.
     #[error("cannot use {}", path.display())]
     Lock {
@@ -95,6 +98,7 @@ impl Views {
     }
 
     fn write_locked(&mut self) -> Result<(), ViewError> {
+        self.folder.remove_unfinished_views().map_err(ViewError::LeftOvers)?;
         let has_events = self.events.as_ref().is_none_or(EventFile::is_current);
         if !has_events || !self.recording.is_current()? {
             *self = Self::new(self.folder.clone());

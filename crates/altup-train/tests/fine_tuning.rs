@@ -519,6 +519,7 @@ fn what_does_not_fit_is_one_error() {
         ("answers.by=guessing", "guessing"),
         ("patience=0", "patience must be at least 1"),
         ("epochs=0.0", "epochs must be above 0"),
+        ("training.final_eval_examples=9", "final_eval_examples has no meaning here"),
         ("task.names=[]", "task"),
     ];
     for (assignment, words) in assignments {
@@ -549,6 +550,16 @@ fn a_run_goes_on_as_it_was_started_or_not_at_all() {
         &["finetune", "--resume", "run", "--set", "model.dropout_rate=0.2", "--quiet"],
         &["another configuration", "model.dropout_rate (0.1 → 0.2)"],
     );
+    // Its validations are compared with each other.
+    refuses(
+        &["finetune", "--resume", "run", "--set", "training.eval_examples=1", "--quiet"],
+        &["another configuration", "training.eval_examples"],
+    );
+    let groups = ["--overwrite", "--set", r#"optimizer.groups=[{pattern="nothing"}]"#];
+    refuses(&[&source[..], &target, &groups].concat(), &["optimizer.groups", "nothing"]);
+    let own = ["finetune", "--model", "run/model", "--task", "sst2", "--data", data];
+    let over = ["--overwrite", "--quiet"];
+    refuses(&[&own[..], &target[..2], &over].concat(), &["model.path", "a part of the run"]);
     refuses(&["train", "--resume", "run", "--quiet"], &["run of `altup finetune`"]);
     refuses(&["finetune", "--resume", "nowhere", "--quiet"], &["nowhere"]);
     refuses(

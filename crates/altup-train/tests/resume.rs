@@ -605,6 +605,41 @@ fn a_run_may_go_further_and_faster_and_keeps_its_history() {
     );
 }
 
+/// What is not the seed's alone is done again too.
+#[test]
+fn a_run_that_starts_again_starts_with_its_coefficients() {
+    let workspace = Workspace::new();
+    let flags = set(&["coefficients.prediction=uniform", "coefficients.correction=selected"]);
+    succeeds(workspace.train("whole", &flags));
+    for from in [&[][..], &["--from", "0"]] {
+        copy_folder(&workspace.path("whole"), &workspace.path("run"));
+        if from.is_empty() {
+            fs::remove_dir_all(workspace.path("run/checkpoints")).unwrap();
+        }
+        let resume = [&["train", "--resume", "run", "--quiet"][..], from].concat();
+        succeeds(workspace.altup(&resume).output().unwrap());
+        assert_same(&workspace, "run", "whole", "from its start");
+        fs::remove_dir_all(workspace.path("run")).unwrap();
+    }
+}
+
+/// Its figures and its model were those of an earlier end.
+#[test]
+fn a_finished_run_that_goes_on_is_not_finished() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &[]));
+    let run = workspace.path("run");
+    let evaluate = ["evaluate", "--model", "run", "--valid", "corpus.txt", "--examples", "2"];
+    let said = |output: Output| String::from_utf8(succeeds(output).stderr).unwrap();
+    assert!(!said(workspace.altup(&evaluate).output().unwrap()).contains("goes on"));
+    let further = ["train", "--resume", "run", "--quiet", "--steps", "100000"];
+    let mut child = spawn(workspace.altup(&further));
+    wait_for_checkpoint(&mut child, &run, 15);
+    kill(child, &run);
+    let warning = "warning: the run run goes on: its model is that of an earlier end";
+    assert!(said(workspace.altup(&evaluate).output().unwrap()).contains(warning));
+}
+
 /// Step 9 has a checkpoint, and neither a validation nor a row of its own.
 #[test]
 fn a_run_may_end_at_the_step_that_is_done() {
@@ -687,6 +722,8 @@ fn a_validation_that_is_done_again_is_written_once() {
 /// Files in the making, as kills leave them.
 fn left_by_kills(run: &Path) {
     for name in [
+        ".view-Ab12Cd",
+        "charts/.view-Ab12Cd",
         ".tokenizer-Ab12Cd",
         "config.toml.partial",
         "metrics.jsonl.partial",
@@ -707,7 +744,8 @@ fn what_kills_have_left_is_removed() {
     let workspace = Workspace::new();
     succeeds(workspace.train("run", &[]));
     let run = workspace.path("run");
-    let before = [names_in(&run), names_in(&run.join("model"))];
+    let left = || [&run, &run.join("model"), &run.join("charts")].map(|folder| names_in(folder));
+    let before = left();
     left_by_kills(&run);
     // A user's own.
     fs::write(run.join("notes.partial"), "mine").unwrap();
@@ -716,14 +754,14 @@ fn what_kills_have_left_is_removed() {
     assert_eq!(names_in(&run.join("abandoned/7/checkpoints")), [""; 0]);
     fs::remove_dir_all(run.join("abandoned")).unwrap();
     fs::remove_file(run.join("notes.partial")).unwrap();
-    assert_eq!([names_in(&run), names_in(&run.join("model"))], before);
+    assert_eq!(left(), before);
 
     left_by_kills(&run);
     let source = ["train", "--config", "config.toml", "--train", "corpus.txt", "--output", "run"];
     let output = workspace.altup(&[&source[..], &["--overwrite"]].concat()).output().unwrap();
     let errors = String::from_utf8(succeeds(output).stderr).unwrap();
     assert!(!errors.contains("is no run's"), "{errors}");
-    assert_eq!([names_in(&run), names_in(&run.join("model"))], before);
+    assert_eq!(left(), before);
 }
 
 #[test]

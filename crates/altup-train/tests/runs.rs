@@ -157,6 +157,11 @@ fn overwriting_replaces_what_a_run_wrote_and_nothing_else() {
         &["--set", "training.steps=0"],
         &["--init", "nowhere"],
         &["--backend", "flex:7"],
+        &["--set", r#"optimizer.groups=[{pattern="nothing"}]"#],
+        // What is only known of a model directory.
+        &["--variant", "dense", "--set", r#"optimizer.groups=[{pattern="altup"}]"#],
+        // What would be replaced with the run.
+        &["--tokenizer", "run/tokenizer.json"],
     ] {
         let output = workspace.train("run", &[&["--overwrite"], flags].concat());
         assert!(!output.status.success(), "{flags:?}");
@@ -194,8 +199,16 @@ fn a_run_that_is_killed_while_it_replaces_another_is_started_again() {
     let workspace = Workspace::new();
     succeeds(workspace.train("whole", &[]));
     copy_folder(&workspace.path("whole"), &workspace.path("run"));
-    // As far as it comes first.
+    // As far as it comes first, and no further: of a run with checkpoints, a configuration may be missing for any reason.
     fs::remove_file(workspace.path("run/config.toml")).unwrap();
+    let before = contents(&workspace.path("run"));
+    let words = ["run has a run's checkpoints", "no config.toml", "config-history.jsonl"];
+    says(workspace.altup(&["train", "--resume", "run", "--quiet"]).output().unwrap(), &words);
+    says(workspace.train("run", &[]), &words);
+    says(workspace.train("run", &["--auto-resume"]), &words);
+    assert!(contents(&workspace.path("run")) == before);
+    // Then come the checkpoints.
+    fs::remove_dir_all(workspace.path("run/checkpoints")).unwrap();
     let resumed = workspace.altup(&["train", "--resume", "run", "--quiet"]).output().unwrap();
     says(resumed, &["run was not yet begun", "start it again"]);
     says(workspace.altup(&["inspect", "--model", "run"]).output().unwrap(), &["not yet begun"]);
@@ -300,6 +313,7 @@ fn a_run_starts_from_a_model_and_needs_its_directory_no_more() {
     fs::write(&weights, &bytes).unwrap();
     succeeds(workspace.altup(&resume).output().unwrap());
     assert_same(&workspace, "killed", "whole", "from the same model");
+    assert!(workspace.path("killed/checkpoints/step-00000000").exists(), "it needs the directory");
     let report = fs::read_to_string(workspace.path("killed/report.html")).unwrap();
     let hash = record("whole")["init"].as_str().unwrap()[..16].to_owned();
     assert!(report.contains("Begun with") && report.contains(&hash), "{report}");
@@ -323,6 +337,31 @@ fn a_run_starts_from_a_model_and_needs_its_directory_no_more() {
     fs::remove_file(workspace.path("recycled/tokenizer.json")).unwrap();
     says(train("refused", &[]), &["recycled/tokenizer.json"]);
     assert!(!workspace.path("refused").exists());
+}
+
+/// What is read of a model directory is tried before the run that is replaced goes, and is no part of that one.
+#[test]
+fn a_run_from_a_model_replaces_another_when_it_can_begin() {
+    let workspace = Workspace::new();
+    succeeds(workspace.train("run", &["--steps", "1"]));
+    succeeds(workspace.train("dense", &["--variant", "dense", "--steps", "1"]));
+    copy_folder(&workspace.path("config.toml").with_file_name("run"), &workspace.path("old"));
+    let before = contents(&workspace.path("run"));
+    let source = ["train", "--train", "corpus.txt", "--quiet", "--steps", "1"];
+    let train = |flags: &[&str]| workspace.altup(&[&source[..], flags].concat()).output().unwrap();
+    let init = ["--init", "dense/model", "--set", "data.input_length=32"];
+    let groups = ["--set", r#"optimizer.groups=[{pattern="nothing"}]"#];
+    let over = ["--output", "run", "--overwrite"];
+    says(train(&[&init[..], &groups, &over].concat()), &["optimizer.groups", "nothing"]);
+    says(train(&[&init[..], &groups, &["--output", "new"]].concat()), &["optimizer.groups"]);
+    assert!(!workspace.path("new").exists());
+    let own = ["--init", "run/model", "--set", "data.input_length=32"];
+    says(train(&[&own[..], &over].concat()), &["model.init", "run/model", "a part of the run"]);
+    let own = ["--config", "run/config.toml"];
+    says(train(&[&own[..], &over].concat()), &["--config run/config.toml", "a part of the run"]);
+    assert!(contents(&workspace.path("run")) == before);
+    workspace.write("run/mine.toml", fs::read(workspace.path("config.toml")).unwrap());
+    succeeds(train(&[&["--config", "run/mine.toml"][..], &over].concat()));
 }
 
 /// The words of a command in a message, from `altup` on.

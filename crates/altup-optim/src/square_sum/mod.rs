@@ -1,5 +1,6 @@
 //! The sum of squares of many tensors, on their device.
 
+mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
 
@@ -40,8 +41,8 @@ impl SquareSum {
 
 altup_backend::operations! {
     gpu_kernels
-    /// Sums of squares on a backend. A GPU keeps several sums of each tensor: what it adds up is in one order, where
-    /// Burn's own sum of a whole tensor adds atomically, in any.
+    /// Sums of squares on a backend, in one order whatever the number of threads. A GPU keeps several sums of each tensor,
+    /// where Burn's own sum of a whole tensor adds atomically, in any order.
     pub trait SquareSumBackend {
         /// Room for the sums of `count` tensors, on the device of one.
         #[fusion(meta = |_beside, count| {
@@ -59,6 +60,9 @@ altup_backend::operations! {
             tensor: FloatTensor<Self>,
             number: usize,
         ) -> FloatTensor<Self> {
+            if Self::on_host([&sums, &tensor]) {
+                return cpu::with_square_sum::<Self>(sums, &tensor, number);
+            }
             let sum = Self::float_sum(Self::float_powi_scalar(tensor, 2.into()));
             Self::float_slice_assign(sums, &[Slice::from(number..number + 1)], sum)
         }
@@ -73,3 +77,35 @@ altup_backend::operations! {
 
 /// Gradients are not recorded.
 impl<B: SquareSumBackend, C: CheckpointStrategy> SquareSumBackend for Autodiff<B, C> {}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    /// As large as a table of embeddings: from 4 Mi values on, flex's own sum is made by whatever thread is free.
+    #[test]
+    fn the_sum_is_the_same_whatever_the_number_of_threads() {
+        let values: Vec<f32> = (0..5 * 1024 * 1024 + 1)
+            .map(|i: u32| {
+                (i.wrapping_mul(2_654_435_761) as f32 / 4e9 - 0.5) * 10f32.powi(i as i32 % 5)
+            })
+            .collect();
+        let expected: f64 = values.iter().map(|&value| f64::from(value).powi(2)).sum();
+        let shape = [values.len()];
+        let tensor = Tensor::<1>::from_data(TensorData::new(values, shape), &Device::flex());
+        let total = || {
+            let mut sum = SquareSum::new();
+            sum.add(tensor.clone());
+            sum.total().unwrap().into_scalar::<f32>()
+        };
+        let first = total();
+        assert!((f64::from(first) / expected - 1.0).abs() < 1e-6, "{first}, and {expected}");
+        for threads in [1, 2, 3, 8] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for _ in 0..20 {
+                assert_eq!(pool.install(total).to_bits(), first.to_bits(), "{threads} threads");
+            }
+        }
+    }
+}

@@ -110,7 +110,11 @@ pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<Exi
         None => {
             let config = configured(FineTuningConfig::default(), &args)?;
             let place = match &args.output {
-                Some(path) => Place::Output { path: path.clone(), overwrite: args.overwrite },
+                Some(path) => Place::Output {
+                    path: path.clone(),
+                    overwrite: args.overwrite,
+                    config: args.config.clone(),
+                },
                 None => {
                     let name = format!("{}-seed{}", config.name(), config.seed);
                     Place::Fresh(Path::new("runs").join(name))

@@ -43,6 +43,13 @@ impl ModelSource {
             path.display(),
             quoted(&path.to_string_lossy())
         );
+        if !run.summary().exists() {
+            eprintln!(
+                "warning: the run {} goes on: its model is that of an earlier end (`altup convert --checkpoint last` has \
+                 what it is at now)",
+                path.display()
+            );
+        }
         Ok(Self { directory: run.model(), run: Some(path.to_owned()) })
     }
 

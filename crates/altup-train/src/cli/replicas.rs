@@ -21,25 +21,41 @@ pub(super) fn together(
     };
     let replicas = Replicas::join(launch.clone());
     let replicas = replicas.unwrap_or_else(|error| launch.refuse(&error.to_string()));
-    let Place { rank, machine, .. } = replicas.place();
-    let cores = replicas.gather(Cores::here(machine), "the cores that they have");
-    let idle = process::set_up_among(rank, &cores);
-    if let Some(warning) = idle.filter(|_| replicas.is_first()) {
-        output::note(&warning);
-    }
     std::panic::set_hook(Box::new(|panic| {
         // It is said with the replica's name, once it has reached the end of the stack.
         let mut first = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert_with(|| panic.to_string().replace('\n', " "));
     }));
     // Here, and not inside: when the engine is dropped, it waits for the others.
-    match catch_unwind(AssertUnwindSafe(|| command(&replicas))) {
+    let command = || {
+        replicas.agree(&same_program())?;
+        share_cores(&replicas);
+        command(&replicas)
+    };
+    match catch_unwind(AssertUnwindSafe(command)) {
         Ok(Ok(code)) => {
             replicas.meet("the end of the run");
             Ok(code)
         }
         Ok(Err(error)) => replicas.end_all(&format!("{error:#}")),
         Err(panic) => replicas.end_all(&panicked(&*panic)),
+    }
+}
+
+/// What all replicas must have alike before they tell each other anything else.
+fn same_program() -> Agreement {
+    let version = env!("CARGO_PKG_VERSION");
+    Agreement::default()
+        .and("version", format!("altup {version}, Burn {BURN_VERSION}, arithmetic {NUMERICS}"))
+}
+
+/// Starts as many threads as this replica has cores for.
+fn share_cores(replicas: &Replicas) {
+    let Place { rank, machine, .. } = replicas.place();
+    let cores = replicas.gather(Cores::here(machine), "the cores that they have");
+    let idle = process::set_up_among(rank, &cores);
+    if let Some(warning) = idle.filter(|_| replicas.is_first()) {
+        output::note(&warning);
     }
 }
 
@@ -65,8 +81,5 @@ fn panicked(panic: &(dyn Any + Send)) -> String {
 
 /// What all replicas must have alike before they look at anything else.
 pub(super) fn agreement_on(command: &str) -> Agreement {
-    let version = env!("CARGO_PKG_VERSION");
-    Agreement::default()
-        .and("command", command)
-        .and("version", format!("altup {version}, Burn {BURN_VERSION}, arithmetic {NUMERICS}"))
+    Agreement::default().and("command", command)
 }

@@ -50,8 +50,8 @@ pub(super) struct Start<'a> {
 
 /// Where a new run goes.
 pub(super) enum Place {
-    /// Into this folder.
-    Output { path: PathBuf, overwrite: bool },
+    /// Into this folder; `config` is the file that its configuration comes from.
+    Output { path: PathBuf, overwrite: bool, config: Option<PathBuf> },
     /// Into the first folder of this name, numbered, that doesn't exist.
     Fresh(PathBuf),
 }
@@ -61,6 +61,13 @@ impl Place {
     fn path(&self) -> &Path {
         match self {
             Self::Output { path, .. } | Self::Fresh(path) => path,
+        }
+    }
+
+    fn config(&self) -> Option<&Path> {
+        match self {
+            Self::Output { config, .. } => config.as_deref(),
+            Self::Fresh(_) => None,
         }
     }
 }
@@ -128,7 +135,7 @@ impl<'a> Start<'a> {
         let mut record = RunRecord::new(config.training.precision, &backend.to_string());
         record.init = init_fingerprint(&config)?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
-        let (run, stop) = self.take(&place, &progress)?;
+        let (run, stop) = self.take(&place, config.inputs(), &progress)?;
         announce(run.as_ref(), &record, &first, TRAIN, &stop)?;
         let trained = self.trained_tokenizer(&config, cache, &progress)?;
         let trained = trained.as_ref().map(|file| file.path.as_path());
@@ -138,12 +145,13 @@ impl<'a> Start<'a> {
         record.data = Some(data.identity.clone());
         record.skipped = data.skipped.clone();
         self.agree_on_record(&record, &model, Agreement::default())?;
+        let learner = Learner { model };
+        let optimizer = optimizer(&learner, &config.optimizer)?;
         let (record, first, tokenizer) = (&record, &first, &data.tokenizer);
         let begins = Begins { place: &place, command: TRAIN, record, first, tokenizer };
         let begun = self.begin(run, begins, &stop)?;
-        let learner = Learner { model };
         let parts = Parts {
-            optimizer: optimizer(&learner, &config.optimizer)?,
+            optimizer,
             learner,
             state: RunState::default(),
             saved: None,
@@ -191,7 +199,7 @@ impl<'a> Start<'a> {
         let Stored { folder, lock, config: stored, mut record } = opened;
         let config = configure(stored.clone())?;
         let changes = stored.differences(&config);
-        check_changes(path, &changes)?;
+        check_changes(path, &changes, Difference::may_change)?;
         config.validate()?;
         let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
@@ -227,7 +235,8 @@ impl<'a> Start<'a> {
             identity.check(&data.identity).with_context(|| cannot_resume(path))?;
         }
         let (model_config, model) = match &record.model {
-            Some(model_config) if !from_start || config.model.init.is_none() => {
+            // Its weights come from a checkpoint.
+            Some(model_config) if !from_start => {
                 (model_config.clone(), model_config.init(config.seed, &device))
             }
             _ => initial_model(&config, &record, &data.tokenizer, &device)?,
@@ -253,7 +262,7 @@ impl<'a> Start<'a> {
         // Everything is at hand. From here on, the folder changes.
         let mut files = None;
         if lock.is_some() {
-            going_on.begin(&stop, from.is_some(), &checkpoints)?;
+            going_on.begin(&stop, from.is_some(), config.training.steps, &checkpoints)?;
             let is_prepared = record.data.is_some();
             if !is_prepared {
                 data.tokenizer.save(&folder.tokenizer())?;
@@ -276,8 +285,11 @@ impl<'a> Start<'a> {
         }
         let parts = Parts { learner, optimizer, state, saved, files };
         let text = text(&config, &data);
-        let trainer =
+        let mut trainer =
             parts.trainer(self, config.trainer(), device, &model_config, text, progress)?;
+        if from_start && config.model.init.is_some() {
+            trainer.save()?;
+        }
         let command = TRAIN;
         Ok(Running {
             folder,
@@ -293,9 +305,12 @@ impl<'a> Start<'a> {
     }
 
     /// Takes the folder of a new run, on replica 0, and listens for signals.
-    pub(super) fn take(
+    ///
+    /// `inputs` are the files and folders that the run reads, each with its key.
+    pub(super) fn take<'p>(
         &self,
-        place: &Place,
+        place: &'p Place,
+        inputs: impl IntoIterator<Item = (&'static str, &'p Path)>,
         progress: &Progress,
     ) -> anyhow::Result<(Option<NewRun>, Stop)> {
         if !self.replicas.is_first() {
@@ -303,9 +318,10 @@ impl<'a> Start<'a> {
         }
         let stop = self.listen(&format!("stopped before its start; {SAME_COMMAND}"))?;
         let run = match place {
-            Place::Output { path, overwrite } => NewRun::at(path, *overwrite)?,
+            Place::Output { path, overwrite, .. } => NewRun::at(path, *overwrite)?,
             Place::Fresh(base) => NewRun::fresh(base)?,
         };
+        run.keep(place.config().map(|path| ("--config", path)).into_iter().chain(inputs))?;
         if run.replaces() {
             let path = run.folder().path().display();
             stop.say(format!("stopped before its start: {path} is as it was"));
@@ -419,9 +435,11 @@ impl<'a> Start<'a> {
         output: Option<&'p PathBuf>,
         auto_resume: bool,
     ) -> anyhow::Result<Option<&'p PathBuf>> {
-        let is_begun = |path: &PathBuf| auto_resume && RunFolder::is_begun(path);
-        let goes_on = self.replicas.from_first("a look into the output folder", || {
-            Ok::<_, anyhow::Error>(output.is_some_and(is_begun))
+        let goes_on = self.replicas.from_first("a look into the output folder", || match output
+            .filter(|_| auto_resume)
+        {
+            Some(path) => RunFolder::at(path).is_begun(),
+            None => Ok(false),
         })?;
         Ok(output.filter(|_| goes_on))
     }
@@ -467,10 +485,10 @@ impl<'a> Start<'a> {
         backend: &DeviceName,
         training: &TrainingConfig,
     ) -> anyhow::Result<()> {
+        self.replicas.set_timeout(Duration::from_secs_f64(training.replica_timeout));
         let agreement = Agreement::on_config(config).and("backend", backend.to_string());
         self.replicas.agree(&agreement)?;
         MicroBatches::of(self.replicas, training.gradient_accumulation as u64)?;
-        self.replicas.set_timeout(Duration::from_secs_f64(training.replica_timeout));
         Ok(())
     }
 
@@ -489,6 +507,8 @@ impl<'a> Start<'a> {
             .and_if_any("model", record.model.as_ref())
             .and_if_any("weights (BLAKE3)", record.init.as_ref())
             .and_if_any("data", record.data.as_ref())
+            // Within the data it has the name of a path.
+            .and_if_any("tokenizer (BLAKE3)", record.data.as_ref().map(|data| &data.tokenizer))
             .and_if_any("examples", record.examples.as_ref());
         Ok(self.replicas.agree(&agreement)?)
     }
@@ -611,7 +631,8 @@ impl<C, D> Running<C, D> {
             }
             error => error.into(),
         })?;
-        // From here on there is nothing to save: what is left to do is done again where it is cut off.
+        // From here on there is nothing to save, on any replica: what is left to do is done again where it is cut off.
+        self.trainer.replicas.meet("the last checkpoint");
         let step = self.trainer.state.step;
         let stopped = stopped_at(step, self.command, self.folder.path());
         let is_told = self.stop.end_at_once(stopped.clone());
@@ -647,9 +668,13 @@ impl<C, D> Running<C, D> {
     }
 }
 
-/// Refuses to resume a run with changes of what it learns from.
-pub(super) fn check_changes(run: &Path, changes: &[Difference]) -> anyhow::Result<()> {
-    let fixed = changes.iter().filter(|change| !change.may_change());
+/// Refuses to resume a run with changes other than those that `may_change` allows.
+pub(super) fn check_changes(
+    run: &Path,
+    changes: &[Difference],
+    may_change: impl Fn(&Difference) -> bool,
+) -> anyhow::Result<()> {
+    let fixed = changes.iter().filter(|change| !may_change(change));
     let fixed: Vec<String> = fixed.map(Difference::to_string).collect();
     anyhow::ensure!(
         fixed.is_empty(),
@@ -688,12 +713,13 @@ impl GoingOn<'_> {
         Ok(())
     }
 
-    /// Begins to change the folder: removes what a killed process has left, and if the run goes back to the step, puts
-    /// aside what came after it.
+    /// Begins to change the folder, for a run of so many `steps`: removes what a killed process has left, and if the run goes
+    /// back to the step, puts aside what came after it.
     pub(super) fn begin(
         &self,
         stop: &Stop,
         goes_back: bool,
+        steps: u64,
         checkpoints: &Checkpoints,
     ) -> anyhow::Result<()> {
         stop.say(STOPPED_WITHIN.to_owned());
@@ -702,6 +728,9 @@ impl GoingOn<'_> {
             let aside = self.folder.set_aside(self.step, checkpoints)?;
             let (step, aside) = (self.step, aside.display());
             self.progress.note(&format!("what came after step {step} is now in {aside}"));
+        } else if self.step < steps {
+            // Figures of an end that the run goes on from; the metrics still have them.
+            self.folder.remove_summary()?;
         }
         Ok(())
     }

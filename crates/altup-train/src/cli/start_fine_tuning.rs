@@ -3,6 +3,7 @@
 use altup_data::TextTokenizer;
 use altup_models::{T5, T5Config};
 use altup_train::checkpoint::{Checkpoints, Restored, RunState};
+use altup_train::config_changes::Difference;
 use altup_train::fine_tuning::{FineTuningConfig, FineTuningData, TaskTraining, TaskValidation};
 use altup_train::learner::Learner;
 use altup_train::metrics::{MetricsLog, MetricsRow};
@@ -47,7 +48,7 @@ impl Start<'_> {
         record.init = Some(config.directory().fingerprint()?.to_string());
         let first = HistoryRow::now(0, &config, &backend.to_string());
         let quiet = Progress::new(self.mode, config.training.steps, 0);
-        let (run, stop) = self.take(&place, &quiet)?;
+        let (run, stop) = self.take(&place, [("model.path", &*config.model.path)], &quiet)?;
         announce(run.as_ref(), &record, &first, FINETUNE, &stop)?;
         let data = FineTuningData::prepare(&config, tokenizer)?;
         let config = config.with_steps_for(data.num_examples());
@@ -58,12 +59,13 @@ impl Start<'_> {
         record.examples = Some(data.fingerprint.clone());
         self.agree_on_record(&record, &model, on_validation(data.valid.iter().map(Arc::as_ref)))?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
+        let learner = Learner { model };
+        let optimizer = optimizer(&learner, &config.optimizer)?;
         let (record, first, tokenizer) = (&record, &first, &*data.tokenizer);
         let begins = Begins { place: &place, command: FINETUNE, record, first, tokenizer };
         let begun = self.begin(run, begins, &stop)?;
-        let learner = Learner { model };
         let parts = Parts {
-            optimizer: optimizer(&learner, &config.optimizer)?,
+            optimizer,
             learner,
             state: RunState::default(),
             saved: None,
@@ -97,7 +99,7 @@ impl Start<'_> {
         })?;
         let Stored { folder, lock, config: stored, mut record } = opened;
         let config = configure(stored.clone())?;
-        check_changes(path, &stored.differences(&config))?;
+        check_changes(path, &stored.differences(&config), Difference::may_change_in_fine_tuning)?;
         config.validate()?;
         let recorded = recorded_backend(path, &record)?;
         let backend = self.backend.cloned().unwrap_or_else(|| recorded.clone());
@@ -151,7 +153,7 @@ impl Start<'_> {
         // Everything is at hand. From here on, the folder changes.
         let mut files = None;
         if lock.is_some() {
-            going_on.begin(&stop, from.is_some(), &checkpoints)?;
+            going_on.begin(&stop, from.is_some(), config.training.steps, &checkpoints)?;
             if !is_prepared {
                 data.tokenizer.save(&folder.tokenizer())?;
             }

@@ -117,7 +117,11 @@ pub(super) fn run(args: TrainArgs, replicas: &Replicas) -> anyhow::Result<ExitCo
         None => {
             let config = configured(new_config(&args), &args)?;
             let place = match &args.output {
-                Some(path) => Place::Output { path: path.clone(), overwrite: args.overwrite },
+                Some(path) => Place::Output {
+                    path: path.clone(),
+                    overwrite: args.overwrite,
+                    config: args.config.clone(),
+                },
                 None => {
                     let name = format!("{}-seed{}", config.name(), config.seed);
                     Place::Fresh(Path::new("runs").join(name))

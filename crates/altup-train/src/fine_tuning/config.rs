@@ -300,6 +300,10 @@ impl FineTuningConfig {
                 "is missing: name the folder of the task's files with --data".into(),
             );
         }
+        if training.final_eval_examples.is_some() {
+            let problem = "has no meaning here: the scores of the end are on all examples";
+            return error("training.final_eval_examples", problem.into());
+        }
         if let Some(epochs) = self.epochs.filter(|epochs| !(*epochs > 0.0 && epochs.is_finite())) {
             return error("epochs", format!("must be above 0, not {epochs}"));
         }

@@ -64,7 +64,7 @@ impl Agreement {
         compare("", &self.table, first, &mut differences);
         let counts = |difference: &Difference| {
             let Difference { key, was, is } = difference;
-            let is_place = difference.is_place() || key == "model.init" || key.ends_with("].file");
+            let is_place = difference.is_place() || key.ends_with("].file");
             // Whether there is such a file is one.
             !is_place || was == UNSET || is == UNSET
         };

@@ -257,6 +257,43 @@ fn a_killed_replica_ends_all_and_the_run_goes_on() {
     assert_same(&workspace, "copy", "whole", "killed, and ended by one");
 }
 
+/// Replica 0 is held within the last checkpoint, and the other has nothing left to save.
+#[test]
+fn a_signal_waits_for_the_last_checkpoint() {
+    let arguments = [&["train", "--output", "run"][..], &short()].concat();
+    for _ in 0..20 {
+        let workspace = Workspace::new();
+        let checkpoints = workspace.path("run/checkpoints");
+        let has = |step: u64| checkpoints.join(format!("step-{step:08}")).exists();
+        let is_partial = || names_in(&checkpoints).iter().any(|name| name.starts_with(".partial-"));
+        let mut together = start(&workspace, 2, &arguments);
+        together.reach(&workspace.path("run"), 4);
+        let [first, second] = [0, 1].map(|rank| together.replica(rank));
+        while !(has(18) && is_partial()) && together.mpirun.try_wait().unwrap().is_none() {}
+        let stopped = together.mpirun.try_wait().unwrap().is_none();
+        if stopped {
+            signal("STOP", first);
+        }
+        if !stopped || has(20) || !is_partial() {
+            // It was over before.
+            if stopped {
+                signal("CONT", first);
+            }
+            together.end_within(LIMIT).well();
+            continue;
+        }
+        signal("USR1", second);
+        sleep(Duration::from_secs(1));
+        assert!(together.mpirun.try_wait().unwrap().is_none(), "it did not wait");
+        signal("CONT", first);
+        let ended = together.end_within(LIMIT);
+        assert_eq!(ended.status.code(), Some(75), "{}", ended.errors);
+        assert!(has(20) && !is_partial(), "{:?}", names_in(&checkpoints));
+        return;
+    }
+    panic!("the last checkpoint was never seen in the making");
+}
+
 #[test]
 fn what_replicas_have_unlike_is_refused_by_name_and_nothing_is_written() {
     let workspace = Workspace::new();
@@ -282,6 +319,16 @@ fn what_replicas_have_unlike_is_refused_by_name_and_nothing_is_written() {
     assert!(corpus.contains("data.sources[0].train.shards[0].blake3 is "), "{corpus}");
     let tokenizer = pair(&["--tokenizer", "corpus.txt"], &[]);
     assert!(tokenizer.contains("data.tokenizer is unset on replica 1, and "), "{tokenizer}");
+
+    // As many pieces, two of them in each other's place: the texts are the same, and their tokens are not.
+    train_alone(&workspace, "first", &short());
+    let text = fs::read(workspace.path("first/tokenizer.json")).unwrap();
+    let mut swapped: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    swapped["model"]["vocab"].as_array_mut().unwrap().swap(200, 201);
+    workspace.write("swapped.json", swapped.to_string());
+    let tokenizer =
+        pair(&["--tokenizer", "first/tokenizer.json"], &["--tokenizer", "swapped.json"]);
+    assert!(tokenizer.contains("the replicas differ: tokenizer (BLAKE3) is "), "{tokenizer}");
 
     let odd =
         [&["train", "--output", "run"][..], &short(), &set(&["training.gradient_accumulation=3"])];
@@ -318,27 +365,25 @@ fn an_error_of_two_replicas_of_three_is_said_once() {
     assert!(message.contains("nowhere.txt"), "{message}");
 }
 
-/// A token beyond the vocabulary, written into the mapped tokens of three replicas, is a panic in their embedding.
+/// Tokens that three replicas validate on are damaged while the run goes on: where they are read is a panic of the thread
+/// that trains.
 #[test]
 fn a_panic_in_three_replicas_of_four_ends_all() {
     let workspace = Workspace::new();
-    let long = endless(&[]);
+    let text = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
+    workspace.write("valid.txt", text.repeat(8));
+    let long = endless(&["data.valid=['valid.txt']"]);
     let [first, others] = ["ALTUP_CACHE=cache", "ALTUP_CACHE=other"].map(|cache| ["-x", cache]);
     let mut together = start_apart(&workspace, &[("1", &first, &long), ("3", &others, &long)]);
     together.reach(&workspace.path("run"), 2);
     let tokens = workspace.path("other/tokens");
-    let mut damaged = 0;
-    for path in files_in(&tokens) {
-        let length = fs::metadata(&path).unwrap().len();
-        if length > 10_000 {
-            let file = File::options().write(true).open(&path).unwrap();
-            file.write_all_at(&vec![0xff; length as usize - 8_192], 4_096).unwrap();
-            damaged += 1;
-        }
-    }
-    assert!(damaged > 0, "no tokens in {}", tokens.display());
-    let message = together.end_within(END).message();
+    let length = |path: &PathBuf| fs::metadata(path).unwrap().len();
+    let of_valid = files_in(&tokens).into_iter().max_by_key(length).unwrap();
+    let file = File::options().write(true).open(&of_valid).unwrap();
+    file.write_all_at(&vec![0xff; length(&of_valid) as usize - 8_192], 4_096).unwrap();
+    let message = together.end_within(LIMIT).message();
     assert!(message.starts_with("replica 1 of 4: error: "), "{message}");
+    assert!(message.contains("damaged") && !message.contains("prepares batches"), "{message}");
 }
 
 /// What trains into `run` until something ends it.
