@@ -23,6 +23,22 @@ pub(crate) struct SourceFile {
     pub(crate) size: u64,
 }
 
+impl SourceFile {
+    /// The format that its name says it is compressed in, where it has so few bytes, `size`, that they can't say so
+    /// themselves: it was cut short, and is no text that is short or empty.
+    pub(crate) fn cut_short(&self, size: u64) -> Option<&'static str> {
+        /// What tells Zstandard takes so many bytes, and what tells gzip two.
+        const MARK_BYTES: u64 = 4;
+        let name = self.path.extension().unwrap_or_default();
+        match size {
+            MARK_BYTES.. => None,
+            _ if name.eq_ignore_ascii_case("gz") => Some("gzip"),
+            _ if name.eq_ignore_ascii_case("zst") => Some("zstd"),
+            _ => None,
+        }
+    }
+}
+
 /// What a file's name says of its contents. How they are compressed, they say themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {

@@ -634,6 +634,30 @@ mod tests {
     }
 
     #[test]
+    fn a_compressed_file_that_was_cut_to_a_few_bytes_has_a_defect() {
+        let text = b"one\n\ntwo\n";
+        let json = b"{\"text\": \"one\"}";
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+        for (name, bytes) in [
+            ("a.txt.gz", gzip(text)),
+            ("a.txt.zst", zstd(text)),
+            ("a.json.gz", gzip(json)),
+            ("a.JSONL.ZST", zstd(json)),
+        ] {
+            for size in 0..12 {
+                let folder = folder_with(&[(name, &bytes[..size]), ("b.txt", b"fine")]);
+                let documents: Vec<_> = open(&folder, "").unwrap().documents().collect();
+                let [Err(DataError::Defect(defect)), Ok(fine)] = documents.as_slice() else {
+                    panic!("{name} of {size} bytes: {documents:?}")
+                };
+                assert_eq!((defect.place, fine.text.as_str()), (Place::Rest, "fine\n"));
+                assert!(defect.to_string().contains(" is not a whole "), "{defect}");
+            }
+        }
+        assert_eq!(read_one("a.txt", b"(").unwrap(), ["(\n"]);
+    }
+
+    #[test]
     fn compression_is_told_by_content() {
         let text = b"one\n\ntwo\n";
         let zst = zstd::encode_all(&text[..], 1).unwrap();

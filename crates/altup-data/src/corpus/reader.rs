@@ -193,7 +193,12 @@ impl Input {
         let file = Counted { inner: file, bytes_read: Arc::clone(bytes_read) };
         let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
         // A read returns few bytes only at the end of a file.
-        let compression = Compression::of(file.fill_buf().map_err(read_error)?);
+        let start = file.fill_buf().map_err(read_error)?;
+        if let Some(format) = source.cut_short(start.len() as u64) {
+            let problem = format!("is not a whole {format} file: it has {} bytes", start.len());
+            return Err(Defect { file: path, place: Place::Rest, problem }.into());
+        }
+        let compression = Compression::of(start);
         let bytes: Box<dyn BufRead + Send> = match compression {
             Compression::None => Box::new(file),
             Compression::Gzip => {

@@ -149,6 +149,10 @@ impl Identities {
                 }
             };
             key.update(file.format.name().as_bytes());
+            // Its content is that of a short text, which it isn't read as.
+            if let Some(format) = file.cut_short(stamp.size) {
+                key.update(format!(" cut short as {format}").as_bytes());
+            }
             key.update(hash.as_bytes());
             stamps.push((file.clone(), stamp));
         }
@@ -267,6 +271,17 @@ mod tests {
         assert_eq!(setup.key("b.txt"), key, "at another place and time");
         assert_ne!(setup.key("c.json"), key, "read in another way");
         assert_ne!(setup.key("d.txt"), key, "of the same size");
+    }
+
+    #[test]
+    fn a_compressed_file_that_was_cut_to_nothing_is_no_empty_text() {
+        let setup = Setup::new();
+        for (size, text) in ["", "(", "abc"].into_iter().enumerate() {
+            let names = ["a.txt", "a.txt.gz", "a.TXT.ZST"];
+            names.iter().for_each(|name| setup.write(name, text, 100));
+            let keys: std::collections::HashSet<_> = names.map(|name| setup.key(name)).into();
+            assert_eq!(keys.len(), 3, "{size}");
+        }
     }
 
     #[test]
