@@ -95,6 +95,7 @@ impl PreparedText {
         progress: &Progress,
     ) -> Result<Self, DataError> {
         let texts = text_sources(config)?;
+        warn_of_dangling_links(&texts, progress);
         warn_of_shared_files(&texts, progress);
         let tokenizer = match tokenizer.or(config.data.tokenizer.as_deref()) {
             Some(path) => TextTokenizer::load(path)?,
@@ -270,6 +271,19 @@ fn text_sources(config: &RunConfig) -> Result<Vec<TextSource>, DataError> {
         return Ok(vec![source("", &data.train, &data.valid)?]);
     }
     data.sources.iter().map(|named| source(&named.name, &named.train, &named.valid)).collect()
+}
+
+/// Says that links of the texts lead to nothing, and so that a part of them may be missing.
+fn warn_of_dangling_links(texts: &[TextSource], progress: &Progress) {
+    let corpora = texts.iter().flat_map(|text| [&text.train, &text.valid]);
+    let links: BTreeSet<_> = corpora.flat_map(Corpus::dangling_links).collect();
+    if let Some(first) = links.first() {
+        progress.warn(&format!(
+            "warning: passed over {} links to nothing, {} among them",
+            links.len(),
+            first.display()
+        ));
+    }
 }
 
 /// Says that a model will be validated on what it is trained on, where files are named for both, by whatever texts.

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use self::files::Found;
 use self::reader::Reader;
 use crate::DataError;
 
@@ -35,6 +36,7 @@ pub use self::reader::{Document, READER_VERSION};
 pub struct Corpus {
     sources: Vec<String>,
     shards: Arc<[Shard]>,
+    dangling: Arc<[PathBuf]>,
     selection: Selection,
 }
 
@@ -98,14 +100,15 @@ impl Corpus {
     /// The sources come in their order, and the files of one sorted by their paths as they were found: a link stands
     /// where its name says, wherever the file behind it lies. A file found twice is read once; of several names of it, the first in this order counts. In
     /// folders and globs, files with other extensions are passed over; a file that is named itself must have a known
-    /// one. Hidden files and folders below a folder are passed over too.
+    /// one. Hidden files and folders below a folder are passed over too, and [links to nothing](Self::dangling_links).
     ///
     /// # Errors
     ///
     /// Names the source that has no data file, or the file or folder that can't be read.
     pub fn open(sources: &[String]) -> Result<Self, DataError> {
-        let files = files::find_all(sources)?;
-        Ok(Self::new(sources.to_vec(), files, MAX_SINGLE_FILES))
+        let Found { files, dangling } = files::find_all(sources)?;
+        let corpus = Self::new(sources.to_vec(), files, MAX_SINGLE_FILES);
+        Ok(Self { dangling: dangling.into(), ..corpus })
     }
 
     /// The corpus that every machine has that builds Rust: the crate sources under
@@ -130,7 +133,7 @@ impl Corpus {
 
     fn new(sources: Vec<String>, files: Vec<SourceFile>, max_single_files: usize) -> Self {
         let shards = shards(files, max_single_files).into();
-        Self { sources, shards, selection: Selection::All }
+        Self { sources, shards, dangling: Arc::default(), selection: Selection::All }
     }
 
     /// Splits off every `every`-th document, for validation where no other text is given.
@@ -159,6 +162,11 @@ impl Corpus {
     /// The files as they were found, in the order in which they are read.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.source_files().map(|file| file.path.as_path())
+    }
+
+    /// Links that were passed over, as there is nothing where they lead: a part of the text may be missing.
+    pub fn dangling_links(&self) -> &[PathBuf] {
+        &self.dangling
     }
 
     /// Those of its files that another corpus has too, under whatever name.
@@ -775,10 +783,34 @@ mod tests {
             symlink(at("elsewhere"), at("data/link")).unwrap();
             symlink(at("data"), at("data/circle")).unwrap();
             symlink(at("nowhere"), at("data/dangling.txt")).unwrap();
-            assert_eq!(read(&open(&folder, "data").unwrap()).unwrap(), ["c\n", "d\n"]);
+            symlink(at("nowhere"), at("data/.lock")).unwrap();
+            let corpus = open(&folder, "data").unwrap();
+            assert_eq!(read(&corpus).unwrap(), ["c\n", "d\n"]);
+            assert_eq!(corpus.dangling_links(), [at("data/dangling.txt")]);
         }
         assert_eq!(read(&open(&folder, ".hidden").unwrap()).unwrap(), ["a\n"]);
         assert_eq!(read(&open(&folder, "").unwrap()).unwrap(), ["c\n", "d\n"]);
+    }
+
+    /// As a folder that may not be entered is, or a disk that fails.
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_can_not_be_followed_is_an_error_unless_there_is_nothing() {
+        use std::os::unix::fs::symlink;
+        let folder = folder_with(&[("data/b.txt", b"b")]);
+        let at = |name: &str| folder.path().join(name);
+        symlink("a.txt", at("data/a.txt")).unwrap();
+        symlink("circle", at("circle")).unwrap();
+        for source in ["data", "data/*.txt", "*/a.txt", "data/a.txt", "circle/*.txt"] {
+            let error = open(&folder, source).unwrap_err();
+            let DataError::Read { file, .. } = &error else { panic!("{source}: {error}") };
+            let names = ["data/a.txt", "circle/*.txt"];
+            assert!(names.iter().any(|name| file.ends_with(name)), "{source}: {error}");
+        }
+        // What isn't asked for doesn't matter, nor what can't be a name.
+        assert_eq!(read(&open(&folder, "data/b*").unwrap()).unwrap(), ["b\n"]);
+        let long = format!("data/[{}]*", "b".repeat(300));
+        assert_eq!(read(&open(&folder, &long).unwrap()).unwrap(), ["b\n"]);
     }
 
     #[test]
@@ -791,7 +823,14 @@ mod tests {
             (".hidden/en/4.json", b"{\"text\": \"4\"}"),
         ]);
         #[cfg(unix)]
-        std::os::unix::fs::symlink("nowhere", folder.path().join("a/en/0.json")).unwrap();
+        for name in ["a/en/0.json", "a/en/0.txt"] {
+            std::os::unix::fs::symlink("nowhere", folder.path().join(name)).unwrap();
+        }
+        #[cfg(unix)]
+        assert_eq!(
+            open(&folder, "a/en/*.json").unwrap().dangling_links(),
+            [folder.path().join("a/en/0.json")]
+        );
         for (glob, texts) in [
             ("a/en/*.json", &["1"][..]),
             ("*/en/*.json", &["1", "2"]),
