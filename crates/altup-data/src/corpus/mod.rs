@@ -3,7 +3,7 @@
 //! | name ends in | a document is |
 //! | --- | --- |
 //! | `.txt`, `.txt.gz`, `.txt.zst` | a run of lines between blank lines |
-//! | `.json`, `.jsonl`, and both with `.gz` or `.zst` | the `text` of a JSON object: one a line, or the elements of one array |
+//! | `.json`, `.jsonl`, and both with `.gz` or `.zst` | the `text` of a JSON object: one a line, or the elements of arrays |
 //! | `.parquet` | the `text` column of a row |
 //!
 //! The name says what a file holds, its first bytes how it is compressed. Documents of white space
@@ -498,7 +498,7 @@ mod tests {
         let rows = b"{\"text\": \"a\"}\n[\"b\"]\n\n{\"text\": \"c\"}\nd\n{\"text\": \"\xff\"}";
         let (places, message) = defects("a.jsonl", rows);
         assert_eq!(places, [2, 5, 6].map(Place::Line));
-        assert!(message.ends_with("line 2 (element 1) is not a JSON object"), "{message}");
+        assert!(message.ends_with("line 2 is not a JSON object"), "{message}");
         for (line, problem) in [
             ("{\"txt\": \"b\"}", "missing field `text`"),
             ("{\"text\": 1}", "expected a string"),
@@ -539,6 +539,21 @@ mod tests {
         }
         let (_, message) = defects("a.json", b"[{\"text\": \"a\"}\n{\"text\": \"b\"}]");
         assert!(message.ends_with("in line 2; what follows is left out"), "{message}");
+    }
+
+    #[test]
+    fn a_bracket_begins_an_array_only_where_the_file_begins_with_one() {
+        let rows = b"{\"text\":\"a\"}\n[\"b\n{\"text\":\"c\"}\n  [\n{\"text\":\"d\"}";
+        let (places, message) = defects("a.jsonl", rows);
+        assert_eq!(places, [2, 4].map(Place::Line));
+        assert!(message.ends_with("line 2 is not a JSON object"), "{message}");
+        let folder = folder_with(&[("a.jsonl", rows)]);
+        let corpus = open(&folder, "a.jsonl").unwrap();
+        let texts = corpus.documents().filter_map(|document| Some(document.ok()?.text));
+        assert!(texts.eq(["a", "c", "d"]));
+
+        let (_, message) = defects("a.json", b"[]\n\n[{\"text\": \"a\"},\n\n");
+        assert!(message.ends_with("ends within the JSON array that begins in line 3"), "{message}");
     }
 
     #[test]

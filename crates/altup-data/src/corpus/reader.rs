@@ -365,15 +365,27 @@ impl TextReader {
 /// JSON objects with a `text`, one a line or in arrays.
 struct JsonReader {
     input: Input,
-    /// Within an array, the number of elements begun.
-    array: Option<u64>,
+    /// Whether the first value is an array, once it is known. Only then may others be: in a file of lines, `[` begins one
+    /// that is broken, and no array that may reach to the end of the file.
+    has_arrays: Option<bool>,
+    /// The array that has been begun and not ended.
+    array: Option<Array>,
     /// What no object is longer than, in bytes.
     limit: usize,
 }
 
+/// A JSON array.
+#[derive(Debug, Clone, Copy)]
+struct Array {
+    /// The line of its bracket.
+    line: u64,
+    /// The number of elements begun.
+    elements: u64,
+}
+
 impl JsonReader {
     fn new(input: Input) -> Self {
-        Self { input, array: None, limit: MAX_JSON_BYTES }
+        Self { input, has_arrays: None, array: None, limit: MAX_JSON_BYTES }
     }
 
     fn next_text(&mut self) -> Result<Option<String>, DataError> {
@@ -388,18 +400,19 @@ impl JsonReader {
         loop {
             let Some(byte) = self.skip_white_space()? else {
                 return match self.array {
-                    Some(_) => Err(self.unfinished_array()),
+                    Some(array) => Err(self.unfinished(array)),
                     None => Ok(None),
                 };
             };
-            match (&mut self.array, byte) {
-                (Some(elements), _) => {
+            let has_arrays = *self.has_arrays.get_or_insert(byte == b'[');
+            match (self.array, byte) {
+                (Some(array), _) => {
                     if byte == b']' {
                         self.input.consume(1, 0);
                         self.array = None;
                         continue;
                     }
-                    if *elements > 0 {
+                    if array.elements > 0 {
                         if byte != b',' {
                             self.input.ended = true;
                             let line = self.input.line;
@@ -412,11 +425,11 @@ impl JsonReader {
                         self.input.consume(1, 0);
                         self.skip_white_space()?;
                     }
-                    return self.next_element().map(Some);
+                    return self.next_element(array).map(Some);
                 }
-                (None, b'[') => {
+                (None, b'[') if has_arrays => {
+                    self.array = Some(Array { line: self.input.line, elements: 0 });
                     self.input.consume(1, 0);
-                    self.array = Some(0);
                 }
                 (None, _) => return self.next_line().map(Some),
             }
@@ -453,17 +466,17 @@ impl JsonReader {
         self.input.defect(Place::Line(line), problem, None)
     }
 
-    /// An element of the array, whose first byte comes next.
-    fn next_element(&mut self) -> Result<String, DataError> {
-        let number = self.array.map_or(1, |elements| elements + 1);
-        self.array = Some(number);
+    /// An element of an array, whose first byte comes next.
+    fn next_element(&mut self, array: Array) -> Result<String, DataError> {
+        let number = array.elements + 1;
+        self.array = Some(Array { elements: number, ..array });
         let line = self.input.line;
         let (mut element, mut too_long) = (Vec::new(), false);
         let (mut depth, mut in_string, mut escaped) = (0u64, false, false);
         loop {
             let bytes = self.input.peek()?;
             if bytes.is_empty() {
-                return Err(self.unfinished_array());
+                return Err(self.unfinished(array));
             }
             let (mut count, mut lines, mut ended) = (0, 0, false);
             for &byte in bytes {
@@ -502,9 +515,10 @@ impl JsonReader {
         self.text_of(line, &number, &element)
     }
 
-    fn unfinished_array(&mut self) -> DataError {
+    fn unfinished(&mut self, array: Array) -> DataError {
         self.array = None;
-        self.input.defect(Place::Rest, "ends within a JSON array".to_owned(), None)
+        let problem = format!("ends within the JSON array that begins in line {}", array.line);
+        self.input.defect(Place::Rest, problem, None)
     }
 
     fn text_of(&self, line: u64, element: &str, json: &[u8]) -> Result<String, DataError> {
