@@ -86,12 +86,12 @@ impl Selection {
 /// Up to this many files, each is a shard of its own.
 const MAX_SINGLE_FILES: usize = 4096;
 
-/// A shard of small files ends where it reaches this size, in bytes.
+/// The mean size of a shard of small files, in bytes. A file as large ends its shard.
 const SHARD_BYTES: u64 = 32 << 20;
 
-/// A shard of small files ends, on average, after as many. Which file ends one follows from its name and size, so that a
-/// new file changes the shard it falls into and no other, and files that are moved change none.
-const SHARD_FILES: u64 = 256;
+/// A shard ends at this size at the latest, which less than one in a thousand reaches unless files have the same names and
+/// sizes.
+const MAX_SHARD_BYTES: u64 = 8 * SHARD_BYTES;
 
 impl Corpus {
     /// Finds the files behind `sources`: each a file, a folder (searched with its subfolders) or a
@@ -215,7 +215,8 @@ impl Corpus {
     }
 }
 
-/// Joins files into shards, in their order.
+/// Joins files into shards, in their order. Nearly all shards end where the file that ends them says so, so that a file that
+/// is new or gone changes the shard it falls into and few others.
 fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
     if files.len() <= max_single_files {
         return files.into_iter().map(|file| Shard { files: vec![file] }).collect();
@@ -224,7 +225,7 @@ fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
     let (mut shard, mut bytes) = (Vec::new(), 0);
     for file in files {
         bytes += file.size;
-        let ends = bytes >= SHARD_BYTES || ends_shard(&file);
+        let ends = bytes >= MAX_SHARD_BYTES || ends_shard(&file);
         shard.push(file);
         if ends {
             shards.push(Shard { files: mem::take(&mut shard) });
@@ -237,14 +238,15 @@ fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
     shards
 }
 
-/// Whether a small file ends its shard. The folders that it lies in have no say: they may be another's tomorrow.
+/// Whether a small file ends its shard, by a hash of its name and size: as probable as its share of [`SHARD_BYTES`]. The
+/// folders that it lies in have no say: they may be another's tomorrow.
 fn ends_shard(file: &SourceFile) -> bool {
     let mut hasher = blake3::Hasher::new();
     hasher.update(file.path.file_name().unwrap_or_default().as_encoded_bytes());
     hasher.update(&file.size.to_le_bytes());
     let mut hash = [0; 8];
     hasher.finalize_xof().fill(&mut hash);
-    u64::from_le_bytes(hash).is_multiple_of(SHARD_FILES)
+    u128::from(u64::from_le_bytes(hash)) * u128::from(SHARD_BYTES) < u128::from(file.size) << 64
 }
 
 impl Shard {
@@ -926,39 +928,63 @@ mod tests {
         );
     }
 
-    #[test]
-    fn many_small_files_share_shards_that_a_new_file_changes_one_of() {
-        let named = |name: &str| SourceFile {
-            path: format!("/corpus/{name}.txt").into(),
-            target: format!("/corpus/{name}.txt").into(),
-            format: Format::Text,
-            size: 1000,
-        };
-        let file = |number: u64| named(&format!("{number:06}"));
-        let files: Vec<SourceFile> = (0..5000).map(file).collect();
-        assert_eq!(shards(files[..100].to_vec(), 100).len(), 100);
-        let before = shards(files.clone(), 100);
-        assert!((8..50).contains(&before.len()), "{}", before.len());
-        let joined: Vec<SourceFile> = before.iter().flat_map(|shard| shard.files.clone()).collect();
-        assert_eq!(joined, files);
-        let mut more = files.clone();
-        more.insert(2500, named("002499b"));
-        let new = shards(more, 100).into_iter().filter(|shard| !before.contains(shard)).count();
-        assert!(new <= 2, "{new}");
+    /// The number of shards of `after` that aren't shards of `before`.
+    fn changed(before: &[Shard], after: &[Shard]) -> usize {
+        let before: HashSet<Vec<&Path>> = before.iter().map(paths).collect();
+        after.iter().filter(|shard| !before.contains(&paths(shard))).count()
+    }
 
-        let sizes = |files: Vec<SourceFile>| -> Vec<usize> {
-            shards(files, 100).iter().map(|shard| shard.files.len()).collect()
+    fn paths(shard: &Shard) -> Vec<&Path> {
+        shard.files.iter().map(|file| file.path.as_path()).collect()
+    }
+
+    #[test]
+    fn small_files_share_shards_and_a_new_file_changes_few_whatever_their_size() {
+        let named = |name: &str, size: u64| {
+            let path = PathBuf::from(format!("/corpus/{name}.txt"));
+            SourceFile { target: path.clone(), path, format: Format::Text, size }
         };
-        for folder in ["/moved", "/mnt/b/corpus", "/corpus/below/folders/of/its/own"] {
-            let moved = files.iter().map(|file| {
-                let path = Path::new(folder).join(file.path.file_name().unwrap());
-                SourceFile { target: path.clone(), path, ..file.clone() }
+        for size in [100 << 10, 1 << 20, 16 << 20, 31 << 20] {
+            let file = |number: u64| named(&format!("{number:06}"), size);
+            let files: Vec<SourceFile> = (0..5000).map(file).collect();
+            assert_eq!(shards(files[..100].to_vec(), 100).len(), 100);
+            let before = shards(files.clone(), 100);
+            let joined: Vec<SourceFile> =
+                before.iter().flat_map(|shard| shard.files.clone()).collect();
+            assert_eq!(joined, files);
+            let mean = 5000 * size / before.len() as u64;
+            // A shard has the file that ends it, however small the others are.
+            assert!((SHARD_BYTES / 2..2 * SHARD_BYTES).contains(&mean), "{size}: {mean}");
+            let largest = before.iter().map(Shard::bytes).max().unwrap();
+            assert!(largest < MAX_SHARD_BYTES + size, "{size}: {largest}");
+
+            let places = [10, 777, 2500, 3999];
+            let new = places.map(|place| {
+                let mut more = files.clone();
+                more.insert(place, named(&format!("{place:06}b"), size));
+                let after = shards(more, 100);
+                changed(&before, &after) + changed(&after, &before)
             });
-            assert_eq!(sizes(moved.collect()), sizes(files.clone()), "{folder}");
+            assert!(new.iter().all(|new| *new <= 12), "{size}: {new:?}");
+            assert!(new.iter().sum::<usize>() <= 20, "{size}: {new:?}");
+
+            for folder in ["/moved", "/mnt/b/corpus", "/corpus/below/folders/of/its/own"] {
+                let moved = files.iter().map(|file| {
+                    let path = Path::new(folder).join(file.path.file_name().unwrap());
+                    SourceFile { target: path.clone(), path, ..file.clone() }
+                });
+                let sizes = |shards: &[Shard]| -> Vec<usize> {
+                    shards.iter().map(|shard| shard.files.len()).collect()
+                };
+                assert_eq!(sizes(&shards(moved.collect(), 100)), sizes(&before), "{folder}");
+            }
         }
 
-        let large = |number| SourceFile { size: SHARD_BYTES, ..file(number) };
+        let large = |number: u64| named(&number.to_string(), SHARD_BYTES);
         assert_eq!(shards((0..200).map(large).collect(), 100).len(), 200);
+        // Files of one name and size, of which the hash lets all or none end a shard.
+        let alike = (0..1000).map(|_| named("text", 1 << 20)).collect();
+        assert_eq!(shards(alike, 100).len(), 4);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::error::panic_message;
 /// The version of how files become shards of documents: raise it when the same files are read as other documents or in
 /// other pieces, come in another order, or are joined into other shards. Prepared text of another version is passed over,
 /// and a run that goes on refuses it.
-pub const READER_VERSION: u32 = 2;
+pub const READER_VERSION: u32 = 3;
 
 /// Longer documents are handed over in pieces, so that one huge file does not have to be held and
 /// tokenised at once. Harmless to training: all tokens are concatenated before they are cut into
