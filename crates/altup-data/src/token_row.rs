@@ -34,6 +34,8 @@ pub(crate) struct Origin {
     /// Shards that were tokenised for this row, rather than found.
     pub(crate) made: u64,
     pub(crate) skipped: Vec<SkippedInFile>,
+    /// Why the store doesn't know all that it should of it.
+    pub(crate) not_noted: Option<String>,
 }
 
 /// What a shard of a corpus is made of.
@@ -159,6 +161,12 @@ impl TokenRow {
     /// What was left out of each file that has defects.
     pub fn skipped(&self) -> &[SkippedInFile] {
         &self.origin.skipped
+    }
+
+    /// Why the store has no note of this use, or none of the hashes of all files, where it should have: its disk is full, or
+    /// another process is stuck. The files are then hashed again next time.
+    pub fn not_noted(&self) -> Option<&str> {
+        self.origin.not_noted.as_deref()
     }
 
     /// A hash of the tokenizer, the content of each shard in order, and which documents are taken.

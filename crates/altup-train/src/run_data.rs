@@ -114,6 +114,11 @@ impl PreparedText {
             for file in row.skipped() {
                 warn_of_skipped(file, progress);
             }
+            if let Some(why) = row.not_noted() {
+                progress.warn(&format!(
+                    "warning: the {name} text is prepared, and its use is not noted: {why}"
+                ));
+            }
             // Before other texts, which may take hours.
             if row.len() < need {
                 let (text, have) = (format!("the {name} text"), row.len());

@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::claim::{remove_left_overs, write_whole};
 use super::prepare::Done;
 use super::token_file::FORMAT_VERSION;
-use super::{MANIFEST_EXTENSION, TOKENS_EXTENSION, TokenStore, store_error, written_if_allowed};
+use super::{
+    MANIFEST_EXTENSION, TOKENS_EXTENSION, TokenStore, noted_if_possible, store_error,
+    written_if_allowed,
+};
 use crate::{Corpus, DataError, TextTokenizer};
 
 /// A corpus in the store: which shards it has, in order. The file is written again at each use, and
@@ -162,7 +165,7 @@ impl TokenStore {
         let path = self.tokenizer_folder(tokenizer).join(name);
         let contents = serde_json::to_vec(&manifest).map_err(io::Error::from);
         let written = contents.and_then(|contents| write_whole(&path, &contents));
-        written_if_allowed(written).map_err(store_error(&path))
+        noted_if_possible(&path, written_if_allowed(written))
     }
 
     /// What is in the store.

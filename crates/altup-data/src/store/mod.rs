@@ -114,6 +114,18 @@ pub(crate) fn written_if_allowed(written: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Why a note wasn't written at `path`, where the disk is full or another process keeps the note to itself. What is prepared
+/// serves without it: hashes are computed again, and a use that isn't noted matters to `prune` alone.
+fn noted_if_possible(path: &Path, written: io::Result<()>) -> Result<Option<String>, DataError> {
+    use io::ErrorKind::{QuotaExceeded, StorageFull, TimedOut};
+    match written {
+        Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded | TimedOut) => {
+            Ok(Some(format!("{}: {error}", path.display())))
+        }
+        written => written.map(|()| None).map_err(store_error(path)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -443,6 +455,24 @@ mod tests {
         fs::write(folder.join("0123.tokens.partial"), "half a file").unwrap();
         setup.prepare().unwrap();
         assert_eq!(setup.stored("partial").len(), 0);
+    }
+
+    #[test]
+    fn what_can_not_be_noted_keeps_nobody_from_what_is_prepared() {
+        let setup = many();
+        let whole = setup.prepare().unwrap();
+        assert_eq!(whole.not_noted(), None);
+        // Another process, which has been stopped, is about to note its use of the corpus.
+        let _claim = Claim::attempt(&setup.stored("json")[0]).unwrap().unwrap();
+        let row = setup.prepare().unwrap();
+        assert_eq!((row.shards_made(), tokens(&row)), (0, tokens(&whole)));
+        assert!(row.not_noted().unwrap().contains("is stuck"), "{:?}", row.not_noted());
+
+        let path = Path::new("/tokens/v3/note");
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert!(noted_if_possible(path, Err(kind.into())).unwrap().is_some());
+        }
+        assert!(noted_if_possible(path, Err(io::ErrorKind::NotADirectory.into())).is_err());
     }
 
     #[test]

@@ -125,11 +125,13 @@ impl TokenStore {
         }
         fingerprint.update(format!("{:?}", corpus.selection()).as_bytes());
         let sources = shards.iter().zip(&done);
+        let not_noted = self.record(corpus, tokenizer, &done)?;
         let origin = Origin {
             fingerprint: fingerprint.finalize(),
             sources: sources.map(|(shard, done)| ShardSource::new(shard, done.key)).collect(),
             made: done.iter().filter(|done| done.made).count() as u64,
             skipped: skipped.collect(),
+            not_noted: work.identities.into_not_noted().or(not_noted),
         };
         self.record(corpus, tokenizer, &done)?;
         let files = done.into_iter().map(|done| done.file).collect();
