@@ -448,6 +448,26 @@ mod tests {
     }
 
     #[test]
+    fn a_tokenizer_that_fails_names_the_shard() {
+        let mut setup = Setup::with(&[("a.txt", TEXT)]);
+        // It fails at what it doesn't know, and knows what it is tried with when it is loaded.
+        let special = ["<pad>", "</s>", "<unk>", "<extra_id_0>"].map(str::to_owned);
+        let tried = ('\u{10FFF0}'..=char::MAX).map(String::from);
+        let vocab: HashMap<String, usize> =
+            special.into_iter().chain(tried).enumerate().map(|(id, token)| (token, id)).collect();
+        let model = serde_json::json!({"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"});
+        let json = serde_json::json!({"version": "1.0", "added_tokens": [], "model": model});
+        let path = setup.folder.path().join("tokenizer.json");
+        fs::write(&path, json.to_string()).unwrap();
+        setup.tokenizer = TextTokenizer::load(&path).unwrap();
+        setup.write("a.txt", "<pad>");
+        setup.write("b.txt", "unknown");
+        let error = setup.prepare().unwrap_err();
+        let DataError::TokenizeShard { file, .. } = &error else { panic!("{error}") };
+        assert!(file.ends_with("b.txt"), "{error}");
+    }
+
+    #[test]
     fn what_a_dead_process_left_is_removed() {
         let setup = many();
         setup.prepare().unwrap();

@@ -133,7 +133,6 @@ impl TokenStore {
             skipped: skipped.collect(),
             not_noted: work.identities.into_not_noted().or(not_noted),
         };
-        self.record(corpus, tokenizer, &done)?;
         let files = done.into_iter().map(|done| done.file).collect();
         let row = TokenRow::new(files, corpus.selection(), origin)?;
         if row.is_empty() { Err(corpus.without_text()) } else { Ok(row) }
@@ -346,25 +345,36 @@ impl Work<'_> {
                 Err(error) => return Err(error),
             }
             if chunk.bytes >= CHUNK_BYTES {
-                self.append(&mut chunk, &mut writer)?;
+                self.append(shard, &mut chunk, &mut writer)?;
             }
             if self.has_failed() {
                 return Ok(()); // The claim is dropped, and with it what is unfinished.
             }
         }
-        self.append(&mut chunk, &mut writer)?;
+        self.append(shard, &mut chunk, &mut writer)?;
         identity.check_unchanged()?;
         writer.finish().map_err(error)
     }
 
-    fn append(&self, chunk: &mut Chunk, writer: &mut TokenFileWriter) -> Result<(), DataError> {
+    fn append(
+        &self,
+        shard: &Shard,
+        chunk: &mut Chunk,
+        writer: &mut TokenFileWriter,
+    ) -> Result<(), DataError> {
         let encoded = match self.idle_threads() {
-            Some(pool) => pool.install(|| self.tokenizer.encode_batch(&chunk.texts))?,
+            Some(pool) => pool.install(|| self.tokenizer.encode_batch(&chunk.texts)),
             None => {
                 let encode = |text: &String| self.tokenizer.encode(text);
-                chunk.texts.iter().map(encode).collect::<Result<_, _>>()?
+                chunk.texts.iter().map(encode).collect()
             }
         };
+        let encoded: Vec<Vec<u32>> = encoded.map_err(|error| match error {
+            DataError::Tokenize { source } => {
+                DataError::TokenizeShard { file: shard.name(), source }
+            }
+            error => error,
+        })?;
         chunk
             .write(&encoded, writer)
             .map_err(|source| DataError::Store { path: self.folder.clone(), source })
