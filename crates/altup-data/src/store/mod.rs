@@ -77,8 +77,8 @@ impl TokenStore {
         Identities::open(path.clone(), Arc::clone(&self.hashed)).map_err(store_error(&path))
     }
 
-    /// A shard's token file, if it is there and whole. Each is mapped once, however many rows have it: a process may map
-    /// so many files only.
+    /// A shard's token file, if it is there and whole. Each is mapped once, and verified once, however many rows have it: a
+    /// process may map so many files only.
     fn open_tokens(
         &self,
         path: &Path,
@@ -88,8 +88,8 @@ impl TokenStore {
     ) -> Result<Option<Arc<TokenFile>>, DataError> {
         let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let known = open().get(path).and_then(Weak::upgrade);
-        if known.is_some() && !verify {
-            return Ok(known);
+        if let Some(known) = known.filter(|known| known.is_verified() || !verify) {
+            return Ok(Some(known));
         }
         let Some(file) = TokenFile::open(path, shard, tokenizer, verify)? else { return Ok(None) };
         let file = Arc::new(file);
@@ -422,14 +422,16 @@ mod tests {
     fn rows_of_the_same_shards_share_their_files() {
         let setup = many();
         let (train, valid) = setup.corpus().split(2);
-        let store = setup.store();
-        let prepare = |corpus: &Corpus| {
-            let options = PrepareOptions::default();
-            store.prepare(corpus, &setup.tokenizer, options, &mut |_| ()).unwrap()
-        };
-        let (train, valid) = (prepare(&train), prepare(&valid));
-        assert!(train.shares_files_with(&valid));
-        assert!(!train.shares_files_with(&setup.prepare().unwrap()), "another store's");
+        for verify in [false, true] {
+            let store = setup.store();
+            let prepare = |corpus: &Corpus| {
+                let options = PrepareOptions { verify, ..PrepareOptions::default() };
+                store.prepare(corpus, &setup.tokenizer, options, &mut |_| ()).unwrap()
+            };
+            let (train, valid) = (prepare(&train), prepare(&valid));
+            assert!(train.shares_files_with(&valid), "verify: {verify}");
+            assert!(!train.shares_files_with(&setup.prepare().unwrap()), "another store's");
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(crate) struct TokenFile {
     description: Description,
     bytes: Mmap,
     vocab_size: u32,
+    /// Whether all of it was read and compared with its hash.
+    verified: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,7 +87,7 @@ impl TokenWidth {
 
 impl TokenFile {
     /// Opens the file of a shard and a tokenizer; nothing if it isn't there, is damaged, or is another's. All of it is
-    /// read and compared with its hash only where it is `verified`.
+    /// read and compared with its hash only where that is asked for.
     ///
     /// # Errors
     ///
@@ -94,7 +96,7 @@ impl TokenFile {
         path: &Path,
         shard: blake3::Hash,
         tokenizer: &TextTokenizer,
-        verified: bool,
+        verify: bool,
     ) -> Result<Option<Self>, DataError> {
         let unreadable = |source| DataError::Store { path: path.to_owned(), source };
         let mut file = match File::open(path) {
@@ -106,7 +108,7 @@ impl TokenFile {
         let is_as_named = description.shard == shard.to_hex().as_str()
             && description.tokenizer == tokenizer.fingerprint().to_hex().as_str()
             && description.width == TokenWidth::for_vocabulary(tokenizer.vocab_size());
-        if !is_as_named || (verified && !is_whole(&mut file, &description).map_err(unreadable)?) {
+        if !is_as_named || (verify && !is_whole(&mut file, &description).map_err(unreadable)?) {
             return Ok(None);
         }
         // SAFETY: A mapping is sound as long as nobody writes to the file or cuts it short. Token
@@ -121,7 +123,12 @@ impl TokenFile {
         })?;
         // Ids are below it, and so is it: they are u32.
         let vocab_size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
-        Ok(Some(Self { path: path.to_owned(), description, bytes, vocab_size }))
+        Ok(Some(Self { path: path.to_owned(), description, bytes, vocab_size, verified: verify }))
+    }
+
+    /// Whether it was compared with its hash when it was opened.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.verified
     }
 
     /// The number of tokens.
