@@ -342,9 +342,9 @@ mod tests {
     #[test]
     fn a_file_that_settles_while_it_is_hashed_is_hashed_again() {
         let setup = Setup::new();
-        setup.write("a.txt", "one", 1);
+        setup.write("a.txt", "one", 0);
         let slow = |path: &Path| {
-            thread::sleep(Duration::from_millis(1500));
+            thread::sleep(SETTLED + Duration::from_millis(100));
             hash(path)
         };
         let identities = setup.identities();
