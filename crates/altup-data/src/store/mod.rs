@@ -259,6 +259,51 @@ mod tests {
     }
 
     #[test]
+    fn documents_held_out_are_found_among_many_with_little_memory() {
+        const DOCUMENTS: [usize; 4] = [5000, 1, 0, 12_345];
+        let setup = Setup::new();
+        let word = |n: usize| ["one", "two three", "four", "five six seven"][n * n % 7 % 4];
+        for (number, documents) in DOCUMENTS.into_iter().enumerate() {
+            let text: Vec<&str> = (0..documents).map(|n| word(n + number)).collect();
+            setup.write(&format!("{number}.txt"), text.join("\n\n"));
+        }
+        // Each document is encoded alone, and many are the same.
+        let encoded: HashMap<&str, Vec<u32>> = (0..7)
+            .map(|n| (word(n), setup.tokenizer.encode(&(word(n).to_owned() + "\n")).unwrap()))
+            .collect();
+        let of_documents = |is_taken: &dyn Fn(usize) -> bool| -> Vec<u32> {
+            let numbers = DOCUMENTS.into_iter().enumerate();
+            let words =
+                numbers.flat_map(|(number, documents)| (0..documents).map(move |n| n + number));
+            let taken = words.enumerate().filter(|(index, _)| is_taken(*index));
+            taken.flat_map(|(_, n)| encoded[word(n)].clone()).collect()
+        };
+        for every in [2, 7, 100] {
+            let (rest, held_out) = setup.corpus().split(every as u64);
+            let prepare = |corpus| setup.prepare_with(corpus, PrepareOptions::default()).unwrap();
+            let is_held_out = |index: usize| index % every == every - 1;
+            let rows = [
+                (prepare(&rest), of_documents(&|index| !is_held_out(index))),
+                (prepare(&held_out), of_documents(&is_held_out)),
+            ];
+            for (row, expected) in rows {
+                assert!(tokens(&row) == expected, "{every}");
+                let len = expected.len();
+                for start in (0..len).step_by(97) {
+                    for end in [start, start + 1, start + 30, start + 5000] {
+                        let range = start..end.min(len);
+                        let found = row.slice(range.start as u64..range.end as u64);
+                        assert!(found == expected[range], "{every}: {start}..{end}");
+                    }
+                }
+                let most = DOCUMENTS.map(|documents| 1 + documents / every / 64);
+                let stretches = row.stretches();
+                assert!(stretches.iter().zip(most).all(|(have, most)| *have <= most + 1));
+            }
+        }
+    }
+
+    #[test]
     fn any_number_of_threads_makes_the_same_files() {
         let expected = many();
         let row = tokens(&expected.prepare().unwrap());
