@@ -84,6 +84,8 @@ impl Stamp {
 pub(crate) struct ShardIdentity {
     /// Names the content and how it is read.
     pub(crate) key: blake3::Hash,
+    /// Bytes that were read to find it out; what is remembered isn't read.
+    pub(crate) bytes_hashed: u64,
     stamps: Vec<(SourceFile, Stamp)>,
 }
 
@@ -132,7 +134,7 @@ impl Identities {
         let mut key = blake3::Hasher::new();
         key.update(&READER_VERSION.to_le_bytes());
         let mut stamps = Vec::with_capacity(shard.files.len());
-        let mut lines = Vec::new();
+        let (mut lines, mut bytes_hashed) = (Vec::new(), 0);
         for file in &shard.files {
             let path = &file.target;
             let stamp = Stamp::of(path).map_err(|source| read_error(file, source))?;
@@ -147,6 +149,7 @@ impl Identities {
                     let hash = hash(path).map_err(|source| read_error(file, source))?;
                     // What was written to meanwhile has another content than it was hashed by.
                     check_unchanged(file, stamp)?;
+                    bytes_hashed += stamp.size;
                     if is_settled {
                         self.hashed.lock().insert(path.clone(), (stamp, hash));
                         let line = Line { path: path.clone(), stamp, blake3: hash.to_string() };
@@ -177,7 +180,7 @@ impl Identities {
                 self.not_noted.get_or_init(|| why);
             }
         }
-        Ok(ShardIdentity { key: key.finalize(), stamps })
+        Ok(ShardIdentity { key: key.finalize(), bytes_hashed, stamps })
     }
 
     /// Why some hashes were not remembered, if that is so.

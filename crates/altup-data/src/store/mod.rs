@@ -342,13 +342,13 @@ mod tests {
     #[test]
     fn shards_are_identified_by_content_without_being_tokenised() {
         let setup = many();
-        let found = setup.store().identify(&setup.corpus()).unwrap();
+        let found = setup.store().identify(&setup.corpus(), &mut |_| ()).unwrap();
         assert!(!setup.store().tokenizer_folder(&setup.tokenizer).exists());
         assert_eq!(setup.prepare().unwrap().sources(), found);
         assert!(found[3].file.ends_with("3.txt") && found[3].files == 1, "{:?}", found[3]);
 
         setup.write("3.txt", "another text");
-        let changed = setup.store().identify(&setup.corpus()).unwrap();
+        let changed = setup.store().identify(&setup.corpus(), &mut |_| ()).unwrap();
         for (number, (before, after)) in found.iter().zip(&changed).enumerate() {
             assert_eq!(before.content == after.content, number != 3, "{number}");
         }
@@ -592,9 +592,42 @@ mod tests {
                 bytes_done: bytes,
                 bytes_found,
                 bytes,
+                // Files that have just been written.
+                bytes_hashed: bytes,
             };
             assert_eq!(last, done, "{run}");
         }
+    }
+
+    #[test]
+    fn what_a_store_has_hashed_it_does_not_hash_again() {
+        let setup = many();
+        let corpus = setup.corpus();
+        let settled = SystemTime::now() - Duration::from_secs(100);
+        for file in corpus.files() {
+            fs::File::options().write(true).open(file).unwrap().set_modified(settled).unwrap();
+        }
+        let store = setup.store();
+        for (run, hashed) in [("new", corpus.bytes()), ("again", 0)] {
+            let mut last = PrepareProgress::default();
+            store.identify(&corpus, &mut |so_far| last = so_far).unwrap();
+            let bytes = corpus.bytes();
+            let done = PrepareProgress {
+                shards_done: 9,
+                shards: 9,
+                bytes_done: bytes,
+                bytes_found: bytes - hashed,
+                bytes,
+                bytes_hashed: hashed,
+            };
+            assert_eq!(last, done, "{run}");
+            // Where it may only be read, nothing but this store remembers.
+            fs::remove_file(store.sources()).unwrap_or_default();
+        }
+        let mut last = PrepareProgress::default();
+        let options = PrepareOptions::default();
+        store.prepare(&corpus, &setup.tokenizer, options, &mut |so_far| last = so_far).unwrap();
+        assert_eq!(last.bytes_hashed, 0);
     }
 
     #[test]
