@@ -191,6 +191,26 @@ pub enum DataError {
         source: tokenizers::Error,
     },
 
+    /// The text of some files could not be encoded.
+    #[error("{file} can't be tokenized")]
+    TokenizeShard {
+        /// The files.
+        file: String,
+        /// What the tokenizer library says.
+        source: tokenizers::Error,
+    },
+
+    /// A tokenizer fails where a text has a character that it has no token for.
+    #[error(
+        "{tokenizer} fails at characters that it has no token for: a T5 tokenizer makes them its model's unknown token, as          `unk_id` or `unk_token` says"
+    )]
+    UnknownCharacters {
+        /// Which tokenizer.
+        tokenizer: String,
+        /// What the tokenizer library says.
+        source: tokenizers::Error,
+    },
+
     /// The folder of prepared data cannot be written or read back.
     #[error("cannot use the prepared data at {}", .path.display())]
     Store {

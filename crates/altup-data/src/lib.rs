@@ -4,6 +4,7 @@ pub mod corpus;
 mod sentencepiece;
 pub mod tokenizer;
 
+mod held_out;
 pub mod store;
 pub mod token_row;
 

@@ -5,20 +5,20 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+
 use crate::DataError;
 use crate::corpus::{Selection, Shard, SkippedInFile};
+use crate::held_out::{HeldOut, Side};
 use crate::store::TokenFile;
 
 /// The tokens of a corpus: its documents one after the other, shard by shard in the order of the
 /// files, whoever tokenised them and when.
 ///
-/// The tokens themselves are in files that are mapped into memory. What is held beside them is 24
-/// bytes a shard and what the shard is called; where documents are held out, 24 bytes for each of
-/// those.
+/// The tokens themselves are in files that are mapped into memory. What is held beside them is some
+/// 24 bytes a shard and what the shard is called; where documents are held out, 16 bytes for 64 of those.
 pub struct TokenRow {
-    files: Vec<Arc<TokenFile>>,
-    /// Where the row is put together from, in its order; none is empty.
-    runs: Vec<Run>,
+    parts: Vec<Part>,
     len: u64,
     documents: u64,
     pub(crate) origin: Origin,
@@ -34,6 +34,8 @@ pub(crate) struct Origin {
     /// Shards that were tokenised for this row, rather than found.
     pub(crate) made: u64,
     pub(crate) skipped: Vec<SkippedInFile>,
+    /// Why the store doesn't know all that it should of it.
+    pub(crate) not_noted: Option<String>,
 }
 
 /// What a shard of a corpus is made of.
@@ -55,14 +57,38 @@ impl ShardSource {
     }
 }
 
-/// Tokens that follow each other in a file and in the row.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    file: usize,
-    /// The first token's place in the file.
-    start: u64,
+/// The tokens of a shard in the row.
+struct Part {
+    file: Arc<TokenFile>,
+    /// Which of its documents are in the row, unless all are.
+    side: Option<(Side, Arc<HeldOut>)>,
     /// The first token's place in the row.
     place: u64,
+}
+
+impl Part {
+    fn len(&self) -> u64 {
+        match &self.side {
+            Some((side, held_out)) => held_out.tokens(*side),
+            None => self.file.len(),
+        }
+    }
+
+    fn documents(&self) -> u64 {
+        let documents = self.file.documents();
+        match &self.side {
+            Some((side, held_out)) => held_out.documents(*side, documents),
+            None => documents,
+        }
+    }
+
+    /// Appends the tokens in a range of positions to `ids`.
+    fn read(&self, range: Range<u64>, ids: &mut Vec<u32>) {
+        match &self.side {
+            Some((side, held_out)) => held_out.read(&self.file, *side, range, ids),
+            None => self.file.read(range, ids),
+        }
+    }
 }
 
 impl TokenRow {
@@ -71,49 +97,33 @@ impl TokenRow {
         selection: Selection,
         origin: Origin,
     ) -> Result<Self, DataError> {
-        let mut row = Self { files: Vec::new(), runs: Vec::new(), len: 0, documents: 0, origin };
-        let mut before = 0;
-        for (number, file) in files.iter().enumerate() {
-            let documents = file.documents();
-            match selection {
-                Selection::All => row.push(number, file, 0..documents)?,
-                Selection::Except { every } | Selection::Only { every } => {
-                    // The documents held out are those with the index `every` - 1, 2 `every` - 1, …
-                    let mut start = 0;
-                    let mut held_out = every - 1 - before % every;
-                    while start < documents {
-                        let end = held_out.min(documents);
-                        match selection {
-                            Selection::Only { .. } if end < documents => {
-                                row.push(number, file, end..end + 1)?;
-                            }
-                            Selection::Only { .. } => {}
-                            _ => row.push(number, file, start..end)?,
-                        }
-                        start = end + 1;
-                        held_out += every;
-                    }
-                }
-            }
-            before += documents;
+        let (side, every) = match selection {
+            Selection::All => (None, 1),
+            Selection::Except { every } => (Some(Side::Rest), every),
+            Selection::Only { every } => (Some(Side::HeldOut), every),
+        };
+        let before = files.iter().scan(0, |next, file| {
+            let before = *next;
+            *next += file.documents();
+            Some((Arc::clone(file), before))
+        });
+        let before: Vec<(Arc<TokenFile>, u64)> = before.collect();
+        let parts = before.into_par_iter().map(|(file, before)| {
+            // The documents held out are those with the index `every` - 1, 2 `every` - 1, …
+            let held_out = side.map(|side| {
+                let first = every - 1 - before % every;
+                Ok::<_, DataError>((side, file.held_out(every, first)?))
+            });
+            Ok::<_, DataError>(Part { side: held_out.transpose()?, file, place: 0 })
+        });
+        let mut parts = parts.collect::<Result<Vec<Part>, _>>()?;
+        let (mut len, mut documents) = (0, 0);
+        for part in &mut parts {
+            part.place = len;
+            len += part.len();
+            documents += part.documents();
         }
-        row.files = files;
-        Ok(row)
-    }
-
-    fn push(
-        &mut self,
-        number: usize,
-        file: &TokenFile,
-        documents: Range<u64>,
-    ) -> Result<(), DataError> {
-        let tokens = file.tokens_of(documents.clone())?;
-        self.documents += documents.end - documents.start;
-        if !tokens.is_empty() {
-            self.runs.push(Run { file: number, start: tokens.start, place: self.len });
-            self.len += tokens.end - tokens.start;
-        }
-        Ok(())
+        Ok(Self { parts, len, documents, origin })
     }
 
     /// The number of tokens.
@@ -128,7 +138,15 @@ impl TokenRow {
 
     #[cfg(test)]
     pub(crate) fn shares_files_with(&self, other: &Self) -> bool {
-        self.files.iter().zip(&other.files).all(|(own, others)| Arc::ptr_eq(own, others))
+        let mut pairs = self.parts.iter().zip(&other.parts);
+        pairs.all(|(own, others)| Arc::ptr_eq(&own.file, &others.file))
+    }
+
+    /// For each shard, how often it is remembered where documents lie that are held out.
+    #[cfg(test)]
+    pub(crate) fn stretches(&self) -> Vec<usize> {
+        let sides = self.parts.iter().filter_map(|part| part.side.as_ref());
+        sides.map(|(_, held_out)| held_out.stretches()).collect()
     }
 
     /// The number of documents.
@@ -138,7 +156,7 @@ impl TokenRow {
 
     /// The number of shards, those of documents that are not in the row included.
     pub fn shards(&self) -> u64 {
-        self.files.len() as u64
+        self.parts.len() as u64
     }
 
     /// What each shard is made of, in order, those of documents that are not in the row included.
@@ -153,12 +171,18 @@ impl TokenRow {
 
     /// The size in bytes, decompressed, of the text of all shards.
     pub fn text_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.text_bytes()).sum()
+        self.parts.iter().map(|part| part.file.text_bytes()).sum()
     }
 
     /// What was left out of each file that has defects.
     pub fn skipped(&self) -> &[SkippedInFile] {
         &self.origin.skipped
+    }
+
+    /// Why the store has no note of this use, or none of the hashes of all files, where it should have: its disk is full, or
+    /// another process is stuck. The files are then hashed again next time.
+    pub fn not_noted(&self) -> Option<&str> {
+        self.origin.not_noted.as_deref()
     }
 
     /// A hash of the tokenizer, the content of each shard in order, and which documents are taken.
@@ -175,15 +199,13 @@ impl TokenRow {
     pub fn slice(&self, range: Range<u64>) -> Vec<u32> {
         assert!(range.end <= self.len, "Got range={range:?}, len={}", self.len);
         let mut ids = Vec::with_capacity((range.end - range.start) as usize);
-        let mut run = self.runs.partition_point(|run| run.place <= range.start);
+        let mut next = self.parts.partition_point(|part| part.place <= range.start);
         let mut place = range.start;
         while place < range.end {
-            let Run { file, start, place: run_place } = self.runs[run - 1];
-            let run_end = self.runs.get(run).map_or(self.len, |next| next.place);
-            let end = range.end.min(run_end);
-            let in_file = |place| start + place - run_place;
-            self.files[file].read(in_file(place)..in_file(end), &mut ids);
-            (place, run) = (end, run + 1);
+            let part = &self.parts[next - 1];
+            let end = range.end.min(part.place + part.len());
+            part.read(place - part.place..end - part.place, &mut ids);
+            (place, next) = (end, next + 1);
         }
         ids
     }
@@ -194,7 +216,7 @@ impl fmt::Debug for TokenRow {
         f.debug_struct("TokenRow")
             .field("len", &self.len)
             .field("documents", &self.documents)
-            .field("shards", &self.files.len())
+            .field("shards", &self.parts.len())
             .field("fingerprint", &self.origin.fingerprint)
             .finish_non_exhaustive()
     }

@@ -14,7 +14,7 @@ use tokenizers::pre_tokenizers::metaspace::Metaspace;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, NormalizedString, Tokenizer};
+use tokenizers::{AddedToken, Model, NormalizedString, Tokenizer};
 
 use crate::corpus::OnError;
 use crate::store::{Claim, PATIENCE, remove_left_overs, written_if_allowed};
@@ -101,7 +101,8 @@ impl TextTokenizer {
     ///
     /// It must have `<pad>` at 0, `</s>`, `<unk>`, and the sentinels `<extra_id_0>`,
     /// `<extra_id_1>`, … without a gap. Padding and truncation that it asks for are switched off:
-    /// lengths are the business of the examples.
+    /// lengths are the business of the examples. One that fails at characters that it has no token for is refused, as a
+    /// Unigram tokenizer whose `unk_id` is null.
     pub fn load(path: &Path) -> Result<Self, DataError> {
         let is_sentencepiece = path.extension().is_some_and(|ending| ending == "model");
         let inner = match is_sentencepiece {
@@ -215,6 +216,14 @@ impl TextTokenizer {
         if !missing.is_empty() {
             let missing = missing.join(", ");
             return Err(DataError::MissingSentinels { tokenizer: name.into(), missing });
+        }
+
+        // The highest code points are no characters: no vocabulary needs to have all of them.
+        let mut unknown = ('\u{10FFF0}'..=char::MAX).rev().map(String::from);
+        if let Some(unknown) = unknown.find(|unknown| inner.token_to_id(unknown).is_none()) {
+            inner.get_model().tokenize(&unknown).map_err(|source| {
+                DataError::UnknownCharacters { tokenizer: name.into(), source }
+            })?;
         }
 
         let json = serde_json::to_vec(&inner)

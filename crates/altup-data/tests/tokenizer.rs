@@ -1,8 +1,8 @@
 //! T5's own tokenizer against the ids that Hugging Face gives (`scripts/reference/tokenizer_ids.py`), and what holds the
 //! version of tokenising.
 
-use altup_data::TextTokenizer;
 use altup_data::tokenizer::TOKENIZING_VERSION;
+use altup_data::{DataError, TextTokenizer};
 use flate2::Crc;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -204,5 +204,22 @@ fn the_version_of_tokenising_stands_for_these_ids() {
         let tokenizer = TextTokenizer::load(&path).unwrap();
         let ids = TEXTS.map(|text| tokenizer.encode(text).unwrap());
         assert_eq!(ids.each_ref().map(Vec::as_slice), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_tokenizer_that_fails_at_unknown_characters_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, mut json) in tokenizers() {
+        let path = folder.path().join(name);
+        let (key, value) = match name {
+            "Unigram" => ("unk_id", Value::Null),
+            _ => ("unk_token", json!("[UNK]")),
+        };
+        json["model"][key] = value;
+        fs::write(&path, json.to_string()).unwrap();
+        let error = TextTokenizer::load(&path).unwrap_err();
+        assert!(matches!(error, DataError::UnknownCharacters { .. }), "{error}");
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     }
 }

@@ -150,7 +150,18 @@ impl Progress {
     /// Watches how a text is prepared: what is returned is to be told how far that is. `name` says
     /// which text, as in "tokenizing the {name} text".
     pub fn preparation<'a>(&'a self, name: &'a str) -> Preparation<'a> {
-        Preparation { progress: self, name, started: Instant::now(), last_line: None }
+        Preparation {
+            progress: self,
+            work: "tokenizing",
+            name,
+            started: Instant::now(),
+            last_line: None,
+        }
+    }
+
+    /// Watches likewise how the files of a text are read to tell by their hashes what they are.
+    pub fn identification<'a>(&'a self, name: &'a str) -> Preparation<'a> {
+        Preparation { work: "hashing", ..self.preparation(name) }
     }
 
     /// Ends the live line, leaving on the screen how far the run came.
@@ -165,6 +176,7 @@ impl Progress {
 #[derive(Debug)]
 pub struct Preparation<'a> {
     progress: &'a Progress,
+    work: &'static str,
     name: &'a str,
     started: Instant,
     last_line: Option<Instant>,
@@ -178,7 +190,7 @@ impl Preparation<'_> {
     pub fn show(&mut self, so_far: PrepareProgress) {
         let finished = so_far.shards_done == so_far.shards;
         let is_due = self.last_line.is_none_or(|last| last.elapsed() >= Self::LINE_EVERY);
-        let line = || preparation_line(self.name, so_far, self.started.elapsed());
+        let line = || preparation_line(self.work, self.name, so_far, self.started.elapsed());
         match &self.progress.form {
             Form::Terminal(bar) if !finished => bar.set_message(line()),
             Form::Plain if !finished && is_due => {
@@ -190,13 +202,18 @@ impl Preparation<'_> {
     }
 }
 
-fn preparation_line(name: &str, so_far: PrepareProgress, elapsed: Duration) -> String {
-    let PrepareProgress { shards_done, shards, bytes_done, bytes_found, bytes } = so_far;
+fn preparation_line(work: &str, name: &str, so_far: PrepareProgress, elapsed: Duration) -> String {
+    let PrepareProgress { shards_done, shards, bytes_done, bytes_found, bytes, bytes_hashed } =
+        so_far;
     let mut line = format!(
-        "tokenizing the {name} text: {shards_done} of {shards} shards, {} of {}",
+        "{work} the {name} text: {shards_done} of {shards} shards, {} of {}",
         format_bytes(bytes_done),
         format_bytes(bytes)
     );
+    // Of what is found prepared, this is all that takes time.
+    if bytes_hashed > 0 && work != "hashing" {
+        line.push_str(&format!(", {} hashed", format_bytes(bytes_hashed)));
+    }
     // What was found done says nothing about the pace.
     let read = bytes_done.saturating_sub(bytes_found);
     if read > 0 && elapsed > Duration::from_secs(2) {
@@ -453,15 +470,22 @@ mod tests {
             bytes_done: 1_200_000_000,
             bytes_found: 1_000_000_000,
             bytes: 2_000_000_000,
+            bytes_hashed: 0,
         };
         // 0.2 GB in ten seconds, and 0.8 GB are left.
         assert_eq!(
-            preparation_line("training", so_far, Duration::from_secs(10)),
+            preparation_line("tokenizing", "training", so_far, Duration::from_secs(10)),
             "tokenizing the training text: 600 of 1024 shards, 1.2 GB of 2.0 GB  ETA 40s"
+        );
+        let hashed = PrepareProgress { bytes_hashed: 300_000_000, ..so_far };
+        assert_eq!(
+            preparation_line("tokenizing", "training", hashed, Duration::ZERO),
+            "tokenizing the training text: 600 of 1024 shards, 1.2 GB of 2.0 GB, 300 MB hashed"
         );
         let start = PrepareProgress { bytes_done: 1_000_000_000, ..so_far };
         assert!(
-            preparation_line("training", start, Duration::from_secs(10)).ends_with("of 2.0 GB")
+            preparation_line("tokenizing", "training", start, Duration::from_secs(10))
+                .ends_with("of 2.0 GB")
         );
     }
 

@@ -1,7 +1,7 @@
 //! From a run's configuration to its tokenizer and examples.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,12 +54,40 @@ struct TextSource {
 }
 
 impl TextSource {
+    /// What its part is called, as in "web training".
+    fn label(&self, split: &str) -> String {
+        match self.name.as_str() {
+            "" => split.to_owned(),
+            name => format!("{name} {split}"),
+        }
+    }
+
     fn identity(&self, train: &[ShardSource], valid: &[ShardSource]) -> SourceIdentity {
         SourceIdentity {
             name: self.name.clone(),
             train: TextIdentity::new(&self.train, train),
             valid: TextIdentity::new(&self.valid, valid),
         }
+    }
+}
+
+/// A folder of prepared data, with what this process knows of it: files that are hashed for one purpose aren't hashed again
+/// for another.
+#[derive(Debug, Clone)]
+pub struct DataCache {
+    folder: PathBuf,
+    store: TokenStore,
+}
+
+impl DataCache {
+    /// The one in a folder, which need not exist yet.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), store: TokenStore::new(&folder.join("tokens")) }
+    }
+
+    /// The store of tokens in it.
+    pub fn store(&self) -> &TokenStore {
+        &self.store
     }
 }
 
@@ -70,18 +98,23 @@ impl TextSource {
 /// Names the file that can't be read.
 pub fn identify_texts(
     config: &RunConfig,
-    cache_folder: &Path,
+    cache: &DataCache,
+    progress: &Progress,
 ) -> Result<Vec<SourceIdentity>, DataError> {
-    let store = token_store(cache_folder);
+    let identify = |corpus: &Corpus, name: &str| {
+        let mut identification = progress.identification(name);
+        cache.store.identify(corpus, &mut |so_far| identification.show(so_far))
+    };
     let texts = text_sources(config)?;
     let identify = |text: &TextSource| {
-        Ok(text.identity(&store.identify(&text.train)?, &store.identify(&text.valid)?))
+        let train = identify(&text.train, &text.label("training"))?;
+        Ok(text.identity(&train, &identify(&text.valid, &text.label("validation"))?))
     };
     texts.iter().map(identify).collect()
 }
 
 impl PreparedText {
-    /// Prepares the texts of a run; what was prepared before is taken from `cache_folder`. A run that
+    /// Prepares the texts of a run; what was prepared before is taken from `cache`. A run that
     /// is resumed brings its own `tokenizer`.
     ///
     /// # Errors
@@ -90,28 +123,34 @@ impl PreparedText {
     pub fn prepare(
         config: &RunConfig,
         tokenizer: Option<&Path>,
-        cache_folder: &Path,
+        cache: &DataCache,
         options: PrepareOptions,
         progress: &Progress,
     ) -> Result<Self, DataError> {
         let texts = text_sources(config)?;
+        warn_of_dangling_links(&texts, progress);
         warn_of_shared_files(&texts, progress);
         let tokenizer = match tokenizer.or(config.data.tokenizer.as_deref()) {
             Some(path) => TextTokenizer::load(path)?,
-            None => trained_tokenizer(config, &texts, cache_folder, progress)?,
+            None => trained_tokenizer(config, &texts, cache, progress)?,
         };
         // What can't work must not cost hours first.
         let objective = config.objective(&tokenizer)?;
         objective.check(&SpecialTokens::of(&tokenizer))?;
         let need = objective.lengths().segment as u64;
 
-        let store = token_store(cache_folder);
         let prepare = |corpus: &Corpus, name: &str| {
             let mut preparation = progress.preparation(name);
-            let row = store
+            let row = cache
+                .store
                 .prepare(corpus, &tokenizer, options, &mut |so_far| preparation.show(so_far))?;
             for file in row.skipped() {
                 warn_of_skipped(file, progress);
+            }
+            if let Some(why) = row.not_noted() {
+                progress.warn(&format!(
+                    "warning: the {name} text is prepared, and its use is not noted: {why}"
+                ));
             }
             // Before other texts, which may take hours.
             if row.len() < need {
@@ -122,13 +161,9 @@ impl PreparedText {
         };
         let mut sources = Vec::new();
         for text in texts {
-            let label = |split: &str| match text.name.as_str() {
-                "" => split.to_owned(),
-                name => format!("{name} {split}"),
-            };
-            let train = prepare(&text.train, &label("training"))?;
-            let valid = prepare(&text.valid, &label("validation"))?;
-            progress.note(&format!("{} text: {}", label("training"), describe(&train)));
+            let train = prepare(&text.train, &text.label("training"))?;
+            let valid = prepare(&text.valid, &text.label("validation"))?;
+            progress.note(&format!("{} text: {}", text.label("training"), describe(&train)));
             let identity = text.identity(train.sources(), valid.sources());
             sources.push(PreparedSource { name: text.name, train, valid, identity });
         }
@@ -143,11 +178,6 @@ impl PreparedText {
         let skipped = rows.flat_map(|row| row.skipped());
         skipped.filter(|skipped| files.insert(&skipped.file)).cloned().collect()
     }
-}
-
-/// The store of tokens in the folder of prepared data.
-pub fn token_store(cache_folder: &Path) -> TokenStore {
-    TokenStore::new(&cache_folder.join("tokens"))
 }
 
 /// The data of a run.
@@ -167,7 +197,7 @@ pub struct RunData {
 }
 
 impl RunData {
-    /// Prepares the data of a run; what was prepared before is taken from `cache_folder`. A run that
+    /// Prepares the data of a run; what was prepared before is taken from `cache`. A run that
     /// is resumed brings its own `tokenizer`.
     ///
     /// # Errors
@@ -176,7 +206,7 @@ impl RunData {
     pub fn prepare(
         config: &RunConfig,
         tokenizer: Option<&Path>,
-        cache_folder: &Path,
+        cache: &DataCache,
         progress: &Progress,
     ) -> Result<Self, DataError> {
         let options = PrepareOptions {
@@ -184,7 +214,7 @@ impl RunData {
             patience: Duration::from_secs_f64(config.training.replica_timeout),
             ..PrepareOptions::default()
         };
-        let text = PreparedText::prepare(config, tokenizer, cache_folder, options, progress)?;
+        let text = PreparedText::prepare(config, tokenizer, cache, options, progress)?;
         let skipped = text.skipped().iter().map(SkippedLines::from).collect();
         let PreparedText { tokenizer, sources } = text;
         let objective = config.objective(&tokenizer)?;
@@ -239,17 +269,17 @@ impl RunData {
     }
 }
 
-/// The tokenizer that a run without one trains from its texts, taken from `cache_folder` where it was trained before.
+/// The tokenizer that a run without one trains from its texts, taken from `cache` where it was trained before.
 ///
 /// # Errors
 ///
 /// Names the file, and its line where it has lines.
 pub fn train_tokenizer(
     config: &RunConfig,
-    cache_folder: &Path,
+    cache: &DataCache,
     progress: &Progress,
 ) -> Result<TextTokenizer, DataError> {
-    trained_tokenizer(config, &text_sources(config)?, cache_folder, progress)
+    trained_tokenizer(config, &text_sources(config)?, cache, progress)
 }
 
 /// The texts that a configuration names.
@@ -270,6 +300,19 @@ fn text_sources(config: &RunConfig) -> Result<Vec<TextSource>, DataError> {
         return Ok(vec![source("", &data.train, &data.valid)?]);
     }
     data.sources.iter().map(|named| source(&named.name, &named.train, &named.valid)).collect()
+}
+
+/// Says that links of the texts lead to nothing, and so that a part of them may be missing.
+fn warn_of_dangling_links(texts: &[TextSource], progress: &Progress) {
+    let corpora = texts.iter().flat_map(|text| [&text.train, &text.valid]);
+    let links: BTreeSet<_> = corpora.flat_map(Corpus::dangling_links).collect();
+    if let Some(first) = links.first() {
+        progress.warn(&format!(
+            "warning: passed over {} links to nothing, {} among them",
+            links.len(),
+            first.display()
+        ));
+    }
 }
 
 /// Says that a model will be validated on what it is trained on, where files are named for both, by whatever texts.
@@ -324,7 +367,7 @@ fn warn_of_skipped(file: &SkippedInFile, progress: &Progress) {
 fn trained_tokenizer(
     config: &RunConfig,
     texts: &[TextSource],
-    cache_folder: &Path,
+    cache: &DataCache,
     progress: &Progress,
 ) -> Result<TextTokenizer, DataError> {
     let all;
@@ -337,7 +380,7 @@ fn trained_tokenizer(
         }
     };
     let vocab_size = config.data.vocab_size;
-    let folder = cache_folder.join("tokenizers");
+    let folder = cache.folder.join("tokenizers");
     let start = || {
         progress.stage(&format!("training a tokenizer of {vocab_size} pieces on the corpus"));
     };

@@ -4,7 +4,7 @@ mod support;
 
 use altup_train::config::RunConfig;
 use altup_train::progress::{Progress, ProgressMode};
-use altup_train::run_data::RunData;
+use altup_train::run_data::{DataCache, RunData};
 use altup_train::study::StudyPlan;
 use altup_train::study::plan::Overrides;
 use serde_json::Value;
@@ -441,7 +441,8 @@ fn a_budget_of_tokens_is_rounded_up_to_steps() {
 /// A fingerprint of the first batches that a run trains on.
 fn batches_seen(workspace: &Workspace, config: &RunConfig) -> String {
     let progress = Progress::new(ProgressMode::Quiet, 1, 0);
-    let data = RunData::prepare(config, None, &workspace.path("cache"), &progress).unwrap();
+    let cache = DataCache::new(&workspace.path("cache"));
+    let data = RunData::prepare(config, None, &cache, &progress).unwrap();
     let size = config.training.batch_size;
     let batches = (0..20).map(|number| data.train.batch(number * size as u64, size));
     batches.map(|batch| format!("{:?} {:?}\n", batch.input_ids, batch.labels)).collect()

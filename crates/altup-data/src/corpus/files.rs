@@ -1,8 +1,9 @@
 //! Which files a corpus is made of, in what order, and how each is read.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
 use std::path::{self, Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
@@ -21,6 +22,22 @@ pub(crate) struct SourceFile {
     pub(crate) format: Format,
     /// In bytes, as it lies on the disk.
     pub(crate) size: u64,
+}
+
+impl SourceFile {
+    /// The format that its name says it is compressed in, where it has so few bytes, `size`, that they can't say so
+    /// themselves: it was cut short, and is no text that is short or empty.
+    pub(crate) fn cut_short(&self, size: u64) -> Option<&'static str> {
+        /// What tells Zstandard takes so many bytes, and what tells gzip two.
+        const MARK_BYTES: u64 = 4;
+        let name = self.path.extension().unwrap_or_default();
+        match size {
+            MARK_BYTES.. => None,
+            _ if name.eq_ignore_ascii_case("gz") => Some("gzip"),
+            _ if name.eq_ignore_ascii_case("zst") => Some("zstd"),
+            _ => None,
+        }
+    }
 }
 
 /// What a file's name says of its contents. How they are compressed, they say themselves.
@@ -68,36 +85,69 @@ impl Format {
     }
 }
 
+/// What was found behind sources.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) files: Vec<SourceFile>,
+    /// Links to nothing, which were passed over.
+    pub(crate) dangling: Vec<PathBuf>,
+}
+
 /// The data files behind `sources`, source by source, those of one sorted by their paths: where a source lies has no
 /// influence on the order. Of several names of one file, as links give it, the first
 /// counts.
-pub(crate) fn find_all(sources: &[String]) -> Result<Vec<SourceFile>, DataError> {
-    let mut files = Vec::new();
+pub(crate) fn find_all(sources: &[String]) -> Result<Found, DataError> {
+    let mut found = Found::default();
     for source in sources {
-        let start = files.len();
-        find(source, &mut files)?;
-        files[start..].sort_by(|a, b| a.path.cmp(&b.path));
+        let start = found.files.len();
+        find(source, &mut found)?;
+        found.files[start..].sort_by(|a, b| a.path.cmp(&b.path));
     }
-    let mut found = HashSet::new();
-    files.retain(|file| found.insert(file.target.clone()));
-    Ok(files)
+    let mut targets = HashSet::new();
+    found.files.retain(|file| targets.insert(file.target.clone()));
+    found.dangling.sort();
+    found.dangling.dedup();
+    Ok(found)
+}
+
+/// What lies at a path; nothing where nothing does. Any other reason not to see it is an error: a disk that fails must not
+/// look like less text.
+fn metadata(path: &Path) -> Result<Option<Metadata>, DataError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        // A glob may be longer than a name can be, or have characters that no name has.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(DataError::Read { file: path.to_owned(), source }),
+    }
+}
+
+fn is_folder(path: &Path) -> Result<bool, DataError> {
+    Ok(metadata(path)?.is_some_and(|metadata| metadata.is_dir()))
 }
 
 /// Adds the data files behind a file's name, a folder's or a glob.
-fn find(source: &str, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
+fn find(source: &str, found: &mut Found) -> Result<(), DataError> {
     let path = Path::new(source);
-    if path.is_file() {
+    let metadata = metadata(path)?;
+    if metadata.as_ref().is_some_and(Metadata::is_file) {
         let format = Format::of(path).ok_or_else(|| DataError::UnsupportedExtension {
             file: path.to_owned(),
             accepted: Format::accepted(),
         })?;
-        files.push(source_file(path, format)?);
+        found.files.push(source_file(path, format)?);
         return Ok(());
     }
-    let before = files.len();
-    if path.is_dir() {
-        find_below(path, files)?;
-        if files.len() == before {
+    let before = found.files.len();
+    if metadata.is_some_and(|metadata| metadata.is_dir()) {
+        find_below(path, found)?;
+        if found.files.len() == before {
             return Err(DataError::NoReadableFiles {
                 folder: path.to_owned(),
                 accepted: Format::accepted(),
@@ -106,15 +156,16 @@ fn find(source: &str, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
         return Ok(());
     }
 
-    find_matches(source, files)?;
-    if files.len() == before {
+    find_matches(source, found)?;
+    if found.files.len() == before {
         return Err(DataError::NoMatch { pattern: source.to_owned() });
     }
     Ok(())
 }
 
-fn find_below(folder: &Path, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
-    walk(folder, &is_visible, &mut |entry| add(entry, files))
+fn find_below(folder: &Path, found: &mut Found) -> Result<(), DataError> {
+    let Found { files, dangling } = found;
+    walk(folder, &is_visible, dangling, &mut |entry| add(entry, files))
 }
 
 fn add(entry: &DirEntry, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
@@ -128,7 +179,7 @@ fn add(entry: &DirEntry, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
 
 /// Adds the data files that a glob matches, and those below the folders that it matches. What holds below a folder holds
 /// here too, for the names that a wildcard stands for: hidden ones are passed over, and any others need not be UTF-8.
-fn find_matches(source: &str, files: &mut Vec<SourceFile>) -> Result<(), DataError> {
+fn find_matches(source: &str, found: &mut Found) -> Result<(), DataError> {
     let bad = |source: &str| {
         let pattern = source.to_owned();
         move |error| DataError::BadPattern { pattern, source: error }
@@ -153,59 +204,70 @@ fn find_matches(source: &str, files: &mut Vec<SourceFile>) -> Result<(), DataErr
     if root == Path::new("") {
         root.push(".");
     }
-    if !root.is_dir() {
+    if !is_folder(&root)? {
         return Ok(());
     }
-    let leads_on = |entry: &DirEntry| match entry.depth() {
+    let leads_on = |depth: usize, name: &OsStr| match depth {
         0 => true,
-        _ if any_depth => is_visible(entry),
+        _ if any_depth => is_visible(depth, name),
         depth => parts
             .get(depth - 1)
-            .is_some_and(|part| part.matches_with(&entry.file_name().to_string_lossy(), options)),
+            .is_some_and(|part| part.matches_with(&name.to_string_lossy(), options)),
     };
-    walk(&root, &leads_on, &mut |entry| {
+    let mut dangling = Vec::new();
+    walk(&root, &leads_on, &mut dangling, &mut |entry| {
         let below = entry.path().strip_prefix(&root).unwrap_or(entry.path());
         let matches = match any_depth {
             true => whole.matches_with(&below.to_string_lossy(), options),
             false => entry.depth() == parts.len(),
         };
         match matches {
-            true if entry.file_type().is_dir() => find_below(entry.path(), files),
-            true => add(entry, files),
+            true if entry.file_type().is_dir() => find_below(entry.path(), found),
+            true => add(entry, &mut found.files),
             false => Ok(()),
         }
-    })
-}
-
-fn is_visible(entry: &DirEntry) -> bool {
-    entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
-}
-
-/// Calls `visit` with `folder` and everything below it that `leads_on`, and so do the folders that it lies in.
-/// Links are followed, as download caches are made of them; one that leads back to a folder above
-/// itself is passed over.
-fn walk(
-    folder: &Path,
-    leads_on: &dyn Fn(&DirEntry) -> bool,
-    visit: &mut dyn FnMut(&DirEntry) -> Result<(), DataError>,
-) -> Result<(), DataError> {
-    let entries = WalkDir::new(folder).follow_links(true).into_iter();
-    for entry in entries.filter_entry(leads_on) {
-        match entry {
-            Ok(entry) => visit(&entry)?,
-            Err(error) if error.loop_ancestor().is_some() || is_dangling(&error) => {}
-            Err(error) => {
-                let file = error.path().unwrap_or(folder).to_owned();
-                return Err(DataError::Read { file, source: error.into() });
-            }
-        }
-    }
+    })?;
+    found.dangling.append(&mut dangling);
     Ok(())
 }
 
-/// Whether what can't be read is a link to nothing.
-fn is_dangling(error: &walkdir::Error) -> bool {
-    error.path().is_some_and(|path| path.is_symlink() && !path.exists())
+/// Whether a name at some depth below a folder isn't hidden; the folder itself may be.
+fn is_visible(depth: usize, name: &OsStr) -> bool {
+    depth == 0 || !name.as_encoded_bytes().starts_with(b".")
+}
+
+/// Calls `visit` with `folder` and everything below it whose depth and name `leads_on`, and so do those of the folders that
+/// it lies in. Links are followed, as download caches are made of them; one that leads back to a folder above itself is
+/// passed over, and so is one to nothing, which `dangling` is told of.
+fn walk(
+    folder: &Path,
+    leads_on: &dyn Fn(usize, &OsStr) -> bool,
+    dangling: &mut Vec<PathBuf>,
+    visit: &mut dyn FnMut(&DirEntry) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let entries = WalkDir::new(folder).follow_links(true).into_iter();
+    for entry in entries.filter_entry(|entry| leads_on(entry.depth(), entry.file_name())) {
+        let error = match entry {
+            Ok(entry) => {
+                visit(&entry)?;
+                continue;
+            }
+            Err(error) => error,
+        };
+        let path = error.path().unwrap_or(folder);
+        // The filter sees none of what can't be read.
+        let is_passed_over = !leads_on(error.depth(), path.file_name().unwrap_or_default());
+        if is_passed_over || error.loop_ancestor().is_some() {
+            continue;
+        }
+        let is_missing = error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound);
+        if is_missing && path.is_symlink() {
+            dangling.push(path.to_owned());
+            continue;
+        }
+        return Err(DataError::Read { file: path.to_owned(), source: error.into() });
+    }
+    Ok(())
 }
 
 fn source_file(path: &Path, format: Format) -> Result<SourceFile, DataError> {
@@ -227,8 +289,8 @@ const CRATE_FILE_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=256 << 10;
 /// mixes all crates from the start.
 pub(crate) fn crate_sources(folder: &Path, max_bytes: u64) -> Result<Vec<SourceFile>, DataError> {
     let mut found = Vec::new();
-    if folder.is_dir() {
-        walk(folder, &is_visible, &mut |entry| {
+    if is_folder(folder)? {
+        walk(folder, &is_visible, &mut Vec::new(), &mut |entry| {
             let path = entry.path();
             let is_code = path.extension().is_some_and(|name| name == "rs" || name == "md");
             if !is_code || !entry.file_type().is_file() {

@@ -3,7 +3,7 @@
 //! | name ends in | a document is |
 //! | --- | --- |
 //! | `.txt`, `.txt.gz`, `.txt.zst` | a run of lines between blank lines |
-//! | `.json`, `.jsonl`, and both with `.gz` or `.zst` | the `text` of a JSON object: one a line, or the elements of one array |
+//! | `.json`, `.jsonl`, and both with `.gz` or `.zst` | the `text` of a JSON object: one a line, or the elements of arrays |
 //! | `.parquet` | the `text` column of a row |
 //!
 //! The name says what a file holds, its first bytes how it is compressed. Documents of white space
@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use self::files::Found;
 use self::reader::Reader;
 use crate::DataError;
 
@@ -35,6 +36,7 @@ pub use self::reader::{Document, READER_VERSION};
 pub struct Corpus {
     sources: Vec<String>,
     shards: Arc<[Shard]>,
+    dangling: Arc<[PathBuf]>,
     selection: Selection,
 }
 
@@ -84,12 +86,12 @@ impl Selection {
 /// Up to this many files, each is a shard of its own.
 const MAX_SINGLE_FILES: usize = 4096;
 
-/// A shard of small files ends where it reaches this size, in bytes.
+/// The mean size of a shard of small files, in bytes. A file as large ends its shard.
 const SHARD_BYTES: u64 = 32 << 20;
 
-/// A shard of small files ends, on average, after as many. Which file ends one follows from its name and size, so that a
-/// new file changes the shard it falls into and no other, and files that are moved change none.
-const SHARD_FILES: u64 = 256;
+/// A shard ends at this size at the latest, which less than one in a thousand reaches unless files have the same names and
+/// sizes.
+const MAX_SHARD_BYTES: u64 = 8 * SHARD_BYTES;
 
 impl Corpus {
     /// Finds the files behind `sources`: each a file, a folder (searched with its subfolders) or a
@@ -98,14 +100,15 @@ impl Corpus {
     /// The sources come in their order, and the files of one sorted by their paths as they were found: a link stands
     /// where its name says, wherever the file behind it lies. A file found twice is read once; of several names of it, the first in this order counts. In
     /// folders and globs, files with other extensions are passed over; a file that is named itself must have a known
-    /// one. Hidden files and folders below a folder are passed over too.
+    /// one. Hidden files and folders below a folder are passed over too, and [links to nothing](Self::dangling_links).
     ///
     /// # Errors
     ///
     /// Names the source that has no data file, or the file or folder that can't be read.
     pub fn open(sources: &[String]) -> Result<Self, DataError> {
-        let files = files::find_all(sources)?;
-        Ok(Self::new(sources.to_vec(), files, MAX_SINGLE_FILES))
+        let Found { files, dangling } = files::find_all(sources)?;
+        let corpus = Self::new(sources.to_vec(), files, MAX_SINGLE_FILES);
+        Ok(Self { dangling: dangling.into(), ..corpus })
     }
 
     /// The corpus that every machine has that builds Rust: the crate sources under
@@ -130,7 +133,7 @@ impl Corpus {
 
     fn new(sources: Vec<String>, files: Vec<SourceFile>, max_single_files: usize) -> Self {
         let shards = shards(files, max_single_files).into();
-        Self { sources, shards, selection: Selection::All }
+        Self { sources, shards, dangling: Arc::default(), selection: Selection::All }
     }
 
     /// Splits off every `every`-th document, for validation where no other text is given.
@@ -159,6 +162,11 @@ impl Corpus {
     /// The files as they were found, in the order in which they are read.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.source_files().map(|file| file.path.as_path())
+    }
+
+    /// Links that were passed over, as there is nothing where they lead: a part of the text may be missing.
+    pub fn dangling_links(&self) -> &[PathBuf] {
+        &self.dangling
     }
 
     /// Those of its files that another corpus has too, under whatever name.
@@ -207,7 +215,8 @@ impl Corpus {
     }
 }
 
-/// Joins files into shards, in their order.
+/// Joins files into shards, in their order. Nearly all shards end where the file that ends them says so, so that a file that
+/// is new or gone changes the shard it falls into and few others.
 fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
     if files.len() <= max_single_files {
         return files.into_iter().map(|file| Shard { files: vec![file] }).collect();
@@ -216,7 +225,7 @@ fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
     let (mut shard, mut bytes) = (Vec::new(), 0);
     for file in files {
         bytes += file.size;
-        let ends = bytes >= SHARD_BYTES || ends_shard(&file);
+        let ends = bytes >= MAX_SHARD_BYTES || ends_shard(&file);
         shard.push(file);
         if ends {
             shards.push(Shard { files: mem::take(&mut shard) });
@@ -229,14 +238,15 @@ fn shards(files: Vec<SourceFile>, max_single_files: usize) -> Vec<Shard> {
     shards
 }
 
-/// Whether a small file ends its shard. The folders that it lies in have no say: they may be another's tomorrow.
+/// Whether a small file ends its shard, by a hash of its name and size: as probable as its share of [`SHARD_BYTES`]. The
+/// folders that it lies in have no say: they may be another's tomorrow.
 fn ends_shard(file: &SourceFile) -> bool {
     let mut hasher = blake3::Hasher::new();
     hasher.update(file.path.file_name().unwrap_or_default().as_encoded_bytes());
     hasher.update(&file.size.to_le_bytes());
     let mut hash = [0; 8];
     hasher.finalize_xof().fill(&mut hash);
-    u64::from_le_bytes(hash).is_multiple_of(SHARD_FILES)
+    u128::from(u64::from_le_bytes(hash)) * u128::from(SHARD_BYTES) < u128::from(file.size) << 64
 }
 
 impl Shard {
@@ -490,7 +500,7 @@ mod tests {
         let rows = b"{\"text\": \"a\"}\n[\"b\"]\n\n{\"text\": \"c\"}\nd\n{\"text\": \"\xff\"}";
         let (places, message) = defects("a.jsonl", rows);
         assert_eq!(places, [2, 5, 6].map(Place::Line));
-        assert!(message.ends_with("line 2 (element 1) is not a JSON object"), "{message}");
+        assert!(message.ends_with("line 2 is not a JSON object"), "{message}");
         for (line, problem) in [
             ("{\"txt\": \"b\"}", "missing field `text`"),
             ("{\"text\": 1}", "expected a string"),
@@ -531,6 +541,21 @@ mod tests {
         }
         let (_, message) = defects("a.json", b"[{\"text\": \"a\"}\n{\"text\": \"b\"}]");
         assert!(message.ends_with("in line 2; what follows is left out"), "{message}");
+    }
+
+    #[test]
+    fn a_bracket_begins_an_array_only_where_the_file_begins_with_one() {
+        let rows = b"{\"text\":\"a\"}\n[\"b\n{\"text\":\"c\"}\n  [\n{\"text\":\"d\"}";
+        let (places, message) = defects("a.jsonl", rows);
+        assert_eq!(places, [2, 4].map(Place::Line));
+        assert!(message.ends_with("line 2 is not a JSON object"), "{message}");
+        let folder = folder_with(&[("a.jsonl", rows)]);
+        let corpus = open(&folder, "a.jsonl").unwrap();
+        let texts = corpus.documents().filter_map(|document| Some(document.ok()?.text));
+        assert!(texts.eq(["a", "c", "d"]));
+
+        let (_, message) = defects("a.json", b"[]\n\n[{\"text\": \"a\"},\n\n");
+        assert!(message.ends_with("ends within the JSON array that begins in line 3"), "{message}");
     }
 
     #[test]
@@ -631,6 +656,30 @@ mod tests {
         let (places, message) = defects("a.parquet", &parquet_without_its_dictionary());
         assert_eq!(places, [Place::Rest]);
         assert!(message.contains("a.parquet: can't be read as Parquet"), "{message}");
+    }
+
+    #[test]
+    fn a_compressed_file_that_was_cut_to_a_few_bytes_has_a_defect() {
+        let text = b"one\n\ntwo\n";
+        let json = b"{\"text\": \"one\"}";
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+        for (name, bytes) in [
+            ("a.txt.gz", gzip(text)),
+            ("a.txt.zst", zstd(text)),
+            ("a.json.gz", gzip(json)),
+            ("a.JSONL.ZST", zstd(json)),
+        ] {
+            for size in 0..12 {
+                let folder = folder_with(&[(name, &bytes[..size]), ("b.txt", b"fine")]);
+                let documents: Vec<_> = open(&folder, "").unwrap().documents().collect();
+                let [Err(DataError::Defect(defect)), Ok(fine)] = documents.as_slice() else {
+                    panic!("{name} of {size} bytes: {documents:?}")
+                };
+                assert_eq!((defect.place, fine.text.as_str()), (Place::Rest, "fine\n"));
+                assert!(defect.to_string().contains(" is not a whole "), "{defect}");
+            }
+        }
+        assert_eq!(read_one("a.txt", b"(").unwrap(), ["(\n"]);
     }
 
     #[test]
@@ -751,10 +800,34 @@ mod tests {
             symlink(at("elsewhere"), at("data/link")).unwrap();
             symlink(at("data"), at("data/circle")).unwrap();
             symlink(at("nowhere"), at("data/dangling.txt")).unwrap();
-            assert_eq!(read(&open(&folder, "data").unwrap()).unwrap(), ["c\n", "d\n"]);
+            symlink(at("nowhere"), at("data/.lock")).unwrap();
+            let corpus = open(&folder, "data").unwrap();
+            assert_eq!(read(&corpus).unwrap(), ["c\n", "d\n"]);
+            assert_eq!(corpus.dangling_links(), [at("data/dangling.txt")]);
         }
         assert_eq!(read(&open(&folder, ".hidden").unwrap()).unwrap(), ["a\n"]);
         assert_eq!(read(&open(&folder, "").unwrap()).unwrap(), ["c\n", "d\n"]);
+    }
+
+    /// As a folder that may not be entered is, or a disk that fails.
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_can_not_be_followed_is_an_error_unless_there_is_nothing() {
+        use std::os::unix::fs::symlink;
+        let folder = folder_with(&[("data/b.txt", b"b")]);
+        let at = |name: &str| folder.path().join(name);
+        symlink("a.txt", at("data/a.txt")).unwrap();
+        symlink("circle", at("circle")).unwrap();
+        for source in ["data", "data/*.txt", "*/a.txt", "data/a.txt", "circle/*.txt"] {
+            let error = open(&folder, source).unwrap_err();
+            let DataError::Read { file, .. } = &error else { panic!("{source}: {error}") };
+            let names = ["data/a.txt", "circle/*.txt"];
+            assert!(names.iter().any(|name| file.ends_with(name)), "{source}: {error}");
+        }
+        // What isn't asked for doesn't matter, nor what can't be a name.
+        assert_eq!(read(&open(&folder, "data/b*").unwrap()).unwrap(), ["b\n"]);
+        let long = format!("data/[{}]*", "b".repeat(300));
+        assert_eq!(read(&open(&folder, &long).unwrap()).unwrap(), ["b\n"]);
     }
 
     #[test]
@@ -767,7 +840,14 @@ mod tests {
             (".hidden/en/4.json", b"{\"text\": \"4\"}"),
         ]);
         #[cfg(unix)]
-        std::os::unix::fs::symlink("nowhere", folder.path().join("a/en/0.json")).unwrap();
+        for name in ["a/en/0.json", "a/en/0.txt"] {
+            std::os::unix::fs::symlink("nowhere", folder.path().join(name)).unwrap();
+        }
+        #[cfg(unix)]
+        assert_eq!(
+            open(&folder, "a/en/*.json").unwrap().dangling_links(),
+            [folder.path().join("a/en/0.json")]
+        );
         for (glob, texts) in [
             ("a/en/*.json", &["1"][..]),
             ("*/en/*.json", &["1", "2"]),
@@ -848,39 +928,63 @@ mod tests {
         );
     }
 
-    #[test]
-    fn many_small_files_share_shards_that_a_new_file_changes_one_of() {
-        let named = |name: &str| SourceFile {
-            path: format!("/corpus/{name}.txt").into(),
-            target: format!("/corpus/{name}.txt").into(),
-            format: Format::Text,
-            size: 1000,
-        };
-        let file = |number: u64| named(&format!("{number:06}"));
-        let files: Vec<SourceFile> = (0..5000).map(file).collect();
-        assert_eq!(shards(files[..100].to_vec(), 100).len(), 100);
-        let before = shards(files.clone(), 100);
-        assert!((8..50).contains(&before.len()), "{}", before.len());
-        let joined: Vec<SourceFile> = before.iter().flat_map(|shard| shard.files.clone()).collect();
-        assert_eq!(joined, files);
-        let mut more = files.clone();
-        more.insert(2500, named("002499b"));
-        let new = shards(more, 100).into_iter().filter(|shard| !before.contains(shard)).count();
-        assert!(new <= 2, "{new}");
+    /// The number of shards of `after` that aren't shards of `before`.
+    fn changed(before: &[Shard], after: &[Shard]) -> usize {
+        let before: HashSet<Vec<&Path>> = before.iter().map(paths).collect();
+        after.iter().filter(|shard| !before.contains(&paths(shard))).count()
+    }
 
-        let sizes = |files: Vec<SourceFile>| -> Vec<usize> {
-            shards(files, 100).iter().map(|shard| shard.files.len()).collect()
+    fn paths(shard: &Shard) -> Vec<&Path> {
+        shard.files.iter().map(|file| file.path.as_path()).collect()
+    }
+
+    #[test]
+    fn small_files_share_shards_and_a_new_file_changes_few_whatever_their_size() {
+        let named = |name: &str, size: u64| {
+            let path = PathBuf::from(format!("/corpus/{name}.txt"));
+            SourceFile { target: path.clone(), path, format: Format::Text, size }
         };
-        for folder in ["/moved", "/mnt/b/corpus", "/corpus/below/folders/of/its/own"] {
-            let moved = files.iter().map(|file| {
-                let path = Path::new(folder).join(file.path.file_name().unwrap());
-                SourceFile { target: path.clone(), path, ..file.clone() }
+        for size in [100 << 10, 1 << 20, 16 << 20, 31 << 20] {
+            let file = |number: u64| named(&format!("{number:06}"), size);
+            let files: Vec<SourceFile> = (0..5000).map(file).collect();
+            assert_eq!(shards(files[..100].to_vec(), 100).len(), 100);
+            let before = shards(files.clone(), 100);
+            let joined: Vec<SourceFile> =
+                before.iter().flat_map(|shard| shard.files.clone()).collect();
+            assert_eq!(joined, files);
+            let mean = 5000 * size / before.len() as u64;
+            // A shard has the file that ends it, however small the others are.
+            assert!((SHARD_BYTES / 2..2 * SHARD_BYTES).contains(&mean), "{size}: {mean}");
+            let largest = before.iter().map(Shard::bytes).max().unwrap();
+            assert!(largest < MAX_SHARD_BYTES + size, "{size}: {largest}");
+
+            let places = [10, 777, 2500, 3999];
+            let new = places.map(|place| {
+                let mut more = files.clone();
+                more.insert(place, named(&format!("{place:06}b"), size));
+                let after = shards(more, 100);
+                changed(&before, &after) + changed(&after, &before)
             });
-            assert_eq!(sizes(moved.collect()), sizes(files.clone()), "{folder}");
+            assert!(new.iter().all(|new| *new <= 12), "{size}: {new:?}");
+            assert!(new.iter().sum::<usize>() <= 20, "{size}: {new:?}");
+
+            for folder in ["/moved", "/mnt/b/corpus", "/corpus/below/folders/of/its/own"] {
+                let moved = files.iter().map(|file| {
+                    let path = Path::new(folder).join(file.path.file_name().unwrap());
+                    SourceFile { target: path.clone(), path, ..file.clone() }
+                });
+                let sizes = |shards: &[Shard]| -> Vec<usize> {
+                    shards.iter().map(|shard| shard.files.len()).collect()
+                };
+                assert_eq!(sizes(&shards(moved.collect(), 100)), sizes(&before), "{folder}");
+            }
         }
 
-        let large = |number| SourceFile { size: SHARD_BYTES, ..file(number) };
+        let large = |number: u64| named(&number.to_string(), SHARD_BYTES);
         assert_eq!(shards((0..200).map(large).collect(), 100).len(), 200);
+        // Files of one name and size, of which the hash lets all or none end a shard.
+        let alike = (0..1000).map(|_| named("text", 1 << 20)).collect();
+        assert_eq!(shards(alike, 100).len(), 4);
     }
 
     #[test]

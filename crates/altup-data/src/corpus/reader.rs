@@ -26,7 +26,7 @@ use crate::error::panic_message;
 /// The version of how files become shards of documents: raise it when the same files are read as other documents or in
 /// other pieces, come in another order, or are joined into other shards. Prepared text of another version is passed over,
 /// and a run that goes on refuses it.
-pub const READER_VERSION: u32 = 2;
+pub const READER_VERSION: u32 = 3;
 
 /// Longer documents are handed over in pieces, so that one huge file does not have to be held and
 /// tokenised at once. Harmless to training: all tokens are concatenated before they are cut into
@@ -193,7 +193,12 @@ impl Input {
         let file = Counted { inner: file, bytes_read: Arc::clone(bytes_read) };
         let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
         // A read returns few bytes only at the end of a file.
-        let compression = Compression::of(file.fill_buf().map_err(read_error)?);
+        let start = file.fill_buf().map_err(read_error)?;
+        if let Some(format) = source.cut_short(start.len() as u64) {
+            let problem = format!("is not a whole {format} file: it has {} bytes", start.len());
+            return Err(Defect { file: path, place: Place::Rest, problem }.into());
+        }
+        let compression = Compression::of(start);
         let bytes: Box<dyn BufRead + Send> = match compression {
             Compression::None => Box::new(file),
             Compression::Gzip => {
@@ -360,15 +365,27 @@ impl TextReader {
 /// JSON objects with a `text`, one a line or in arrays.
 struct JsonReader {
     input: Input,
-    /// Within an array, the number of elements begun.
-    array: Option<u64>,
+    /// Whether the first value is an array, once it is known. Only then may others be: in a file of lines, `[` begins one
+    /// that is broken, and no array that may reach to the end of the file.
+    has_arrays: Option<bool>,
+    /// The array that has been begun and not ended.
+    array: Option<Array>,
     /// What no object is longer than, in bytes.
     limit: usize,
 }
 
+/// A JSON array.
+#[derive(Debug, Clone, Copy)]
+struct Array {
+    /// The line of its bracket.
+    line: u64,
+    /// The number of elements begun.
+    elements: u64,
+}
+
 impl JsonReader {
     fn new(input: Input) -> Self {
-        Self { input, array: None, limit: MAX_JSON_BYTES }
+        Self { input, has_arrays: None, array: None, limit: MAX_JSON_BYTES }
     }
 
     fn next_text(&mut self) -> Result<Option<String>, DataError> {
@@ -383,18 +400,19 @@ impl JsonReader {
         loop {
             let Some(byte) = self.skip_white_space()? else {
                 return match self.array {
-                    Some(_) => Err(self.unfinished_array()),
+                    Some(array) => Err(self.unfinished(array)),
                     None => Ok(None),
                 };
             };
-            match (&mut self.array, byte) {
-                (Some(elements), _) => {
+            let has_arrays = *self.has_arrays.get_or_insert(byte == b'[');
+            match (self.array, byte) {
+                (Some(array), _) => {
                     if byte == b']' {
                         self.input.consume(1, 0);
                         self.array = None;
                         continue;
                     }
-                    if *elements > 0 {
+                    if array.elements > 0 {
                         if byte != b',' {
                             self.input.ended = true;
                             let line = self.input.line;
@@ -407,11 +425,11 @@ impl JsonReader {
                         self.input.consume(1, 0);
                         self.skip_white_space()?;
                     }
-                    return self.next_element().map(Some);
+                    return self.next_element(array).map(Some);
                 }
-                (None, b'[') => {
+                (None, b'[') if has_arrays => {
+                    self.array = Some(Array { line: self.input.line, elements: 0 });
                     self.input.consume(1, 0);
-                    self.array = Some(0);
                 }
                 (None, _) => return self.next_line().map(Some),
             }
@@ -448,17 +466,17 @@ impl JsonReader {
         self.input.defect(Place::Line(line), problem, None)
     }
 
-    /// An element of the array, whose first byte comes next.
-    fn next_element(&mut self) -> Result<String, DataError> {
-        let number = self.array.map_or(1, |elements| elements + 1);
-        self.array = Some(number);
+    /// An element of an array, whose first byte comes next.
+    fn next_element(&mut self, array: Array) -> Result<String, DataError> {
+        let number = array.elements + 1;
+        self.array = Some(Array { elements: number, ..array });
         let line = self.input.line;
         let (mut element, mut too_long) = (Vec::new(), false);
         let (mut depth, mut in_string, mut escaped) = (0u64, false, false);
         loop {
             let bytes = self.input.peek()?;
             if bytes.is_empty() {
-                return Err(self.unfinished_array());
+                return Err(self.unfinished(array));
             }
             let (mut count, mut lines, mut ended) = (0, 0, false);
             for &byte in bytes {
@@ -497,9 +515,10 @@ impl JsonReader {
         self.text_of(line, &number, &element)
     }
 
-    fn unfinished_array(&mut self) -> DataError {
+    fn unfinished(&mut self, array: Array) -> DataError {
         self.array = None;
-        self.input.defect(Place::Rest, "ends within a JSON array".to_owned(), None)
+        let problem = format!("ends within the JSON array that begins in line {}", array.line);
+        self.input.defect(Place::Rest, problem, None)
     }
 
     fn text_of(&self, line: u64, element: &str, json: &[u8]) -> Result<String, DataError> {

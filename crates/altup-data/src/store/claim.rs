@@ -20,6 +20,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// hour. That is longer than what a file takes that is written at the end of its making.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
+/// How long a process waits for another that is at a note, such as what a corpus is made of, and can be done without.
+pub(super) const NOTE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The right to make a file, for one process and thread at a time.
 ///
 /// It is a lock on `NAME.partial`, which the system lifts when the process ends, however it ends. The
@@ -134,9 +137,9 @@ impl Progress {
     }
 }
 
-/// Writes a file, whole or not at all.
+/// Writes a note, whole or not at all.
 pub(crate) fn write_whole(target: &Path, contents: &[u8]) -> io::Result<()> {
-    if let Some(mut claim) = Claim::wait(target, PATIENCE, || false)? {
+    if let Some(mut claim) = Claim::wait(target, NOTE_PATIENCE, || false)? {
         claim.file().write_all(contents)?;
         claim.finish()?;
     }

@@ -1,15 +1,17 @@
 //! What a source file's content is, by its hash.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{store_error, written_if_allowed};
+use super::claim::NOTE_PATIENCE;
+use super::{noted_if_possible, written_if_allowed};
 use crate::DataError;
 use crate::corpus::{READER_VERSION, Shard, SourceFile};
 
@@ -22,6 +24,10 @@ pub(crate) struct Identities {
     path: PathBuf,
     known: HashMap<PathBuf, (Stamp, blake3::Hash)>,
     hashed: Arc<Hashed>,
+    /// Why nothing more is remembered in the file, once that is so.
+    not_noted: OnceLock<String>,
+    /// How long to wait for another process that is at the file.
+    patience: Duration,
 }
 
 /// The hashes of files that this process has read, which a store may be unable to remember.
@@ -54,6 +60,9 @@ struct Line {
     blake3: String,
 }
 
+/// How often a process looks whether another has let go of the file: soon, as what is written to it is little.
+const POLL: Duration = Duration::from_millis(5);
+
 /// A file may be written to again within one tick of the clock that stamps it: the hash of one that
 /// has just been written is not remembered.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -75,6 +84,8 @@ impl Stamp {
 pub(crate) struct ShardIdentity {
     /// Names the content and how it is read.
     pub(crate) key: blake3::Hash,
+    /// Bytes that were read to find it out; what is remembered isn't read.
+    pub(crate) bytes_hashed: u64,
     stamps: Vec<(SourceFile, Stamp)>,
 }
 
@@ -107,7 +118,7 @@ impl Identities {
                 Some((path, (stamp, blake3::Hash::from_hex(blake3).ok()?)))
             })
             .collect();
-        Ok(Self { path, known, hashed })
+        Ok(Self { path, known, hashed, not_noted: OnceLock::new(), patience: NOTE_PATIENCE })
     }
 
     /// The identity of a shard; its files are read where they are new or have changed.
@@ -123,7 +134,7 @@ impl Identities {
         let mut key = blake3::Hasher::new();
         key.update(&READER_VERSION.to_le_bytes());
         let mut stamps = Vec::with_capacity(shard.files.len());
-        let mut lines = Vec::new();
+        let (mut lines, mut bytes_hashed) = (Vec::new(), 0);
         for file in &shard.files {
             let path = &file.target;
             let stamp = Stamp::of(path).map_err(|source| read_error(file, source))?;
@@ -133,10 +144,13 @@ impl Identities {
             let hash = match known {
                 Some((_, hash)) => hash,
                 None => {
+                    // Now, as it may be written to again before it has been read.
+                    let is_settled = stamp.is_settled();
                     let hash = hash(path).map_err(|source| read_error(file, source))?;
                     // What was written to meanwhile has another content than it was hashed by.
                     check_unchanged(file, stamp)?;
-                    if stamp.is_settled() {
+                    bytes_hashed += stamp.size;
+                    if is_settled {
                         self.hashed.lock().insert(path.clone(), (stamp, hash));
                         let line = Line { path: path.clone(), stamp, blake3: hash.to_string() };
                         // A path that JSON can't hold is not written down.
@@ -149,18 +163,29 @@ impl Identities {
                 }
             };
             key.update(file.format.name().as_bytes());
+            // Its content is that of a short text, which it isn't read as.
+            if let Some(format) = file.cut_short(stamp.size) {
+                key.update(format!(" cut short as {format}").as_bytes());
+            }
             key.update(hash.as_bytes());
             stamps.push((file.clone(), stamp));
         }
-        if !lines.is_empty() {
+        if !lines.is_empty() && self.not_noted.get().is_none() {
             let appended = match self.append(&lines) {
                 // There is no folder, as none could be made.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 appended => written_if_allowed(appended),
             };
-            appended.map_err(store_error(&self.path))?;
+            if let Some(why) = noted_if_possible(&self.path, appended)? {
+                self.not_noted.get_or_init(|| why);
+            }
         }
-        Ok(ShardIdentity { key: key.finalize(), stamps })
+        Ok(ShardIdentity { key: key.finalize(), bytes_hashed, stamps })
+    }
+
+    /// Why some hashes were not remembered, if that is so.
+    pub(crate) fn into_not_noted(self) -> Option<String> {
+        self.not_noted.into_inner()
     }
 
     fn append(&self, lines: &[u8]) -> io::Result<()> {
@@ -170,7 +195,20 @@ impl Identities {
             .create(true)
             .truncate(false)
             .open(&self.path)?;
-        file.lock()?;
+        let since = Instant::now();
+        while let Err(error) = file.try_lock() {
+            match error {
+                // It may have been stopped: what it holds is no more than this process can do without.
+                TryLockError::WouldBlock if since.elapsed() > self.patience => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "another process has it locked",
+                    ));
+                }
+                TryLockError::WouldBlock => thread::sleep(POLL),
+                TryLockError::Error(error) => return Err(error),
+            }
+        }
         let mut last = [b'\n'];
         if file.seek(SeekFrom::End(0))? > 0 {
             file.seek(SeekFrom::End(-1))?;
@@ -270,6 +308,17 @@ mod tests {
     }
 
     #[test]
+    fn a_compressed_file_that_was_cut_to_nothing_is_no_empty_text() {
+        let setup = Setup::new();
+        for (size, text) in ["", "(", "abc"].into_iter().enumerate() {
+            let names = ["a.txt", "a.txt.gz", "a.TXT.ZST"];
+            names.iter().for_each(|name| setup.write(name, text, 100));
+            let keys: std::collections::HashSet<_> = names.map(|name| setup.key(name)).into();
+            assert_eq!(keys.len(), 3, "{size}");
+        }
+    }
+
+    #[test]
     fn a_hash_is_remembered_until_size_or_time_differs() {
         let setup = Setup::new();
         setup.write("a.txt", "one", 100);
@@ -291,6 +340,57 @@ mod tests {
         setup.write("a.txt", "one", 0);
         setup.key("a.txt");
         assert_eq!(setup.remembered(), 0);
+    }
+
+    #[test]
+    fn a_file_that_settles_while_it_is_hashed_is_hashed_again() {
+        let setup = Setup::new();
+        setup.write("a.txt", "one", 0);
+        let slow = |path: &Path| {
+            thread::sleep(SETTLED + Duration::from_millis(100));
+            hash(path)
+        };
+        let identities = setup.identities();
+        identities.read_by(slow, &setup.shard("a.txt")).unwrap();
+        assert_eq!((setup.remembered(), identities.hashed.lock().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_holds_up_no_other() {
+        let setup = Setup::new();
+        ["a.txt", "b.txt", "c.txt"].iter().for_each(|name| setup.write(name, name, 100));
+        setup.key("a.txt");
+        let stopped = File::open(setup.path("identities")).unwrap();
+        stopped.lock().unwrap();
+        let identities = Identities { patience: Duration::from_millis(100), ..setup.identities() };
+        let started = Instant::now();
+        identities.of(&setup.shard("b.txt")).unwrap();
+        // It is waited for once.
+        let identities = Identities { patience: Duration::from_secs(3600), ..identities };
+        identities.of(&setup.shard("c.txt")).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(60));
+        assert_eq!(identities.hashed.lock().len(), 2);
+        let why = identities.into_not_noted().unwrap();
+        assert!(why.ends_with("identities: another process has it locked"), "{why}");
+
+        stopped.unlock().unwrap();
+        assert_eq!(setup.remembered(), 1);
+        setup.key("b.txt");
+        assert_eq!(setup.remembered(), 2);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_only_keeps_hashes_from_being_remembered() {
+        let setup = Setup::new();
+        setup.write("a.txt", "one", 100);
+        let identities = setup.identities();
+        std::os::unix::fs::symlink("/dev/full", setup.path("identities")).unwrap();
+        let key = identities.of(&setup.shard("a.txt")).unwrap().key;
+        let why = identities.into_not_noted().unwrap();
+        assert!(why.contains("No space left on device"), "{why}");
+        fs::remove_file(setup.path("identities")).unwrap();
+        assert_eq!(setup.key("a.txt"), key);
     }
 
     #[test]

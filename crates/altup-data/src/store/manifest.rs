@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::claim::{remove_left_overs, write_whole};
 use super::prepare::Done;
 use super::token_file::FORMAT_VERSION;
-use super::{MANIFEST_EXTENSION, TOKENS_EXTENSION, TokenStore, store_error, written_if_allowed};
+use super::{
+    MANIFEST_EXTENSION, TOKENS_EXTENSION, TokenStore, noted_if_possible, store_error,
+    written_if_allowed,
+};
 use crate::{Corpus, DataError, TextTokenizer};
 
 /// A corpus in the store: which shards it has, in order. The file is written again at each use, and
@@ -132,13 +135,14 @@ impl TokenizerFolder {
 }
 
 impl TokenStore {
-    /// Writes down that a corpus has been prepared, or used again, unless nothing may be written.
+    /// Writes down that a corpus has been prepared, or used again, unless nothing may be written. Returns why it isn't
+    /// written down where it should be and can't.
     pub(super) fn record(
         &self,
         corpus: &Corpus,
         tokenizer: &TextTokenizer,
         done: &[Done],
-    ) -> Result<(), DataError> {
+    ) -> Result<Option<String>, DataError> {
         let mut name = blake3::Hasher::new();
         let entry = |done: &Done| ShardEntry {
             shard: done.key.to_string(),
@@ -161,7 +165,7 @@ impl TokenStore {
         let path = self.tokenizer_folder(tokenizer).join(name);
         let contents = serde_json::to_vec(&manifest).map_err(io::Error::from);
         let written = contents.and_then(|contents| write_whole(&path, &contents));
-        written_if_allowed(written).map_err(store_error(&path))
+        noted_if_possible(&path, written_if_allowed(written))
     }
 
     /// What is in the store.
@@ -220,20 +224,11 @@ impl TokenStore {
     /// Names what can't be removed.
     pub fn prune(&self, unused_for: Duration, deletes: bool) -> Result<Removed, DataError> {
         let mut pruning = Pruning { unused_for, deletes, removed: Removed::default() };
-        for mut folder in self.tokenizer_folders().map_err(store_error(&self.folder))? {
-            let unused = |(_, _, used): &mut (_, _, SystemTime)| pruning.is_old(*used);
-            let unused: Vec<_> = folder.manifests.extract_if(.., unused).collect();
-            for (path, _, _) in unused {
-                let count = pruning.remove(&path)?;
-                pruning.removed.corpora += count;
-            }
-            for entry in &folder.unreadable {
-                pruning.remove_old(&entry.path())?;
-            }
-            for entry in folder.unlisted() {
-                let count = pruning.remove_old(&entry.path())?;
-                pruning.removed.shards += count;
-            }
+        for path in self.folders_of_tokenizers().map_err(store_error(&self.folder))? {
+            let read = || TokenizerFolder::read(&path).map_err(store_error(&path));
+            let removed = pruning.remove_manifests(&read()?)?;
+            // Read again: what was used again meanwhile keeps its tokens.
+            pruning.remove_tokens(read()?, &removed)?;
         }
         for folder in self.older_folders().map_err(store_error(&self.folder))? {
             pruning.remove_old(&folder)?;
@@ -303,6 +298,41 @@ impl Pruning {
         used.elapsed().unwrap_or_default() >= self.unused_for
     }
 
+    /// Removes the manifests that are old, and returns which.
+    fn remove_manifests(
+        &mut self,
+        folder: &TokenizerFolder,
+    ) -> Result<BTreeSet<PathBuf>, DataError> {
+        let mut removed = BTreeSet::new();
+        for (path, _, _) in &folder.manifests {
+            if self.remove_old(path)? > 0 {
+                removed.insert(path.clone());
+            }
+        }
+        self.removed.corpora += removed.len() as u64;
+        for entry in &folder.unreadable {
+            self.remove_old(&entry.path())?;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the token files that are old and that no manifest names, but for those that were `removed`.
+    fn remove_tokens(
+        &mut self,
+        mut folder: TokenizerFolder,
+        removed: &BTreeSet<PathBuf>,
+    ) -> Result<(), DataError> {
+        if !self.deletes {
+            // They are still there.
+            folder.manifests.retain(|(path, _, _)| !removed.contains(path));
+        }
+        for entry in folder.unlisted() {
+            let count = self.remove_old(&entry.path())?;
+            self.removed.shards += count;
+        }
+        Ok(())
+    }
+
     /// Removes a file or folder that is old, and returns how many: 0 or 1.
     fn remove_old(&mut self, path: &Path) -> Result<u64, DataError> {
         let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
@@ -368,4 +398,54 @@ mod tests {
         assert_eq!(size_of(&folder.path().join("gone")).unwrap(), 0);
         assert!(size_of(&folder.path().join("b")).is_err());
     }
+
+    #[test]
+    fn a_corpus_that_is_used_while_others_are_removed_keeps_its_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let set_age = |name: &str, days: u32| {
+            let file = fs::File::options().write(true).open(at(name)).unwrap();
+            file.set_modified(SystemTime::now() - days * DAY).unwrap();
+        };
+        let shard = |name: &str| ShardEntry {
+            shard: name.to_owned(),
+            tokens: 1,
+            documents: 1,
+            text_bytes: 1,
+            bytes: 1,
+        };
+        let prepare = |corpus: &str| {
+            let manifest = Manifest {
+                version: FORMAT_VERSION,
+                tokenizer: String::new(),
+                vocab_size: 1,
+                sources: Vec::new(),
+                shards: vec![shard(corpus)],
+            };
+            let (manifest_name, tokens) = (format!("{corpus}.json"), format!("{corpus}.tokens"));
+            fs::write(at(&manifest_name), serde_json::to_vec(&manifest).unwrap()).unwrap();
+            fs::write(at(&tokens), "x").unwrap();
+            [manifest_name, tokens].iter().for_each(|name| set_age(name, 9));
+        };
+        let corpora = ["unused", "used-before", "used-after"];
+        corpora.iter().for_each(|corpus| prepare(corpus));
+
+        let mut pruning =
+            Pruning { unused_for: 5 * DAY, deletes: true, removed: Removed::default() };
+        let read = TokenizerFolder::read(folder.path()).unwrap();
+        set_age("used-before.json", 0);
+        let removed = pruning.remove_manifests(&read).unwrap();
+        // Written anew at its use.
+        prepare("used-after");
+        set_age("used-after.json", 0);
+        pruning.remove_tokens(TokenizerFolder::read(folder.path()).unwrap(), &removed).unwrap();
+        assert_eq!((pruning.removed.corpora, pruning.removed.shards), (2, 1));
+        for corpus in corpora {
+            for name in [format!("{corpus}.json"), format!("{corpus}.tokens")] {
+                assert_eq!(at(&name).exists(), corpus != "unused", "{name}");
+            }
+        }
+    }
+
+    const DAY: Duration = Duration::from_secs(86_400);
 }

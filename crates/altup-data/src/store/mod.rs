@@ -77,8 +77,8 @@ impl TokenStore {
         Identities::open(path.clone(), Arc::clone(&self.hashed)).map_err(store_error(&path))
     }
 
-    /// A shard's token file, if it is there and whole. Each is mapped once, however many rows have it: a process may map
-    /// so many files only.
+    /// A shard's token file, if it is there and whole. Each is mapped once, and verified once, however many rows have it: a
+    /// process may map so many files only.
     fn open_tokens(
         &self,
         path: &Path,
@@ -88,8 +88,8 @@ impl TokenStore {
     ) -> Result<Option<Arc<TokenFile>>, DataError> {
         let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let known = open().get(path).and_then(Weak::upgrade);
-        if known.is_some() && !verify {
-            return Ok(known);
+        if let Some(known) = known.filter(|known| known.is_verified() || !verify) {
+            return Ok(Some(known));
         }
         let Some(file) = TokenFile::open(path, shard, tokenizer, verify)? else { return Ok(None) };
         let file = Arc::new(file);
@@ -111,6 +111,18 @@ pub(crate) fn written_if_allowed(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if is_refused(&error) => Ok(()),
         written => written,
+    }
+}
+
+/// Why a note wasn't written at `path`, where the disk is full or another process keeps the note to itself. What is prepared
+/// serves without it: hashes are computed again, and a use that isn't noted matters to `prune` alone.
+fn noted_if_possible(path: &Path, written: io::Result<()>) -> Result<Option<String>, DataError> {
+    use io::ErrorKind::{QuotaExceeded, StorageFull, TimedOut};
+    match written {
+        Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded | TimedOut) => {
+            Ok(Some(format!("{}: {error}", path.display())))
+        }
+        written => written.map(|()| None).map_err(store_error(path)),
     }
 }
 
@@ -247,6 +259,51 @@ mod tests {
     }
 
     #[test]
+    fn documents_held_out_are_found_among_many_with_little_memory() {
+        const DOCUMENTS: [usize; 4] = [5000, 1, 0, 12_345];
+        let setup = Setup::new();
+        let word = |n: usize| ["one", "two three", "four", "five six seven"][n * n % 7 % 4];
+        for (number, documents) in DOCUMENTS.into_iter().enumerate() {
+            let text: Vec<&str> = (0..documents).map(|n| word(n + number)).collect();
+            setup.write(&format!("{number}.txt"), text.join("\n\n"));
+        }
+        // Each document is encoded alone, and many are the same.
+        let encoded: HashMap<&str, Vec<u32>> = (0..7)
+            .map(|n| (word(n), setup.tokenizer.encode(&(word(n).to_owned() + "\n")).unwrap()))
+            .collect();
+        let of_documents = |is_taken: &dyn Fn(usize) -> bool| -> Vec<u32> {
+            let numbers = DOCUMENTS.into_iter().enumerate();
+            let words =
+                numbers.flat_map(|(number, documents)| (0..documents).map(move |n| n + number));
+            let taken = words.enumerate().filter(|(index, _)| is_taken(*index));
+            taken.flat_map(|(_, n)| encoded[word(n)].clone()).collect()
+        };
+        for every in [2, 7, 100] {
+            let (rest, held_out) = setup.corpus().split(every as u64);
+            let prepare = |corpus| setup.prepare_with(corpus, PrepareOptions::default()).unwrap();
+            let is_held_out = |index: usize| index % every == every - 1;
+            let rows = [
+                (prepare(&rest), of_documents(&|index| !is_held_out(index))),
+                (prepare(&held_out), of_documents(&is_held_out)),
+            ];
+            for (row, expected) in rows {
+                assert!(tokens(&row) == expected, "{every}");
+                let len = expected.len();
+                for start in (0..len).step_by(97) {
+                    for end in [start, start + 1, start + 30, start + 5000] {
+                        let range = start..end.min(len);
+                        let found = row.slice(range.start as u64..range.end as u64);
+                        assert!(found == expected[range], "{every}: {start}..{end}");
+                    }
+                }
+                let most = DOCUMENTS.map(|documents| 1 + documents / every / 64);
+                let stretches = row.stretches();
+                assert!(stretches.iter().zip(most).all(|(have, most)| *have <= most + 1));
+            }
+        }
+    }
+
+    #[test]
     fn any_number_of_threads_makes_the_same_files() {
         let expected = many();
         let row = tokens(&expected.prepare().unwrap());
@@ -285,13 +342,13 @@ mod tests {
     #[test]
     fn shards_are_identified_by_content_without_being_tokenised() {
         let setup = many();
-        let found = setup.store().identify(&setup.corpus()).unwrap();
+        let found = setup.store().identify(&setup.corpus(), &mut |_| ()).unwrap();
         assert!(!setup.store().tokenizer_folder(&setup.tokenizer).exists());
         assert_eq!(setup.prepare().unwrap().sources(), found);
         assert!(found[3].file.ends_with("3.txt") && found[3].files == 1, "{:?}", found[3]);
 
         setup.write("3.txt", "another text");
-        let changed = setup.store().identify(&setup.corpus()).unwrap();
+        let changed = setup.store().identify(&setup.corpus(), &mut |_| ()).unwrap();
         for (number, (before, after)) in found.iter().zip(&changed).enumerate() {
             assert_eq!(before.content == after.content, number != 3, "{number}");
         }
@@ -410,14 +467,16 @@ mod tests {
     fn rows_of_the_same_shards_share_their_files() {
         let setup = many();
         let (train, valid) = setup.corpus().split(2);
-        let store = setup.store();
-        let prepare = |corpus: &Corpus| {
-            let options = PrepareOptions::default();
-            store.prepare(corpus, &setup.tokenizer, options, &mut |_| ()).unwrap()
-        };
-        let (train, valid) = (prepare(&train), prepare(&valid));
-        assert!(train.shares_files_with(&valid));
-        assert!(!train.shares_files_with(&setup.prepare().unwrap()), "another store's");
+        for verify in [false, true] {
+            let store = setup.store();
+            let prepare = |corpus: &Corpus| {
+                let options = PrepareOptions { verify, ..PrepareOptions::default() };
+                store.prepare(corpus, &setup.tokenizer, options, &mut |_| ()).unwrap()
+            };
+            let (train, valid) = (prepare(&train), prepare(&valid));
+            assert!(train.shares_files_with(&valid), "verify: {verify}");
+            assert!(!train.shares_files_with(&setup.prepare().unwrap()), "another store's");
+        }
     }
 
     #[test]
@@ -436,6 +495,26 @@ mod tests {
     }
 
     #[test]
+    fn a_tokenizer_that_fails_names_the_shard() {
+        let mut setup = Setup::with(&[("a.txt", TEXT)]);
+        // It fails at what it doesn't know, and knows what it is tried with when it is loaded.
+        let special = ["<pad>", "</s>", "<unk>", "<extra_id_0>"].map(str::to_owned);
+        let tried = ('\u{10FFF0}'..=char::MAX).map(String::from);
+        let vocab: HashMap<String, usize> =
+            special.into_iter().chain(tried).enumerate().map(|(id, token)| (token, id)).collect();
+        let model = serde_json::json!({"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"});
+        let json = serde_json::json!({"version": "1.0", "added_tokens": [], "model": model});
+        let path = setup.folder.path().join("tokenizer.json");
+        fs::write(&path, json.to_string()).unwrap();
+        setup.tokenizer = TextTokenizer::load(&path).unwrap();
+        setup.write("a.txt", "<pad>");
+        setup.write("b.txt", "unknown");
+        let error = setup.prepare().unwrap_err();
+        let DataError::TokenizeShard { file, .. } = &error else { panic!("{error}") };
+        assert!(file.ends_with("b.txt"), "{error}");
+    }
+
+    #[test]
     fn what_a_dead_process_left_is_removed() {
         let setup = many();
         setup.prepare().unwrap();
@@ -443,6 +522,24 @@ mod tests {
         fs::write(folder.join("0123.tokens.partial"), "half a file").unwrap();
         setup.prepare().unwrap();
         assert_eq!(setup.stored("partial").len(), 0);
+    }
+
+    #[test]
+    fn what_can_not_be_noted_keeps_nobody_from_what_is_prepared() {
+        let setup = many();
+        let whole = setup.prepare().unwrap();
+        assert_eq!(whole.not_noted(), None);
+        // Another process, which has been stopped, is about to note its use of the corpus.
+        let _claim = Claim::attempt(&setup.stored("json")[0]).unwrap().unwrap();
+        let row = setup.prepare().unwrap();
+        assert_eq!((row.shards_made(), tokens(&row)), (0, tokens(&whole)));
+        assert!(row.not_noted().unwrap().contains("is stuck"), "{:?}", row.not_noted());
+
+        let path = Path::new("/tokens/v3/note");
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert!(noted_if_possible(path, Err(kind.into())).unwrap().is_some());
+        }
+        assert!(noted_if_possible(path, Err(io::ErrorKind::NotADirectory.into())).is_err());
     }
 
     #[test]
@@ -495,9 +592,42 @@ mod tests {
                 bytes_done: bytes,
                 bytes_found,
                 bytes,
+                // Files that have just been written.
+                bytes_hashed: bytes,
             };
             assert_eq!(last, done, "{run}");
         }
+    }
+
+    #[test]
+    fn what_a_store_has_hashed_it_does_not_hash_again() {
+        let setup = many();
+        let corpus = setup.corpus();
+        let settled = SystemTime::now() - Duration::from_secs(100);
+        for file in corpus.files() {
+            fs::File::options().write(true).open(file).unwrap().set_modified(settled).unwrap();
+        }
+        let store = setup.store();
+        for (run, hashed) in [("new", corpus.bytes()), ("again", 0)] {
+            let mut last = PrepareProgress::default();
+            store.identify(&corpus, &mut |so_far| last = so_far).unwrap();
+            let bytes = corpus.bytes();
+            let done = PrepareProgress {
+                shards_done: 9,
+                shards: 9,
+                bytes_done: bytes,
+                bytes_found: bytes - hashed,
+                bytes,
+                bytes_hashed: hashed,
+            };
+            assert_eq!(last, done, "{run}");
+            // Where it may only be read, nothing but this store remembers.
+            fs::remove_file(store.sources()).unwrap_or_default();
+        }
+        let mut last = PrepareProgress::default();
+        let options = PrepareOptions::default();
+        store.prepare(&corpus, &setup.tokenizer, options, &mut |so_far| last = so_far).unwrap();
+        assert_eq!(last.bytes_hashed, 0);
     }
 
     #[test]

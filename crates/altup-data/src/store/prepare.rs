@@ -64,6 +64,8 @@ pub struct PrepareProgress {
     pub bytes_found: u64,
     /// Bytes of all source files.
     pub bytes: u64,
+    /// Bytes of source files whose content was not remembered, and which were read to tell it by its hash.
+    pub bytes_hashed: u64,
 }
 
 impl TokenStore {
@@ -108,6 +110,7 @@ impl TokenStore {
             pool: OnceLock::new(),
             bytes_done: AtomicU64::new(0),
             bytes_found: AtomicU64::new(0),
+            bytes_hashed: AtomicU64::new(0),
             shards_done: AtomicU64::new(0),
         };
         work.run(progress)?;
@@ -125,13 +128,14 @@ impl TokenStore {
         }
         fingerprint.update(format!("{:?}", corpus.selection()).as_bytes());
         let sources = shards.iter().zip(&done);
+        let not_noted = self.record(corpus, tokenizer, &done)?;
         let origin = Origin {
             fingerprint: fingerprint.finalize(),
             sources: sources.map(|(shard, done)| ShardSource::new(shard, done.key)).collect(),
             made: done.iter().filter(|done| done.made).count() as u64,
             skipped: skipped.collect(),
+            not_noted: work.identities.into_not_noted().or(not_noted),
         };
-        self.record(corpus, tokenizer, &done)?;
         let files = done.into_iter().map(|done| done.file).collect();
         let row = TokenRow::new(files, corpus.selection(), origin)?;
         if row.is_empty() { Err(corpus.without_text()) } else { Ok(row) }
@@ -140,15 +144,47 @@ impl TokenStore {
     /// What the shards of a corpus are made of, without tokenising them. Files are read where they
     /// are new to the store or have changed.
     ///
+    /// `progress` is called from time to time while this goes on, and at the end. What is remembered counts as found.
+    ///
     /// # Errors
     ///
     /// Names the file that can't be read.
-    pub fn identify(&self, corpus: &Corpus) -> Result<Vec<ShardSource>, DataError> {
+    pub fn identify(
+        &self,
+        corpus: &Corpus,
+        progress: &mut dyn FnMut(PrepareProgress),
+    ) -> Result<Vec<ShardSource>, DataError> {
         written_if_allowed(fs::create_dir_all(self.current()))
             .map_err(store_error(&self.current()))?;
         let identities = self.identities()?;
-        let shards = corpus.shards().par_iter();
-        shards.map(|shard| Ok(ShardSource::new(shard, identities.of(shard)?.key))).collect()
+        let shards = corpus.shards();
+        let so_far = Mutex::new(PrepareProgress {
+            shards: shards.len() as u64,
+            bytes: corpus.bytes(),
+            ..PrepareProgress::default()
+        });
+        let identify = |shard: &Shard| {
+            let identity = identities.of(shard)?;
+            let mut so_far = lock(&so_far);
+            so_far.shards_done += 1;
+            so_far.bytes_done += shard.bytes();
+            so_far.bytes_found += shard.bytes().saturating_sub(identity.bytes_hashed);
+            so_far.bytes_hashed += identity.bytes_hashed;
+            Ok(ShardSource::new(shard, identity.key))
+        };
+        let found = thread::scope(|scope| {
+            let (running, ended) = channel::<()>();
+            let found = scope.spawn(move || {
+                let _running = running;
+                shards.par_iter().map(identify).collect()
+            });
+            while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                progress(*lock(&so_far));
+            }
+            found.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+        });
+        progress(*lock(&so_far));
+        found
     }
 }
 
@@ -181,6 +217,7 @@ struct Work<'a> {
     pool: OnceLock<Option<ThreadPool>>,
     bytes_done: AtomicU64,
     bytes_found: AtomicU64,
+    bytes_hashed: AtomicU64,
     shards_done: AtomicU64,
 }
 
@@ -201,6 +238,7 @@ impl Work<'_> {
                 + reading.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum::<u64>(),
             bytes_found: self.bytes_found.load(Ordering::Relaxed),
             bytes: self.shards.iter().map(Shard::bytes).sum(),
+            bytes_hashed: self.bytes_hashed.load(Ordering::Relaxed),
         };
         thread::scope(|scope| {
             // Closed when the last thread has ended, in whatever way.
@@ -253,7 +291,11 @@ impl Work<'_> {
                 let waits = deferred.is_some();
                 let identity = match deferred {
                     Some(identity) => identity,
-                    None => self.identities.of(&self.shards[number])?,
+                    None => {
+                        let identity = self.identities.of(&self.shards[number])?;
+                        self.bytes_hashed.fetch_add(identity.bytes_hashed, Ordering::Relaxed);
+                        identity
+                    }
                 };
                 self.shard(number, identity, waits, reading)
             }));
@@ -344,25 +386,36 @@ impl Work<'_> {
                 Err(error) => return Err(error),
             }
             if chunk.bytes >= CHUNK_BYTES {
-                self.append(&mut chunk, &mut writer)?;
+                self.append(shard, &mut chunk, &mut writer)?;
             }
             if self.has_failed() {
                 return Ok(()); // The claim is dropped, and with it what is unfinished.
             }
         }
-        self.append(&mut chunk, &mut writer)?;
+        self.append(shard, &mut chunk, &mut writer)?;
         identity.check_unchanged()?;
         writer.finish().map_err(error)
     }
 
-    fn append(&self, chunk: &mut Chunk, writer: &mut TokenFileWriter) -> Result<(), DataError> {
+    fn append(
+        &self,
+        shard: &Shard,
+        chunk: &mut Chunk,
+        writer: &mut TokenFileWriter,
+    ) -> Result<(), DataError> {
         let encoded = match self.idle_threads() {
-            Some(pool) => pool.install(|| self.tokenizer.encode_batch(&chunk.texts))?,
+            Some(pool) => pool.install(|| self.tokenizer.encode_batch(&chunk.texts)),
             None => {
                 let encode = |text: &String| self.tokenizer.encode(text);
-                chunk.texts.iter().map(encode).collect::<Result<_, _>>()?
+                chunk.texts.iter().map(encode).collect()
             }
         };
+        let encoded: Vec<Vec<u32>> = encoded.map_err(|error| match error {
+            DataError::Tokenize { source } => {
+                DataError::TokenizeShard { file: shard.name(), source }
+            }
+            error => error,
+        })?;
         chunk
             .write(&encoded, writer)
             .map_err(|source| DataError::Store { path: self.folder.clone(), source })

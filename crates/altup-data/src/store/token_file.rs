@@ -12,12 +12,14 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 use super::claim::Claim;
 use crate::corpus::{Defect, Place, Shard, SkippedInFile};
+use crate::held_out::HeldOut;
 use crate::{DataError, TextTokenizer};
 
 /// Changes with the layout, so that older files are not misread. It is in the store's folder name too.
@@ -35,6 +37,9 @@ pub(crate) struct TokenFile {
     description: Description,
     bytes: Mmap,
     vocab_size: u32,
+    /// Whether all of it was read and compared with its hash.
+    verified: bool,
+    held_out: Mutex<Option<Arc<HeldOut>>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,7 +90,7 @@ impl TokenWidth {
 
 impl TokenFile {
     /// Opens the file of a shard and a tokenizer; nothing if it isn't there, is damaged, or is another's. All of it is
-    /// read and compared with its hash only where it is `verified`.
+    /// read and compared with its hash only where that is asked for.
     ///
     /// # Errors
     ///
@@ -94,7 +99,7 @@ impl TokenFile {
         path: &Path,
         shard: blake3::Hash,
         tokenizer: &TextTokenizer,
-        verified: bool,
+        verify: bool,
     ) -> Result<Option<Self>, DataError> {
         let unreadable = |source| DataError::Store { path: path.to_owned(), source };
         let mut file = match File::open(path) {
@@ -106,7 +111,7 @@ impl TokenFile {
         let is_as_named = description.shard == shard.to_hex().as_str()
             && description.tokenizer == tokenizer.fingerprint().to_hex().as_str()
             && description.width == TokenWidth::for_vocabulary(tokenizer.vocab_size());
-        if !is_as_named || (verified && !is_whole(&mut file, &description).map_err(unreadable)?) {
+        if !is_as_named || (verify && !is_whole(&mut file, &description).map_err(unreadable)?) {
             return Ok(None);
         }
         // SAFETY: A mapping is sound as long as nobody writes to the file or cuts it short. Token
@@ -121,7 +126,19 @@ impl TokenFile {
         })?;
         // Ids are below it, and so is it: they are u32.
         let vocab_size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
-        Ok(Some(Self { path: path.to_owned(), description, bytes, vocab_size }))
+        Ok(Some(Self {
+            path: path.to_owned(),
+            description,
+            bytes,
+            vocab_size,
+            verified: verify,
+            held_out: Mutex::default(),
+        }))
+    }
+
+    /// Whether it was compared with its hash when it was opened.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.verified
     }
 
     /// The number of tokens.
@@ -148,13 +165,71 @@ impl TokenFile {
     ///
     /// # Errors
     ///
-    /// If the file is damaged.
+    /// If the file is damaged, or has fewer documents.
     pub(crate) fn tokens_of(&self, documents: Range<u64>) -> Result<Range<u64>, DataError> {
+        if documents.start > documents.end || documents.end > self.documents() {
+            return Err(self.damaged());
+        }
         let tokens = self.end_of(documents.start)..self.end_of(documents.end);
         if tokens.start > tokens.end || tokens.end > self.len() {
-            return Err(DataError::DamagedTokens { path: self.path.clone() });
+            return Err(self.damaged());
         }
         Ok(tokens)
+    }
+
+    fn damaged(&self) -> DataError {
+        DataError::DamagedTokens { path: self.path.clone() }
+    }
+
+    /// Calls `visit` with each document and the number of tokens up to its end, in order. They are read, as the pages of a
+    /// mapping would count as memory.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be read, or is damaged.
+    pub(crate) fn for_each_end(&self, mut visit: impl FnMut(u64, u64)) -> Result<(), DataError> {
+        const DOCUMENTS_AT_ONCE: usize = 8192;
+        let unreadable = |source| DataError::Store { path: self.path.clone(), source };
+        let mut file = File::open(&self.path).map_err(unreadable)?;
+        let start = self.len() * self.description.width.bytes();
+        file.seek(SeekFrom::Start(start)).map_err(unreadable)?;
+        let mut buffer = vec![0; 8 * DOCUMENTS_AT_ONCE];
+        let (mut document, mut last) = (0, 0);
+        while document < self.documents() {
+            let left = usize::try_from(self.documents() - document).unwrap_or(usize::MAX);
+            let bytes = &mut buffer[..8 * left.min(DOCUMENTS_AT_ONCE)];
+            file.read_exact(bytes).map_err(unreadable)?;
+            let (ends, _) = bytes.as_chunks::<8>();
+            for end in ends {
+                let end = u64::from_le_bytes(*end);
+                document += 1;
+                let is_last = document == self.documents();
+                if end < last || end > self.len() || is_last && end != self.len() {
+                    return Err(self.damaged());
+                }
+                visit(document - 1, end);
+                last = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the documents lie of which every `every`-th is held out from the `first` one on. What is known of them is kept,
+    /// as what is held out is asked for behind the rest.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be read, or is damaged.
+    pub(crate) fn held_out(&self, every: u64, first: u64) -> Result<Arc<HeldOut>, DataError> {
+        let mut held_out = self.held_out.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*held_out {
+            Some(known) if known.is_of(every, first) => Ok(Arc::clone(known)),
+            _ => {
+                let new = Arc::new(HeldOut::new(self, every, first)?);
+                *held_out = Some(Arc::clone(&new));
+                Ok(new)
+            }
+        }
     }
 
     /// The number of tokens in the first `documents` documents, as the file says.
@@ -189,7 +264,7 @@ impl TokenFile {
             }
         }
         let damaged = ids[before..].iter().any(|id| *id >= self.vocab_size);
-        assert!(!damaged, "{}", DataError::DamagedTokens { path: self.path.clone() });
+        assert!(!damaged, "{}", self.damaged());
     }
 
     /// What was left out of each file of the shard, as whose the files are named.

@@ -3,7 +3,7 @@ use altup_data::store::{CorpusEntry, StoreContents};
 use altup_data::{OnError, PrepareOptions, TokenRow};
 use altup_train::config::{ModelConfig, RunConfig};
 use altup_train::progress::{Progress, ProgressMode, format_bytes, format_count, format_duration};
-use altup_train::run_data::{PreparedText, describe, token_store};
+use altup_train::run_data::{DataCache, PreparedText, describe};
 use altup_train::summary::SkippedLines;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -173,7 +173,8 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
         verify: args.verify,
         ..defaults
     };
-    let text = PreparedText::prepare(&config, None, &args.cache.folder(), options, &progress)?;
+    let cache = DataCache::new(&args.cache.folder());
+    let text = PreparedText::prepare(&config, None, &cache, options, &progress)?;
     progress.finish();
     let skipped = text.skipped();
     let rows = text.sources.iter().flat_map(|source| {
@@ -202,7 +203,8 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
 }
 
 fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let store = token_store(&args.cache.folder());
+    let cache = DataCache::new(&args.cache.folder());
+    let store = cache.store();
     let contents = store.contents()?;
     if args.json {
         return Ok(output::json(&contents)?);
@@ -241,7 +243,8 @@ fn prune(args: &PruneArgs) -> anyhow::Result<()> {
     const DAY: u64 = 86_400;
     let days = if args.all { 0 } else { args.unused_days };
     let unused_for = Duration::from_secs(days.saturating_mul(DAY));
-    let removed = token_store(&args.cache.folder()).prune(unused_for, !args.dry_run)?;
+    let cache = DataCache::new(&args.cache.folder());
+    let removed = cache.store().prune(unused_for, !args.dry_run)?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
     Ok(output::line(&format!(
         "{verb} {} texts and {} shards, {}",

@@ -5,7 +5,7 @@ use altup_train::evaluation::evaluate_mixture;
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::learner::Learner;
 use altup_train::progress::{Progress, ProgressMode};
-use altup_train::run_data::{RunData, token_store};
+use altup_train::run_data::{DataCache, RunData};
 use altup_train::run_folder::RunFolder;
 use anyhow::Context;
 use clap::Args;
@@ -96,12 +96,12 @@ pub(super) fn run(args: EvaluateArgs) -> anyhow::Result<()> {
         tokenizer.vocab_size(),
         model_config.vocab_size
     );
-    let cache = args.cache.folder();
+    let cache = DataCache::new(&args.cache.folder());
     let data = if !config.data.valid.is_empty() {
         let corpus = Corpus::open(&config.data.valid)?;
         let options =
             PrepareOptions { on_error: config.data.on_error, ..PrepareOptions::default() };
-        let tokens = token_store(&cache).prepare(&corpus, &tokenizer, options, &mut |_| ())?;
+        let tokens = cache.store().prepare(&corpus, &tokenizer, options, &mut |_| ())?;
         let objective = config.objective(&tokenizer)?;
         let data =
             PretrainingData::validation(Arc::new(tokens), &tokenizer, objective, config.seed)?;

@@ -18,7 +18,7 @@ use altup_train::process::quoted;
 use altup_train::progress::{Progress, ProgressMode, format_bytes};
 use altup_train::recorder::Recorder;
 use altup_train::replicas::{Agreement, MicroBatches, Replicas};
-use altup_train::run_data::{RunData, identify_texts, train_tokenizer};
+use altup_train::run_data::{DataCache, RunData, identify_texts, train_tokenizer};
 use altup_train::run_folder::{NewRun, OpenRun, RunFolder};
 use altup_train::run_record::{HistoryRow, RunRecord};
 use altup_train::trainer::{Outcome, RunFiles, TrainError, Trainer};
@@ -124,7 +124,7 @@ impl<'a> Start<'a> {
         &self,
         config: RunConfig,
         place: Place,
-        cache: &Path,
+        cache: &DataCache,
     ) -> anyhow::Result<Running> {
         config.validate()?;
         let backend = self.backend.cloned().unwrap_or_default();
@@ -185,7 +185,7 @@ impl<'a> Start<'a> {
         &self,
         path: &Path,
         from: Option<u64>,
-        cache: &Path,
+        cache: &DataCache,
         configure: impl FnOnce(RunConfig) -> anyhow::Result<RunConfig>,
     ) -> anyhow::Result<Running> {
         let opened = self.open_run::<RunConfig>(path, || {
@@ -221,7 +221,7 @@ impl<'a> Start<'a> {
             let tokenizer = own.or(config.data.tokenizer.as_deref()).or(of_run);
             let tokenizer = tokenizer.context("the run has no tokenizer")?;
             let tokenizer = TextTokenizer::load(tokenizer)?;
-            let texts = self.found_as_named(identify_texts(&config, cache))?;
+            let texts = self.found_as_named(identify_texts(&config, cache, &progress))?;
             let now = DataIdentity::new(&tokenizer, texts);
             identity.check(&now).with_context(|| cannot_resume(path))?;
         }
@@ -413,7 +413,7 @@ impl<'a> Start<'a> {
     fn trained_tokenizer(
         &self,
         config: &RunConfig,
-        cache: &Path,
+        cache: &DataCache,
         progress: &Progress,
     ) -> anyhow::Result<Option<SharedFile>> {
         if self.replicas.is_lone() || config.data.tokenizer.is_some() {

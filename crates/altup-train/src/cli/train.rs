@@ -8,6 +8,7 @@ use altup_train::process::quoted;
 use altup_train::progress::format_duration;
 use altup_train::recorder::warning;
 use altup_train::replicas::Replicas;
+use altup_train::run_data::DataCache;
 use altup_train::samples::{self, SamplePrompts, SampleRow};
 use altup_train::summary::{self, Summary};
 use altup_train::trainer::Outcome;
@@ -109,7 +110,7 @@ pub(super) fn run(args: TrainArgs, replicas: &Replicas) -> anyhow::Result<ExitCo
         .and("--auto-resume", args.auto_resume)
         .and_if_any("--from", args.from);
     replicas.agree(&agreement)?;
-    let cache = args.cache.folder();
+    let cache = DataCache::new(&args.cache.folder());
     let start = Start::new(args.backend.as_ref(), args.quiet, replicas);
     let begun = start.begun(args.output.as_ref(), args.auto_resume)?;
     let mut running = match args.resume.as_ref().or(begun) {

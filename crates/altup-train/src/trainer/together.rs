@@ -4,7 +4,7 @@ use super::*;
 use crate::config::RunConfig;
 use crate::progress::ProgressMode;
 use crate::replicas::threads::on_threads;
-use crate::run_data::RunData;
+use crate::run_data::{DataCache, RunData};
 use crate::run_folder::RunFolder;
 use crate::training_batches::{Longest, TextBatches};
 use crate::validation::TextValidation;
@@ -62,7 +62,8 @@ impl Run {
         let all: Vec<String> = all.into_iter().map(String::from).collect();
         let config = RunConfig::tiny_altup().with_assignments(&all).unwrap();
         let quiet = Progress::new(ProgressMode::Silent, STEPS, 0);
-        let data = RunData::prepare(&config, None, &folder.path().join("cache"), &quiet).unwrap();
+        let cache = DataCache::new(&folder.path().join("cache"));
+        let data = RunData::prepare(&config, None, &cache, &quiet).unwrap();
         Self { folder, config, data }
     }
 
