@@ -87,7 +87,8 @@ struct ListArgs {
     cache: CacheArgs,
 }
 
-/// Remove prepared text that wasn't used for a time, and tokenizers trained for it; runs in progress on this machine keep what they have open
+/// Remove prepared text that wasn't used for a time, and tokenizers trained for it; runs in progress on this machine keep
+/// what they have open
 #[derive(Args)]
 struct PruneArgs {
     /// Days without use from which on a text is removed; a run uses its text when it starts
