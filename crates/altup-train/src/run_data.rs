@@ -75,14 +75,17 @@ impl TextSource {
 /// for another.
 #[derive(Debug, Clone)]
 pub struct DataCache {
-    folder: PathBuf,
+    /// Where tokenizers lie that were trained from texts.
+    tokenizers: PathBuf,
     store: TokenStore,
 }
 
 impl DataCache {
     /// The one in a folder, which need not exist yet.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), store: TokenStore::new(&folder.join("tokens")) }
+        let tokenizers = folder.join("tokenizers");
+        let store = TokenStore::new(&folder.join("tokens")).with_tokenizers(&tokenizers);
+        Self { tokenizers, store }
     }
 
     /// The store of tokens in it.
@@ -380,12 +383,18 @@ fn trained_tokenizer(
         }
     };
     let vocab_size = config.data.vocab_size;
-    let folder = cache.folder.join("tokenizers");
     let start = || {
         progress.stage(&format!("training a tokenizer of {vocab_size} pieces on the corpus"));
     };
     let on_error = config.data.on_error;
-    TextTokenizer::train_once(&folder, corpus, vocab_size, TOKENIZER_BYTES, on_error, start)
+    TextTokenizer::train_once(
+        &cache.tokenizers,
+        corpus,
+        vocab_size,
+        TOKENIZER_BYTES,
+        on_error,
+        start,
+    )
 }
 
 /// A seed of its own for each named source, so that their examples have nothing in common.

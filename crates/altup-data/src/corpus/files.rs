@@ -255,8 +255,10 @@ fn walk(
             Err(error) => error,
         };
         let path = error.path().unwrap_or(folder);
-        // The filter sees none of what can't be read.
-        let is_passed_over = !leads_on(error.depth(), path.file_name().unwrap_or_default());
+        // The filter sees none of what can't be read. Where the rest of a folder can't be listed, there is no path.
+        let is_passed_over = error
+            .path()
+            .is_some_and(|path| !leads_on(error.depth(), path.file_name().unwrap_or_default()));
         if is_passed_over || error.loop_ancestor().is_some() {
             continue;
         }

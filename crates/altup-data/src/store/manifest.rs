@@ -1,4 +1,4 @@
-//! What is in the store: manifests of corpora, their token files, and what is older.
+//! What is in the store: manifests of corpora, their token files, trained tokenizers, and what is older.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,7 +75,11 @@ pub struct StoreContents {
     pub other_bytes: u64,
     /// The size of what earlier releases have left, which this one doesn't read.
     pub older_bytes: u64,
-    /// The size of all of it.
+    /// Tokenizers that were trained from texts.
+    pub tokenizers: u64,
+    /// The size of these.
+    pub tokenizer_bytes: u64,
+    /// The size of all but the tokenizers.
     pub bytes: u64,
 }
 
@@ -86,6 +90,8 @@ pub struct Removed {
     pub corpora: u64,
     /// Token files.
     pub shards: u64,
+    /// Tokenizers that were trained from texts.
+    pub tokenizers: u64,
     /// Bytes, with those of left-overs and of what earlier releases had made.
     pub bytes: u64,
 }
@@ -206,6 +212,12 @@ impl TokenStore {
         for folder in self.older_folders()? {
             contents.older_bytes += size_of(&folder)?;
         }
+        for path in self.trained_tokenizers()? {
+            if let Some(metadata) = unless_gone(fs::metadata(path))? {
+                contents.tokenizers += 1;
+                contents.tokenizer_bytes += metadata.len();
+            }
+        }
         contents.bytes = match self.folder.exists() {
             true => size_of(&self.folder)?,
             false => 0,
@@ -213,8 +225,9 @@ impl TokenStore {
         Ok(contents)
     }
 
-    /// Removes corpora that weren't used for a time, with token files that no other corpus has, and
-    /// what earlier releases and dead processes have left. Without `deletes` it only counts them.
+    /// Removes corpora that weren't used for a time, with token files that no other corpus has, trained tokenizers that are
+    /// as old and of which no corpus is left, and what earlier releases and dead processes have left. Without `deletes` it
+    /// only counts them.
     ///
     /// What a process has open stays open to it. Token files of a corpus in the making stay, unless
     /// they are that old.
@@ -230,6 +243,7 @@ impl TokenStore {
             // Read again: what was used again meanwhile keeps its tokens.
             pruning.remove_tokens(read()?, &removed)?;
         }
+        self.prune_tokenizers(&mut pruning)?;
         for folder in self.older_folders().map_err(store_error(&self.folder))? {
             pruning.remove_old(&folder)?;
         }
@@ -243,6 +257,44 @@ impl TokenStore {
             self.identities()?.compact().map_err(store_error(&self.sources()))?;
         }
         Ok(pruning.removed)
+    }
+
+    fn prune_tokenizers(&self, pruning: &mut Pruning) -> Result<(), DataError> {
+        let trained = self.trained_tokenizers().map_err(store_error(&self.folder))?;
+        if trained.is_empty() {
+            return Ok(());
+        }
+        let folders = self.tokenizer_folders().map_err(store_error(&self.folder))?;
+        let manifests = folders.iter().flat_map(|folder| &folder.manifests);
+        let used: BTreeSet<&str> = manifests
+            .filter(|(_, _, used)| !pruning.is_old(*used))
+            .map(|(_, manifest, _)| manifest.tokenizer.as_str())
+            .collect();
+        for path in trained {
+            // One that can't be read is trained anew where it is asked for.
+            let is_used = TextTokenizer::load(&path)
+                .is_ok_and(|tokenizer| used.contains(tokenizer.fingerprint().to_hex().as_str()));
+            if !is_used {
+                let count = pruning.remove_old(&path)?;
+                pruning.removed.tokenizers += count;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tokenizers that were trained from texts, which are named by a hash.
+    fn trained_tokenizers(&self) -> io::Result<Vec<PathBuf>> {
+        let Some(folder) = &self.tokenizers else { return Ok(Vec::new()) };
+        let Some(entries) = unless_gone(fs::read_dir(folder))? else { return Ok(Vec::new()) };
+        let mut trained = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.strip_suffix(".json").is_some_and(is_hash) {
+                trained.push(path);
+            }
+        }
+        Ok(trained)
     }
 
     fn folders_of_tokenizers(&self) -> io::Result<Vec<PathBuf>> {
@@ -273,8 +325,7 @@ impl TokenStore {
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let is_hash = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-            let is_of_store = is_hash || name.starts_with(".unfinished-");
+            let is_of_store = is_hash(&name) || name.starts_with(".unfinished-");
             let version = name.strip_prefix('v').and_then(|version| version.parse::<u32>().ok());
             let is_older = version.is_some_and(|version| version < FORMAT_VERSION) && path.is_dir();
             if is_older || is_of_store && path.join("tokens.bin").is_file() {
@@ -283,6 +334,10 @@ impl TokenStore {
         }
         Ok(folders)
     }
+}
+
+fn is_hash(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What `prune` removes, or would remove.

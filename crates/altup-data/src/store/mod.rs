@@ -48,6 +48,8 @@ const MANIFEST_EXTENSION: &str = "json";
 #[derive(Debug, Clone)]
 pub struct TokenStore {
     folder: PathBuf,
+    /// Where tokenizers lie that were trained from texts.
+    tokenizers: Option<PathBuf>,
     /// What this process has hashed and has open, so that rows of the same shards share it.
     hashed: Arc<Hashed>,
     open: Arc<Mutex<HashMap<PathBuf, Weak<TokenFile>>>>,
@@ -56,7 +58,14 @@ pub struct TokenStore {
 impl TokenStore {
     /// The store in a folder, which need not exist yet.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), hashed: Arc::default(), open: Arc::default() }
+        let folder = folder.to_owned();
+        Self { folder, tokenizers: None, hashed: Arc::default(), open: Arc::default() }
+    }
+
+    /// The same, which lists and prunes the tokenizers in a folder too, as
+    /// [`TextTokenizer::train_once`] leaves them there.
+    pub fn with_tokenizers(self, folder: &Path) -> Self {
+        Self { tokenizers: Some(folder.to_owned()), ..self }
     }
 
     /// The folder.
@@ -496,7 +505,7 @@ mod tests {
 
     #[test]
     fn a_tokenizer_that_fails_names_the_shard() {
-        let mut setup = Setup::with(&[("a.txt", TEXT)]);
+        let mut setup = Setup::with(&[("a.txt", ""), ("b.txt", "unknown")]);
         // It fails at what it doesn't know, and knows what it is tried with when it is loaded.
         let special = ["<pad>", "</s>", "<unk>", "<extra_id_0>"].map(str::to_owned);
         let tried = ('\u{10FFF0}'..=char::MAX).map(String::from);
@@ -507,8 +516,6 @@ mod tests {
         let path = setup.folder.path().join("tokenizer.json");
         fs::write(&path, json.to_string()).unwrap();
         setup.tokenizer = TextTokenizer::load(&path).unwrap();
-        setup.write("a.txt", "<pad>");
-        setup.write("b.txt", "unknown");
         let error = setup.prepare().unwrap_err();
         let DataError::TokenizeShard { file, .. } = &error else { panic!("{error}") };
         assert!(file.ends_with("b.txt"), "{error}");
@@ -628,6 +635,47 @@ mod tests {
         let options = PrepareOptions::default();
         store.prepare(&corpus, &setup.tokenizer, options, &mut |so_far| last = so_far).unwrap();
         assert_eq!(last.bytes_hashed, 0);
+    }
+
+    #[test]
+    fn tokenizers_stay_as_long_as_what_they_made() {
+        let mut setup = many();
+        let folder = setup.folder.path().join("tokenizers");
+        let train = |corpus: &Corpus| {
+            let stop = OnError::Stop;
+            TextTokenizer::train_once(&folder, corpus, 200, u64::MAX, stop, || ()).unwrap()
+        };
+        let other = setup.folder.path().join("other.txt");
+        fs::write(&other, "quite another text, of other words").unwrap();
+        let other = Corpus::open(&[other.to_string_lossy().into_owned()]).unwrap();
+        let (tokenizer, _unused) = (train(&setup.corpus()), train(&other));
+        setup.tokenizer = tokenizer;
+        setup.prepare().unwrap();
+        fs::write(folder.join("mine.json"), "no name of a trained one").unwrap();
+        fs::write(folder.join(format!("{}.json", "0".repeat(64))), "damaged").unwrap();
+
+        let store = setup.store().with_tokenizers(&folder);
+        let contents = store.contents().unwrap();
+        assert_eq!(contents.tokenizers, 3);
+        assert!(contents.tokenizer_bytes > 1000, "{}", contents.tokenizer_bytes);
+        assert_eq!(setup.store().contents().unwrap().tokenizers, 0, "of another folder");
+
+        let day = Duration::from_secs(86_400);
+        assert_eq!(store.prune(day, true).unwrap(), Removed::default());
+        for entry in fs::read_dir(&folder).unwrap() {
+            let file = fs::File::options().write(true).open(entry.unwrap().path()).unwrap();
+            file.set_modified(SystemTime::now() - 2 * day).unwrap();
+        }
+        let counted = store.prune(day, false).unwrap();
+        assert_eq!((counted.tokenizers, counted.corpora), (2, 0));
+        assert_eq!(store.prune(day, true).unwrap(), counted);
+        assert_eq!(store.contents().unwrap().tokenizers, 1, "that of a text in use");
+
+        let counted = store.prune(Duration::ZERO, false).unwrap();
+        assert_eq!((counted.tokenizers, counted.corpora), (1, 1));
+        let removed = store.prune(Duration::ZERO, true).unwrap();
+        assert_eq!((removed.tokenizers, removed.corpora), (1, 1));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "and what isn't the store's");
     }
 
     #[test]

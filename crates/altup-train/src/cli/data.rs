@@ -87,7 +87,8 @@ struct ListArgs {
     cache: CacheArgs,
 }
 
-/// Remove prepared text that wasn't used for a time; runs in progress on this machine keep what they have open
+/// Remove prepared text that wasn't used for a time, and tokenizers trained for it; runs in progress on this machine keep
+/// what they have open
 #[derive(Args)]
 struct PruneArgs {
     /// Days without use from which on a text is removed; a run uses its text when it starts
@@ -209,7 +210,15 @@ fn list(args: &ListArgs) -> anyhow::Result<()> {
     if args.json {
         return Ok(output::json(&contents)?);
     }
-    let StoreContents { corpora, other_shards, other_bytes, older_bytes, bytes } = contents;
+    let StoreContents {
+        corpora,
+        other_shards,
+        other_bytes,
+        older_bytes,
+        tokenizers,
+        tokenizer_bytes,
+        bytes,
+    } = contents;
     for corpus in &corpora {
         output::line(&entry(corpus))?;
     }
@@ -219,6 +228,10 @@ fn list(args: &ListArgs) -> anyhow::Result<()> {
     }
     if older_bytes > 0 {
         output::line(&format!("left by earlier releases: {}", format_bytes(older_bytes)))?;
+    }
+    if tokenizers > 0 {
+        let size = format_bytes(tokenizer_bytes);
+        output::line(&format!("{tokenizers} tokenizers trained from texts, {size}"))?;
     }
     let folder = store.folder().display();
     Ok(output::line(&format!("{} in {folder}", format_bytes(bytes)))?)
@@ -247,9 +260,10 @@ fn prune(args: &PruneArgs) -> anyhow::Result<()> {
     let removed = cache.store().prune(unused_for, !args.dry_run)?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
     Ok(output::line(&format!(
-        "{verb} {} texts and {} shards, {}",
+        "{verb} {} texts and {} shards, and {} tokenizers: {}",
         removed.corpora,
         removed.shards,
+        removed.tokenizers,
         format_bytes(removed.bytes)
     ))?)
 }
