@@ -214,9 +214,28 @@ fn a_finished_run_needs_no_model() {
         }
     }
     fs::remove_file(workspace.path("out/results.json")).unwrap();
-    let output = succeeds(run_study(&workspace, &[]));
+    // The text lies elsewhere by now.
+    workspace.write("moved/corpus.txt", fs::read(workspace.path("corpus.txt")).unwrap());
+    let moved = ["--train", "moved/corpus.txt"];
+    let output = succeeds(run_study(&workspace, &moved));
     assert!(!errors(&output).contains("started "), "{}", errors(&output));
     assert_eq!(results(&workspace), before, "nothing trained or measured again");
+    // Another run may be compared if it has the same tokens.
+    let text = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
+    workspace.write("other.txt", text + "\nMore of it.\n");
+    for train in ["other.txt", "moved/corpus.txt"] {
+        fs::remove_dir_all(run_folder(&workspace, RUNS[3])).unwrap();
+        let train = ["--train", train, "--only", "runs"];
+        let output = succeeds(run_study(&workspace, &train));
+        assert!(errors(&output).contains(&format!("started {}\n", RUNS[3])));
+        let report = run_study(&workspace, &["--only", "report", "--quiet"]);
+        if train[1] == "other.txt" {
+            let message = fails(report);
+            assert!(message.contains("were trained on different tokens"), "{message}");
+        } else {
+            succeeds(report);
+        }
+    }
 
     let kept = run_folder(&workspace, RUNS[1]).join("result.json");
     fs::write(&kept, "{}").unwrap();

@@ -198,8 +198,8 @@ impl StudyFolder {
             };
             let config = FineTuningConfig::default().with_file(&stored.config())?;
             let mut differences = config.differences(&planned.config);
-            // The model is the run's wherever the study lies.
-            differences.retain(|difference| difference.key != "model.path");
+            // The model is the run's wherever the study lies, and examples are compared by content.
+            differences.retain(|difference| !difference.is_place());
             if !differences.is_empty() {
                 changed.push((path, format!("{name} was run with {}", joined(&differences))));
             }
@@ -333,7 +333,9 @@ fn difference(
     models: &mut BTreeMap<PathBuf, String>,
 ) -> Result<Option<String>, StudyFolderError> {
     let config = RunConfig::default().with_file(&stored.config())?;
-    let differences = config.differences(planned);
+    let mut differences = config.differences(planned);
+    // Texts may lie elsewhere by now: what runs were trained on is compared by content, where they are compared.
+    differences.retain(|difference| !difference.is_place());
     if !differences.is_empty() {
         return Ok(Some(format!("was run with {}", joined(&differences))));
     }

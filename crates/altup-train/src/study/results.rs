@@ -79,7 +79,7 @@ pub struct RunResult {
     pub tokens_per_second: f64,
     /// Seconds of training.
     pub train_seconds: f64,
-    /// What the tokens to train and to validate on are: runs of a seed with the same saw the same batches.
+    /// What the tokens to train and to validate on are, by content: runs of a seed with the same saw the same batches.
     pub data: String,
     /// The learned scalars of AltUp and Sequence-AltUp at the end, layer by layer.
     pub coefficients: Vec<LayerCoefficients>,
@@ -192,7 +192,7 @@ pub enum ResultsError {
         /// The kind of row that is missing.
         kind: &'static str,
     },
-    /// Runs of a seed that were to see the same text have seen other text.
+    /// Runs that were to see the same text have seen other text.
     #[error(
         "{run} and {other} were trained on different tokens: the text, or the tokenizer made of it, has changed between \
          them; remove one of them"
@@ -200,7 +200,7 @@ pub enum ResultsError {
     OtherData {
         /// A run.
         run: String,
-        /// Another of its seed.
+        /// Another of its size and budget.
         other: String,
     },
     /// Models that were to learn the same examples of a task have learned others.
@@ -383,19 +383,17 @@ pub(super) fn train_seconds(run: &RunFolder) -> Option<f64> {
 
 /// What a run was trained and validated on, as its record says it.
 fn data_fingerprint(run: &PlannedRun, folder: &StudyFolder) -> Result<String, ResultsError> {
-    let files = folder.run_folder(&run.name);
-    let json = serde_json::to_vec(&files.record()?.data).map_err(|source| {
-        RunFolderError::File { path: files.path().to_owned(), source: source.into() }
-    })?;
-    Ok(blake3::hash(&json).to_string())
+    let data = folder.run_folder(&run.name).record()?.data;
+    Ok(data.map(|data| data.fingerprint()).unwrap_or_default())
 }
 
-/// Runs of the same size, budget and seed were planned on the same batches: their tokens must be the same too.
+/// Runs of the same size and budget are planned on the same text: their tokens must be the same too. Those of a seed then
+/// saw the same batches.
 fn check_data(runs: &[RunResult]) -> Result<(), ResultsError> {
-    let mut seen: BTreeMap<(&str, u64, u64), (&str, &str)> = BTreeMap::new();
+    let mut seen: BTreeMap<(&str, u64), (&str, &str)> = BTreeMap::new();
     for run in runs {
         let data = run.data.as_str();
-        let key = (run.cell.size.as_str(), run.cell.multiple, run.seed);
+        let key = (run.cell.size.as_str(), run.cell.multiple);
         let (other, first) = *seen.entry(key).or_insert((&run.name, data));
         if first != data {
             return Err(ResultsError::OtherData { run: run.name.clone(), other: other.into() });
