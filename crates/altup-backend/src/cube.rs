@@ -1,12 +1,14 @@
-//! Kernels for GPUs, through CubeCL: tensors to write, how many threads write them, and sums over the threads of a
-//! group.
+//! Kernels for GPUs, through CubeCL: tensors to write, how many threads write them, sums over the threads of a group,
+//! and which kernels are launched.
 //!
 //! Sums are made in one order on a device, from run to run: there is no atomic addition. No kernel here knows how many
 //! threads run in lockstep.
 
+mod launches;
 #[allow(missing_docs)] // `cube` makes a module of each function, besides the documented one.
 mod rows;
 
+pub use launches::launches;
 pub use rows::{
     largest_of_vector, max_over_row, row_memory, sum_of_vector, sum_over_row, sum_rows,
 };
@@ -17,27 +19,12 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubecl::{calculate_cube_count_elemwise, tensor_vector_size_parallel};
-use std::cell::Cell;
 
 /// Threads of a group that sums together, where the device has as many.
 const THREADS: usize = 256;
 
 /// Vectors of a row that a thread reads at the least, if the row is long enough.
 const VECTORS: usize = 4;
-
-thread_local! {
-    static LAUNCHES: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Kernels that this thread has launched: those of which [`Launch`] or [`RowLaunch`] said how many threads there are,
-/// and those of this module. Burn's own, as products and copies, are not among them.
-pub fn launches() -> usize {
-    LAUNCHES.get()
-}
-
-fn count_launch() {
-    LAUNCHES.set(LAUNCHES.get() + 1);
-}
 
 /// A tensor of the shape and type of another, to write.
 pub fn empty_like(tensor: &CubeTensor) -> CubeTensor {
@@ -63,13 +50,12 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// For one launch over a tensor with at least one value.
+    /// Over a tensor with at least one value.
     ///
     /// # Panics
     ///
     /// Panics if the tensor has more than [`u32::MAX`] vectors.
     pub fn new(tensor: &CubeTensor) -> Self {
-        count_launch();
         let vector_size = tensor_vector_size_parallel(
             tensor.client.io_optimized_vector_sizes(tensor.dtype.size()),
             tensor.meta.shape(),
@@ -79,13 +65,12 @@ impl Launch {
         Self::with_vectors(tensor, vector_size)
     }
 
-    /// For one launch over a tensor with at least one value, with a thread for each value.
+    /// Over a tensor with at least one value, with a thread for each value.
     ///
     /// # Panics
     ///
     /// Panics if the tensor has more than [`u32::MAX`] values.
     pub fn of_values(tensor: &CubeTensor) -> Self {
-        count_launch();
         Self::with_vectors(tensor, 1)
     }
 
@@ -130,13 +115,12 @@ pub struct RowLaunch {
 }
 
 impl RowLaunch {
-    /// For one launch over `rows` rows of `width` values of a tensor's type.
+    /// Over `rows` rows of `width` values of a tensor's type.
     ///
     /// # Panics
     ///
     /// Panics if the rows have more than [`u32::MAX`] vectors.
     pub fn new(tensor: &CubeTensor, rows: usize, width: usize) -> Self {
-        count_launch();
         let client = &tensor.client;
         let vector_size = row_vector_size(tensor, width);
         assert_countable("vectors", rows * (width / vector_size));

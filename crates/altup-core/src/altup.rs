@@ -1,8 +1,9 @@
+use burn::backend::Dispatch;
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::operations::combine_blocks::combine_blocks;
+use crate::operations::update_blocks::{Selection, primitive, select_block, update_blocks};
 
 /// Configuration of [`AltUp`].
 #[derive(Config, Debug)]
@@ -64,14 +65,6 @@ fn identity(size: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [size, size]), device)
 }
 
-/// The tensor with enough bits for a coefficient.
-pub(crate) fn at_least_f32<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    match tensor.dtype() {
-        DType::F16 | DType::BF16 => tensor.cast(DType::F32),
-        _ => tensor,
-    }
-}
-
 impl AltUp {
     /// Updates all blocks by running `layer` on block `block` alone.
     ///
@@ -102,9 +95,9 @@ impl AltUp {
         layer: impl FnOnce(Tensor<3>) -> (Tensor<3>, R),
     ) -> (Tensor<4>, R) {
         self.check(&state, block);
-        let selected: Tensor<3> = state.clone().narrow(0, block, 1).squeeze_dim(0);
-        let (computed, more) = layer(selected);
-        (self.update(state, computed, block), more)
+        let selection = Selection::new(block);
+        let (computed, more) = layer(select_block(state.clone(), &selection));
+        (self.update_selected(state, computed, selection), more)
     }
 
     /// The predicted blocks x̂ⁱ = Σⱼ pᵢⱼ xʲ.
@@ -146,7 +139,8 @@ impl AltUp {
 
     /// Predict and correct in one pass over the blocks: equal to
     /// `correct(predict(state), computed, block)`, as the linear combination
-    /// [`combine_blocks`] with the [coefficients](Self::coefficients) of both.
+    /// [`combine_blocks`](crate::operations::combine_blocks::combine_blocks) with the
+    /// [coefficients](Self::coefficients) of both.
     ///
     /// # Shapes
     ///
@@ -159,6 +153,15 @@ impl AltUp {
     /// As [`forward`](Self::forward).
     pub fn update(&self, state: Tensor<4>, computed: Tensor<3>, block: usize) -> Tensor<4> {
         self.check(&state, block);
+        self.update_selected(state, computed, Selection::new(block))
+    }
+
+    fn update_selected(
+        &self,
+        state: Tensor<4>,
+        computed: Tensor<3>,
+        selection: Selection,
+    ) -> Tensor<4> {
         let [_, batch_size, seq_length, width] = state.dims();
         assert_eq!(
             computed.dims(),
@@ -167,7 +170,15 @@ impl AltUp {
             state.dims(),
             computed.dims()
         );
-        combine_blocks(state, computed, self.coefficients(block))
+        assert_eq!(
+            state.dtype(),
+            computed.dtype(),
+            "The layer must keep its block's type. Got state={:?}, computed={:?}",
+            state.dtype(),
+            computed.dtype()
+        );
+        let (p, g) = (self.prediction_coefs.val(), self.correction_coefs.val());
+        update_blocks(state, computed, p, g, selection)
     }
 
     /// Predict and correct around a layer on block j* = `block`, folded into one matrix:
@@ -184,12 +195,10 @@ impl AltUp {
     ///
     /// Panics if `block` is not below K.
     pub fn coefficients(&self, block: usize) -> Tensor<2> {
-        let num_blocks = self.num_blocks();
         self.check_block(block);
-        let p = at_least_f32(self.prediction_coefs.val());
-        let gains = at_least_f32(self.correction_coefs.val()).reshape([num_blocks, 1]);
-        let of_blocks = p.clone() - gains.clone() * p.narrow(0, block, 1);
-        Tensor::cat(vec![of_blocks, gains], 1)
+        let (p, g) = (self.prediction_coefs.val(), self.correction_coefs.val());
+        let folded = primitive::fold::<Dispatch>(p.into_dispatch(), g.into_dispatch(), block);
+        Tensor::from_dispatch(folded)
     }
 
     /// The number of blocks K.
@@ -222,7 +231,7 @@ impl AltUp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::{DType, Distribution, Tolerance};
 
     fn altup(p: TensorData, g: TensorData, device: &Device) -> AltUp {
         AltUp {

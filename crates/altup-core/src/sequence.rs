@@ -1,8 +1,7 @@
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 
-use crate::altup::at_least_f32;
 use crate::operations::combine_windows::combine_windows;
 
 /// Configuration of [`SequenceAltUp`].
@@ -52,6 +51,14 @@ impl SequenceAltUpConfig {
             correction_coef: Initializer::Ones.init([1], device),
             stride: self.stride,
         }
+    }
+}
+
+/// The tensor with enough bits for a coefficient.
+fn at_least_f32<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => tensor.cast(DType::F32),
+        _ => tensor,
     }
 }
 
@@ -270,7 +277,7 @@ fn flatten(windows: Tensor<4>, seq_length: usize) -> Tensor<3> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{DType, Distribution, Tolerance};
+    use burn::tensor::{Distribution, Tolerance};
 
     /// Batch 1, width 1.
     fn tokens(values: &[f32]) -> Tensor<3> {

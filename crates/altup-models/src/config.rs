@@ -450,7 +450,7 @@ impl T5Config {
     }
 
     /// Whether the layers are wrapped in predict and correct.
-    pub(crate) fn updates_blocks(&self) -> bool {
+    pub fn updates_blocks(&self) -> bool {
         self.altup.as_ref().is_some_and(|altup| altup.widening != Widening::Sum)
     }
 

@@ -9,6 +9,7 @@ use crate::T5Config;
 use crate::attention::{AttentionLayer, AttentionLayerConfig, KeyValue, PastKeyValue};
 use crate::encoder::Memory;
 use crate::feed_forward::{FeedForwardLayer, FeedForwardLayerConfig};
+use crate::kept::Kept;
 use crate::masks::{causal_bias, padding_bias};
 use crate::mixture_of_experts::{LayerContext, LayerRouting};
 use crate::noise::{Noise, Place};
@@ -179,6 +180,9 @@ pub struct Decoder {
     pub final_norm: RmsNorm,
     dropout: f64,
     widened: Widened,
+    /// What hides the future from these queries.
+    #[module(skip)]
+    future: Kept<Range<usize>, Tensor<4>>,
     /// Whether the backward pass computes each layer anew.
     pub(crate) recomputes_layers: bool,
 }
@@ -235,6 +239,7 @@ impl Decoder {
                 .init(device),
             dropout: config.dropout_rate,
             widened: config.widened(),
+            future: Kept::default(),
             recomputes_layers: false,
         }
     }
@@ -342,7 +347,7 @@ impl Decoder {
         let bias = self.position_bias.forward(queries.clone(), 0..queries.end, device);
         match queries.len() {
             0 | 1 => bias,
-            _ => bias + causal_bias(queries, device),
+            _ => bias + self.future.get(queries.clone(), device, || causal_bias(queries, device)),
         }
     }
 

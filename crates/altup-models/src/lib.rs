@@ -17,6 +17,7 @@ mod relative_position_bias;
 pub mod operations;
 
 mod initialization;
+mod kept;
 mod loss;
 
 mod generation;

@@ -4,6 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use std::ops::Range;
 
 use crate::initialization::normal;
+use crate::kept::Kept;
 use crate::operations::position_bias::position_bias;
 
 /// Configuration of [`RelativePositionBias`].
@@ -34,6 +35,9 @@ pub struct RelativePositionBias {
     pub weight: Param<Tensor<2>>,
     bidirectional: bool,
     max_distance: usize,
+    /// The buckets of whole stretches of positions, as in training: those of queries and keys, and the stride.
+    #[module(skip)]
+    buckets: Kept<(Range<usize>, Range<usize>, usize), Tensor<1, Int>>,
 }
 
 impl RelativePositionBiasConfig {
@@ -54,6 +58,7 @@ impl RelativePositionBiasConfig {
             weight: normal(self.initial_std).init([num_buckets, self.num_heads], device),
             bidirectional,
             max_distance,
+            buckets: Kept::default(),
         }
     }
 }
@@ -81,6 +86,24 @@ impl RelativePositionBias {
         stride: usize,
         device: &Device,
     ) -> Tensor<4> {
+        let lengths = [queries.len(), keys.len()];
+        let make = || self.buckets(&queries, &keys, stride, device);
+        let buckets = match queries.len() {
+            // Of a token that is decoded there are others each time.
+            0 | 1 => make(),
+            _ => self.buckets.get((queries.clone(), keys.clone(), stride), device, make),
+        };
+        position_bias(self.weight.val(), buckets, lengths)
+    }
+
+    /// The bucket of each query and key, `[queries · keys]`.
+    fn buckets(
+        &self,
+        queries: &Range<usize>,
+        keys: &Range<usize>,
+        stride: usize,
+        device: &Device,
+    ) -> Tensor<1, Int> {
         let [num_buckets, _] = self.weight.dims();
         // A bucket depends on the distance alone: they are computed once a distance.
         let bucket_of: Vec<i32> = (keys.start as i64 + 1 - queries.end as i64
@@ -101,8 +124,7 @@ impl RelativePositionBias {
             })
             .collect();
         let size = buckets.len();
-        let buckets = Tensor::<1, Int>::from_data(TensorData::new(buckets, [size]), device);
-        position_bias(self.weight.val(), buckets, [queries.len(), keys.len()])
+        Tensor::from_data(TensorData::new(buckets, [size]), device)
     }
 }
 

@@ -2,6 +2,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
+use crate::clip::clip;
 use crate::square_sum::SquareSum;
 
 /// The joint Euclidean norm of all gradients of a model. It is read from the device, once for the whole model.
@@ -25,6 +26,17 @@ pub fn global_square_sum<M: Module>(model: &M, gradients: &GradientsParams) -> O
     let mut squares = Squares { gradients, sum: SquareSum::new() };
     model.visit(&mut squares);
     squares.sum.total()
+}
+
+/// Scales all gradients of a model down to a joint norm of `max_norm`, if theirs is larger. `square_sum` is theirs, from
+/// [`global_square_sum`]. On a GPU nothing waits for it.
+pub fn clip_gradients<M: Module>(
+    model: &M,
+    gradients: &mut GradientsParams,
+    square_sum: &Tensor<1>,
+    max_norm: f64,
+) {
+    map_gradients(model, gradients, Clip { square_sum, max_norm });
 }
 
 /// Multiplies all gradients of a model by `factor`.
@@ -57,6 +69,17 @@ struct Scale(f64);
 impl GradientMap for Scale {
     fn map<const D: usize>(&self, gradient: Tensor<D>) -> Tensor<D> {
         gradient * self.0
+    }
+}
+
+struct Clip<'a> {
+    square_sum: &'a Tensor<1>,
+    max_norm: f64,
+}
+
+impl GradientMap for Clip<'_> {
+    fn map<const D: usize>(&self, gradient: Tensor<D>) -> Tensor<D> {
+        clip(gradient, self.square_sum.clone(), self.max_norm)
     }
 }
 

@@ -2,12 +2,14 @@
 
 pub mod adafactor;
 pub mod adamw;
+pub mod clip;
 mod gradients;
 mod groups;
 pub mod square_sum;
 
 pub use gradients::{
-    GradientMap, global_norm, global_square_sum, make_contiguous, map_gradients, scale_gradients,
+    GradientMap, clip_gradients, global_norm, global_square_sum, make_contiguous, map_gradients,
+    scale_gradients,
 };
 pub use groups::{GroupConfig, GroupError, NamedParameter, ParameterSettings};
 
@@ -32,7 +34,7 @@ pub struct OptimizerConfig {
     /// Decoupled weight decay, times the learning rate. Default: 0.0
     pub weight_decay: f64,
     /// If the joint norm of all gradients is larger than this, they are scaled down to it; 0 never scales.
-    /// [`init`](OptimizerConfig::init) doesn't do this: the training loop does, with [`scale_gradients`]. Default: 0.0,
+    /// [`init`](OptimizerConfig::init) doesn't do this: the training loop does, with [`clip_gradients`]. Default: 0.0,
     /// as in T5, where Adafactor clips each update itself
     pub clip_norm: f64,
     /// Parameters with settings of their own. Default: none

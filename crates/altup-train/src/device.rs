@@ -4,7 +4,7 @@
 // them they are supported here.
 #![allow(deprecated)]
 
-#[cfg(any(feature = "wgpu", feature = "cuda", feature = "tch"))]
+#[cfg(any(feature = "cube", feature = "tch"))]
 use burn::backend::DispatchDevice;
 #[cfg(feature = "tch")]
 use burn::backend::libtorch::LibTorchDevice;
@@ -275,7 +275,7 @@ pub fn cpu() -> Device {
 /// Whether a device is a GPU, or a driver that computes as one.
 pub fn is_gpu(device: &Device) -> bool {
     match device.clone().without_autodiff().as_dispatch() {
-        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        #[cfg(feature = "cube")]
         DispatchDevice::Cube(_) => true,
         #[cfg(feature = "tch")]
         DispatchDevice::LibTorch(device) => *device != LibTorchDevice::Cpu,
@@ -286,7 +286,7 @@ pub fn is_gpu(device: &Device) -> bool {
 /// The bytes that a GPU can hold, where its driver tells.
 pub fn gpu_memory(device: &Device) -> Option<u64> {
     match device.clone().without_autodiff().as_dispatch() {
-        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        #[cfg(feature = "cube")]
         DispatchDevice::Cube(device) => device.client().properties().memory.max_memory(),
         _ => None,
     }
@@ -294,9 +294,9 @@ pub fn gpu_memory(device: &Device) -> Option<u64> {
 
 /// What a device calls itself, where its backend tells: the GPU or driver. Opens the device.
 pub fn hardware_name(device: &Device) -> Option<String> {
-    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    #[cfg(feature = "cube")]
     return device.identity().map(|identity| identity.name);
-    #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+    #[cfg(not(feature = "cube"))]
     {
         let _ = device;
         None

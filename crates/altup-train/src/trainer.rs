@@ -3,13 +3,18 @@
 //! It stands beside burn-train's, which counts epochs and can't be resumed inside of one: here a run
 //! is a number of steps, and all that step n depends on is the model, the optimizer, n and how many steps'
 //! worth of batches were skipped. Each step is burn-train's [`TrainStep`].
+//!
+//! A step waits for no number of its own. Its loss and the norm of its gradients are read while the device is at the step
+//! behind it, so a GPU has always something to do. That training has diverged is then seen one step late. Whatever
+//! writes or scores the weights comes after the numbers of every step before it: a checkpoint, a validation, a line of
+//! metrics, the end.
 
 use altup_data::{Batch, DataError, Prefetcher};
 use altup_models::{LayerRouting, Noise, T5};
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::store::RecordError;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use burn::train::TrainStep;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,12 +29,13 @@ use crate::metrics::{
     MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
 };
 use crate::progress::Progress;
+use crate::reading::Reading;
 use crate::recorder::{Recorder, warning};
 use crate::replicas::{GradientSum, MicroBatches, Replicas, ShareError, Turns};
 use crate::task_evaluation::TaskEvaluationError;
 use crate::training_batches::TrainingBatches;
 use crate::validation::{Validated, Validation};
-use altup_optim::{GroupError, global_norm, make_contiguous, scale_gradients};
+use altup_optim::{GroupError, clip_gradients, global_square_sum, make_contiguous};
 
 /// A run in progress, on one of its replicas.
 pub struct Trainer {
@@ -92,7 +98,8 @@ fn unless(stop: &AtomicBool) -> Result<(), Stopped> {
 pub enum TrainError {
     /// The loss or the gradients are no longer numbers.
     #[error(
-        "the {quantity} is {value} at step {step}: training has diverged. {}",
+        "the {quantity} is {value} at step {step}{}: training has diverged. {}",
+        describe_delay(.step, .seen_at),
         describe(.last_good)
     )]
     Diverged {
@@ -102,6 +109,8 @@ pub enum TrainError {
         value: f64,
         /// The step.
         step: u64,
+        /// The step that was begun when this was seen.
+        seen_at: u64,
         /// The step of the newest checkpoint from which training went on well.
         last_good: Option<u64>,
     },
@@ -146,6 +155,13 @@ fn describe(last_good: &Option<u64>) -> String {
     }
 }
 
+fn describe_delay(step: &u64, seen_at: &u64) -> String {
+    match seen_at > step {
+        true => format!(" (seen after step {seen_at} was begun)"),
+        false => String::new(),
+    }
+}
+
 impl Trainer {
     /// Trains to the last step, or until `stop` is set: then it ends before the next batch, without the
     /// step that it is in, and saves itself. Several replicas end together, at the end of a step, once it is set on any.
@@ -177,6 +193,8 @@ impl Trainer {
         let own = MicroBatches::of(&self.replicas, training.gradient_accumulation as u64)?;
         let mut batches = self.batches(own)?;
         let mut saved_at = Instant::now();
+        // The step whose numbers are still to be read.
+        let mut unread: Option<LaunchedStep> = None;
         loop {
             let step = self.state.step;
             if self.state.validation_is_due && self.validate(stop)? == Err(Stopped) {
@@ -188,6 +206,7 @@ impl Trainer {
                 self.replicas.any(is_due, &format!("step {}", step + 1))
             };
             if last || by_time || (step > 0 && step.is_multiple_of(checkpoint_every)) {
+                self.read_now(&mut unread)?;
                 self.save()?;
                 saved_at = Instant::now();
             }
@@ -196,31 +215,54 @@ impl Trainer {
             }
             let is_told = stop.load(Ordering::Relaxed);
             if self.replicas.any(is_told, &format!("step {}", step + 1)) {
+                self.read_now(&mut unread)?;
                 return self.stop();
             }
             let started = Instant::now();
             let Ok(batches) = self.batches_of_step(&mut batches, own, stop)? else {
+                self.read_now(&mut unread)?;
                 return self.stop();
             };
             let data_wait = started.elapsed().as_secs_f64();
-            if self.step(step + 1, own, batches, stop)? == Err(Stopped) {
+            let Ok(launched) = self.step(step + 1, own, batches, stop)? else {
+                self.read_now(&mut unread)?;
                 return self.stop();
+            };
+            if let Some(before) = unread.replace(launched) {
+                self.read(before)?;
+            }
+            if self.reads_at(step + 1) {
+                unread.take().map_or(Ok(()), |launched| self.read(launched))?;
             }
             self.state.window.data_wait += data_wait;
             self.close_step(started.elapsed())?;
         }
     }
 
+    /// Whether a step's numbers are needed before the next step.
+    fn reads_at(&self, step: u64) -> bool {
+        let training = &self.config.training;
+        let every = [training.log_every, training.eval_every, training.checkpoint_every];
+        step == training.steps || every.into_iter().any(|every| step.is_multiple_of(every))
+    }
+
+    /// Reads a step's numbers, if there is one unread, between two steps. What it waits counts to training.
+    fn read_now(&mut self, unread: &mut Option<LaunchedStep>) -> Result<(), TrainError> {
+        let Some(launched) = unread.take() else { return Ok(()) };
+        let started = Instant::now();
+        self.read(launched)?;
+        self.add_time(started.elapsed());
+        Ok(())
+    }
+
+    fn add_time(&mut self, time: Duration) {
+        self.state.elapsed_seconds += time.as_secs_f64();
+        self.state.window.seconds += time.as_secs_f64();
+    }
+
     /// What follows on a step: its time, the line of metrics, whether validation is due.
     fn close_step(&mut self, time: Duration) -> Result<(), TrainError> {
-        let seconds = time.as_secs_f64();
-        self.state.elapsed_seconds += seconds;
-        self.state.window.seconds += seconds;
-        // A checkpoint proves good when the step behind it has a loss: weights that a bad step ruined
-        // are numbers still.
-        if let Some(saved) = self.saved.as_ref().filter(|saved| saved.step + 1 == self.state.step) {
-            self.state.proven = Some(saved.step);
-        }
+        self.add_time(time);
         let training = &self.config.training;
         let last = self.state.step == training.steps;
         (self.state.valid_loss, self.state.valid_examples) = (None, None);
@@ -359,14 +401,14 @@ impl Trainer {
     }
 
     /// One optimizer step, over the gradients of several batches on each replica. If it is stopped between them, all is
-    /// as it was before the step.
+    /// as it was before the step. Its numbers aren't read yet.
     fn step(
         &mut self,
         step: u64,
         own: MicroBatches,
         batches: Vec<Batch>,
         stop: &AtomicBool,
-    ) -> Result<Result<(), Stopped>, TrainError> {
+    ) -> Result<Result<LaunchedStep, Stopped>, TrainError> {
         let count = |of: fn(&Batch) -> u64| batches.iter().map(of).sum::<u64>();
         let counts = [count(Batch::num_targets), count(Batch::num_inputs)];
         let [targets, inputs] =
@@ -375,21 +417,15 @@ impl Trainer {
             return Ok(Err(Stopped));
         };
         let Summed { passes, mut gradients, exchange } = summed;
-        let loss: f64 = passes.iter().map(|pass| pass.loss).sum();
         make_contiguous(&self.learner, &mut gradients);
-        let norm = global_norm(&self.learner, &gradients);
-        let routing = passes.iter().flat_map(|pass| &pass.routing).flat_map(RoutingRow::values);
-        let not_finite = [("loss", loss), ("gradient norm", norm)]
-            .into_iter()
-            .chain(routing)
-            .find(|(_, value)| !value.is_finite());
-        if let Some((quantity, value)) = not_finite {
-            return Err(self.diverged(quantity, value, step));
-        }
+        let square_sum = global_square_sum(&self.learner, &gradients);
         let clip = self.config.optimizer.clip_norm;
-        if clip > 0.0 && norm > clip {
-            scale_gradients(&self.learner, &mut gradients, clip / norm);
+        if clip > 0.0
+            && let Some(square_sum) = &square_sum
+        {
+            clip_gradients(&self.learner, &mut gradients, square_sum, clip);
         }
+        let launched = LaunchedStep::new(step, targets, inputs + targets, passes, square_sum);
         let rate = self.learning_rate(step);
         let learner = self.learner.clone();
         self.learner = learner.optimize(&mut self.optimizer, rate.into(), gradients);
@@ -398,22 +434,48 @@ impl Trainer {
         self.state.step = step;
         self.state.tokens += inputs + targets;
         self.state.exchange_seconds += exchange.as_secs_f64();
+        self.state.window.exchange += exchange.as_secs_f64();
+        Ok(Ok(launched))
+    }
+
+    /// Waits for a step's numbers, and adds them up.
+    ///
+    /// # Errors
+    ///
+    /// If training has diverged there.
+    fn read(&mut self, launched: LaunchedStep) -> Result<(), TrainError> {
+        let LaunchedStep { step, targets, tokens, .. } = launched;
+        let (passes, norm) = launched.read();
+        let loss: f64 = passes.iter().map(|pass| pass.loss).sum();
+        let routing = passes.iter().flat_map(|pass| &pass.routing).flat_map(RoutingRow::values);
+        let not_finite = [("loss", loss), ("gradient norm", norm)]
+            .into_iter()
+            .chain(routing)
+            .find(|(_, value)| !value.is_finite());
+        if let Some((quantity, value)) = not_finite {
+            return Err(self.diverged(quantity, value, step));
+        }
+        // A checkpoint proves good when the step behind it has a loss: weights that a bad step ruined
+        // are numbers still.
+        if let Some(saved) = self.saved.as_ref().filter(|saved| saved.step + 1 == step) {
+            self.state.proven = Some(saved.step);
+        }
         let window = &mut self.state.window;
         window.loss += loss;
         window.targets += targets;
-        window.tokens += inputs + targets;
+        window.tokens += tokens;
         window.grad_norm += norm;
         window.steps += 1;
-        window.exchange += exchange.as_secs_f64();
         for pass in passes {
             window.flops += pass.flops;
             window.add_routing(pass.routing);
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     fn diverged(&self, quantity: &'static str, value: f64, step: u64) -> TrainError {
-        TrainError::Diverged { quantity, value, step, last_good: self.state.proven }
+        let (seen_at, last_good) = (self.state.step, self.state.proven);
+        TrainError::Diverged { quantity, value, step, seen_at, last_good }
     }
 
     /// What the batches of step `step` come to on all replicas: the gradients of the mean loss over their `targets`.
@@ -438,14 +500,20 @@ impl Trainer {
             let flops = self.recorder.train_flops(batch);
             let batch = DeviceBatch { noise, loss, ..batch.to_device(targets, &self.device) };
             let output = self.config.training.precision.step(&self.learner, batch);
-            let loss = output.item.sum.into_scalar::<f64>();
             self.progress.micro_batch(step, u64::from(number) + 1, batches.len() as u64);
-            passes.push(PassRow { loss, flops, routing: routing_rows(output.item.routing) });
+            passes.push(Pass { loss: output.item.sum, flops, routing: output.item.routing });
             sum.push(&self.learner, output.grads);
         }
         let started = Instant::now();
-        // First: so all of them are here when their gradients go out.
-        let passes = PassRow::of_all(passes, &self.replicas, &format!("the losses of step {step}"));
+        let passes = match self.replicas.is_lone() {
+            true => Passes::Unread(passes),
+            false => {
+                let own = Pass::read_all(passes);
+                // First: so all of them are here when their gradients go out.
+                let what = format!("the losses of step {step}");
+                Passes::Read(PassRow::of_all(own, &self.replicas, &what))
+            }
+        };
         let what = format!("the gradients of step {step}");
         let gradients = sum.total(&self.learner, &self.replicas, &what);
         let exchange = if self.replicas.is_lone() { Duration::ZERO } else { started.elapsed() };
@@ -544,11 +612,99 @@ impl Trainer {
 
 /// What the batches of a step come to together, on all replicas.
 struct Summed {
-    /// In the order of the micro-batches.
-    passes: Vec<PassRow>,
+    passes: Passes,
     gradients: GradientsParams,
     /// From when this replica had its own gradients to when it had those of all.
     exchange: Duration,
+}
+
+/// What is written down of a step's micro-batches, in their order.
+enum Passes {
+    /// Of a process alone, on the device.
+    Unread(Vec<Pass>),
+    /// Of all replicas.
+    Read(Vec<PassRow>),
+}
+
+/// A step whose kernels are launched, and whose numbers are on their way.
+struct LaunchedStep {
+    step: u64,
+    targets: u64,
+    tokens: u64,
+    passes: Passes,
+    /// Those of the passes, where they are unread, and the square of the gradients' norm, if there are gradients.
+    reading: Reading,
+}
+
+impl LaunchedStep {
+    fn new(
+        step: u64,
+        targets: u64,
+        tokens: u64,
+        passes: Passes,
+        square_sum: Option<Tensor<1>>,
+    ) -> Self {
+        let of_passes = match &passes {
+            Passes::Unread(passes) => passes.iter().flat_map(Pass::numbers).collect(),
+            Passes::Read(_) => Vec::new(),
+        };
+        let reading = Reading::start(of_passes.into_iter().chain(square_sum));
+        Self { step, targets, tokens, passes, reading }
+    }
+
+    /// Waits for the numbers: the passes, and the norm of the gradients.
+    fn read(self) -> (Vec<PassRow>, f64) {
+        let mut numbers = self.reading.wait();
+        let passes = match self.passes {
+            Passes::Unread(passes) => {
+                passes.into_iter().map(|pass| pass.row(&mut numbers)).collect()
+            }
+            Passes::Read(rows) => rows,
+        };
+        (passes, numbers.next().map_or(0.0, f64::sqrt))
+    }
+}
+
+/// A micro-batch's forward and backward pass, with its numbers on the device.
+struct Pass {
+    /// The summed cross-entropy, in nats, `[1]`.
+    loss: Tensor<1>,
+    /// Operations.
+    flops: f64,
+    /// How the layers with experts routed it.
+    routing: Vec<LayerRouting>,
+}
+
+impl Pass {
+    fn numbers(&self) -> Vec<Tensor<1>> {
+        let of_layer =
+            |layer: &LayerRouting| [layer.load_balancing_loss.clone(), layer.z_loss.clone()];
+        let of_layers = self.routing.iter().flat_map(of_layer);
+        std::iter::once(self.loss.clone()).chain(of_layers).collect()
+    }
+
+    /// With the [`numbers`](Self::numbers) as they were read.
+    fn row(self, numbers: &mut impl Iterator<Item = f64>) -> PassRow {
+        let mut next = || numbers.next().expect("as many are read as were asked for");
+        let loss = next();
+        let row = |layer: LayerRouting| RoutingRow {
+            stack: layer.stack.to_owned(),
+            layer: layer.layer,
+            load_balancing_loss: next(),
+            router_z_loss: next(),
+            entropy: layer.entropy,
+            dropped: layer.dropped,
+            loads: layer.loads,
+        };
+        let routing = self.routing.into_iter().map(row).collect();
+        PassRow { loss, flops: self.flops, routing }
+    }
+
+    /// Waits for the numbers of several.
+    fn read_all(passes: Vec<Self>) -> Vec<PassRow> {
+        let mut numbers = Reading::start(passes.iter().flat_map(Self::numbers)).wait();
+        passes.into_iter().map(|pass| pass.row(&mut numbers)).collect()
+    }
 }
 
 /// What is written down of a micro-batch.
@@ -592,18 +748,7 @@ impl PassRow {
     }
 }
 
-fn routing_rows(routing: Vec<LayerRouting>) -> Vec<RoutingRow> {
-    let row = |layer: LayerRouting| RoutingRow {
-        stack: layer.stack.to_owned(),
-        layer: layer.layer,
-        load_balancing_loss: layer.load_balancing_loss.into_scalar::<f64>(),
-        router_z_loss: layer.z_loss.into_scalar::<f64>(),
-        entropy: layer.entropy,
-        dropped: layer.dropped,
-        loads: layer.loads,
-    };
-    routing.into_iter().map(row).collect()
-}
-
+#[cfg(all(test, feature = "flex"))]
+mod divergence;
 #[cfg(all(test, feature = "flex"))]
 mod together;

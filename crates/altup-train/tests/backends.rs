@@ -266,3 +266,187 @@ fn a_driver_that_crashes_is_one_line() {
     assert!(error.contains("wgpu does not run on this machine: its driver ended"), "{error}");
     assert!(error.contains("segmentation fault"), "{error}");
 }
+
+/// The kernels of a layer on a GPU, ours and Burn's, so that their number can't creep up unseen.
+#[cfg(feature = "wgpu")]
+mod kernels {
+    use super::{Workspace, printed, run};
+    use altup_backend::cube::launches;
+    use altup_core::AltUpConfig;
+    use altup_models::{Noise, T5Config, size};
+    use altup_train::bench::breakdown::{self, Part};
+    use altup_train::bench::traffic::Step;
+    use altup_train::bench::{BenchBatch, models};
+    use burn::tensor::{Device, DeviceKind, Distribution, Tensor};
+    use serde_json::Value;
+    use std::fs;
+    use std::sync::{Mutex, PoisonError};
+
+    /// Counts are of the whole process: nobody else may launch meanwhile.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    fn small(config: T5Config) -> T5Config {
+        T5Config {
+            vocab_size: 32,
+            d_model: 16,
+            d_ff: 32,
+            num_heads: 2,
+            d_kv: 8,
+            num_layers: 2,
+            num_decoder_layers: Some(2),
+            ..config
+        }
+    }
+
+    /// Forward and backward, and why.
+    type Row = ([usize; 2], &'static str);
+
+    /// Of self-attention.
+    const TO_SELF: [Row; 8] = [
+        ([1, 2], "norm; backward, the gradient of γ is added up by a kernel of its own"),
+        ([3, 6], "projections to queries, keys and values; two products each backward"),
+        ([2, 2], "heads brought together: queries, and keys with values"),
+        ([1, 2], "scores; backward anew, and the gradient of the weights"),
+        ([1, 1], "softmax with bias"),
+        ([1, 3], "weights times values; backward, the gradients of queries, keys and values"),
+        ([1, 2], "output projection"),
+        (
+            [1, 4],
+            "sum with the input; backward, gradients of the norm twice, of the input, of the bias",
+        ),
+    ];
+
+    /// Of cross-attention.
+    const TO_MEMORY: [Row; 9] = [
+        ([1, 2], "norm"),
+        ([3, 6], "projections; two products each backward"),
+        ([1, 0], "the zero that stands for no bias"),
+        ([2, 2], "heads brought together"),
+        ([1, 2], "scores"),
+        ([1, 1], "softmax"),
+        ([1, 3], "weights times values"),
+        ([1, 2], "output projection"),
+        ([1, 2], "sum with the input; backward, gradients of the input and of the memory"),
+    ];
+
+    const FEED_FORWARD: [Row; 4] = [
+        ([1, 2], "norm"),
+        ([3, 6], "projections; two products each backward"),
+        ([1, 1], "gated GELU"),
+        ([1, 2], "sum with the input; backward, gradients of the norm and of the input"),
+    ];
+
+    const ALTUP: [Row; 2] = [
+        (
+            [1, 1],
+            "p and g folded into coefficients; backward, their gradients from all groups' sums",
+        ),
+        (
+            [1, 2],
+            "the update; backward, also the gradient of the layer's block added to the state's",
+        ),
+    ];
+
+    fn sum(rows: &[&[Row]]) -> [usize; 2] {
+        [0, 1].map(|pass| rows.iter().copied().flatten().map(|(counts, _)| counts[pass]).sum())
+    }
+
+    /// The kernels of a forward and of a backward pass, less the one that fills the output's gradient with ones.
+    fn count(pass: impl Fn() -> Tensor<4>) -> [Vec<&'static str>; 2] {
+        // Burn may try kernels out.
+        pass().backward();
+        let (output, forward) = launches(pass);
+        let (_, mut backward) = launches(|| output.backward());
+        backward.remove(0);
+        [forward, backward]
+    }
+
+    #[test]
+    fn a_layer_launches_few_kernels() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = Device::wgpu(DeviceKind::DefaultDevice).autodiff();
+        let model = small(size("tiny").unwrap()).init(0, &device);
+        let (encoder, decoder) = (&model.encoder.blocks[0], &model.decoder.blocks[0]);
+        let altup = AltUpConfig::new(2).init(&device);
+        let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Default, &device);
+        let bias = random([1, 2, 8, 8]).require_grad();
+        let memory = random([1, 2, 16, 16]).squeeze_dim::<3>(0).require_grad();
+        let run_encoder = |x: Tensor<3>| encoder.forward(x, Some(bias.clone()), Noise::none());
+        let run_decoder = |x: Tensor<3>| {
+            let cache = &mut decoder.start(memory.clone());
+            decoder.forward(x, Some(bias.clone()), None, cache, Noise::none())
+        };
+        // As between layers: no leaf of the tape.
+        let state = |blocks| {
+            let leaf = random([blocks, 2, 8, 16]).require_grad();
+            leaf.reshape([2 * blocks, 8, 16]).reshape([blocks, 2, 8, 16])
+        };
+        let of_encoder: &[&[Row]] = &[&TO_SELF, &FEED_FORWARD];
+        let of_decoder: &[&[Row]] = &[&TO_SELF, &TO_MEMORY, &FEED_FORWARD];
+        let layers: [(&str, &dyn Fn(Tensor<3>) -> Tensor<3>, &[&[Row]]); 2] =
+            [("encoder", &run_encoder, of_encoder), ("decoder", &run_decoder, of_decoder)];
+        for (name, layer, rows) in layers {
+            let input = state(1);
+            let dense = count(|| layer(input.clone().squeeze_dim(0)).unsqueeze_dim(0));
+            let counts = dense.each_ref().map(Vec::len);
+            assert_eq!(counts, sum(rows), "{name}, dense: {dense:#?}");
+            let input = state(2);
+            let widened = count(|| altup.forward(input.clone(), 1, layer));
+            let counts = widened.each_ref().map(Vec::len);
+            let expected = sum(&[rows, &[&ALTUP[..]]].concat());
+            assert_eq!(counts, expected, "{name}, AltUp: {widened:#?}");
+        }
+        // What AltUp costs beyond a dense layer.
+        let [forward, backward] = sum(&[&ALTUP]);
+        assert!(forward <= 3 && backward <= 3);
+    }
+
+    /// The arithmetic of bytes goes through the kernels of each part one by one.
+    #[test]
+    fn the_arithmetic_is_over_the_kernels_that_are_launched() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = Device::wgpu(DeviceKind::DefaultDevice).autodiff();
+        for name in ["dense", "altup-k2"] {
+            let config = small(models::model("tiny", name).unwrap());
+            let model = config.init(0, &device);
+            let lengths = [16, 8];
+            let batch = BenchBatch::random(config.vocab_size, 2, lengths, 1, 0);
+            let launched = breakdown::kernels(&model, &batch, &device);
+            let lengths = lengths.map(|length| length as u64);
+            let step = Step { config: &config, batch_size: 2, lengths };
+            for part in Part::ALL {
+                let (names, expected) = (&launched.parts[&part], step.kernels(part).unwrap().count);
+                assert_eq!(names.len(), expected, "{name}, {part:?}: {names:#?}");
+            }
+            let of_parts: usize = launched.parts.values().map(Vec::len).sum();
+            assert!(launched.step.len() > of_parts, "{name}: {:#?}", launched.step);
+        }
+    }
+
+    #[test]
+    fn a_breakdown_counts_on_a_gpu_and_on_no_cpu() {
+        let ws = Workspace::new();
+        let args = "bench --quiet --works breakdown --backends flex,wgpu --models altup-k2 --vocab-size 64 \
+                    --batch-size 2 --input-length 16 --target-length 8 --rounds 1 --repeats 1 --output results";
+        let args: Vec<&str> = args.split_whitespace().collect();
+        let text = printed(run(&ws, &args));
+        let table = text.split_once("### tiny, kernels and memory traffic").unwrap().1;
+        assert!(table.contains("| altup-k2 | wgpu | AltUp update |"), "{text}");
+        assert!(!table.contains("flex"), "{text}");
+        let json = fs::read(ws.path("results/comparison.json")).unwrap();
+        let json: Value = serde_json::from_slice(&json).unwrap();
+        let [flex, wgpu] = &json["entries"].as_array().unwrap()[..] else { panic!("{json}") };
+        assert_eq!(flex["measured"]["counted"], Value::Null);
+        let counted = &wgpu["measured"]["counted"];
+        let layers = models::model("tiny", "altup-k2").unwrap();
+        let layers = layers.num_layers + layers.decoder_layers();
+        let expected = sum(&[&ALTUP]).iter().sum::<usize>() * layers;
+        let update = &counted["parts"]["alt_up"];
+        assert_eq!(update["kernels"], expected, "{counted}");
+        let total =
+            |bytes: &Value| bytes["read"].as_u64().unwrap() + bytes["written"].as_u64().unwrap();
+        let traffic = &update["traffic"];
+        assert!(total(&traffic["moved"]) > total(&traffic["least"]), "{counted}");
+        assert!(counted["step_kernels"].as_u64().unwrap() > 100, "{counted}");
+    }
+}

@@ -7,7 +7,7 @@ use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{assert_countable, count_launch, cubes, empty, threads};
+use super::{assert_countable, cubes, empty, threads};
 
 /// Shared memory for [`sum_over_row`] and [`max_over_row`].
 #[cube]
@@ -104,7 +104,6 @@ pub fn sum_rows(
     let tensor = into_contiguous(tensor);
     let limit = threads(&client);
     let columns = width.next_power_of_two().min(32).min(limit);
-    count_launch();
     let lanes = (limit / columns).min(rows.next_power_of_two());
     sum_rows_kernel::launch(
         &client,

@@ -1,13 +1,14 @@
-//! AltUp's operations: linear combinations of blocks, and of tokens with their anchors.
+//! AltUp's operations: its update from p and g, and linear combinations of blocks, and of tokens with their anchors.
 //!
 //! Each has a folder: the operation on tensors and on a backend (`mod.rs`), its body of primitive operations
 //! (`primitive.rs`), its loops on a CPU (`cpu.rs`), its kernels for GPUs (`cube.rs`).
 
 pub mod combine_blocks;
 pub mod combine_windows;
+pub mod update_blocks;
 
-use combine_blocks::CombineBlocksBackend;
 use combine_windows::CombineWindowsBackend;
+use update_blocks::UpdateBlocksBackend;
 
 /// A backend that runs AltUp: each that the cargo features name, and `Autodiff` around it.
 ///
@@ -44,12 +45,13 @@ use combine_windows::CombineWindowsBackend;
 /// # }
 /// ```
 ///
-/// A backend of your own implements it with three empty impls: `altup_backend::HostTensors`,
-/// [`CombineBlocksBackend`] and [`CombineWindowsBackend`]. The bodies of primitive operations
-/// ([`combine_blocks::primitive`], [`combine_windows::primitive`]) can be called for any `B: Backend`.
-pub trait AltUpBackend: CombineBlocksBackend + CombineWindowsBackend {}
+/// A backend of your own implements it with four empty impls: `altup_backend::HostTensors`,
+/// [`CombineBlocksBackend`](combine_blocks::CombineBlocksBackend), [`UpdateBlocksBackend`] and
+/// [`CombineWindowsBackend`]. The bodies of primitive operations ([`combine_blocks::primitive`],
+/// [`update_blocks::primitive`], [`combine_windows::primitive`]) can be called for any `B: Backend`.
+pub trait AltUpBackend: UpdateBlocksBackend + CombineWindowsBackend {}
 
-impl<B: CombineBlocksBackend + CombineWindowsBackend> AltUpBackend for B {}
+impl<B: UpdateBlocksBackend + CombineWindowsBackend> AltUpBackend for B {}
 
 #[cfg(test)]
 mod tests;

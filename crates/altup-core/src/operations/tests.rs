@@ -10,7 +10,7 @@ use super::AltUpBackend;
 use super::{combine_blocks, combine_windows};
 
 /// Values between −1 and 1 that repeat after no length used here.
-fn values<B: Backend>(shape: &[usize], seed: usize) -> FloatTensor<B> {
+pub(super) fn values<B: Backend>(shape: &[usize], seed: usize) -> FloatTensor<B> {
     let count = shape.iter().product();
     let value = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0;
     let values: Vec<f32> = (0..count).map(value).collect();
@@ -18,7 +18,7 @@ fn values<B: Backend>(shape: &[usize], seed: usize) -> FloatTensor<B> {
 }
 
 /// The same values in another order of memory: the last two dimensions change places and back.
-fn permuted<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn permuted<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
     let rank = tensor.shape().num_dims();
     let (a, b) = (rank - 2, rank - 1);
     let shape = B::float_swap_dims(tensor.clone(), a, b).shape();
@@ -27,7 +27,11 @@ fn permuted<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
 }
 
 #[track_caller]
-fn assert_close<B: Backend>(what: &str, found: FloatTensor<B>, expected: FloatTensor<B>) {
+pub(super) fn assert_close<B: Backend>(
+    what: &str,
+    found: FloatTensor<B>,
+    expected: FloatTensor<B>,
+) {
     let data = |tensor| burn::tensor::read_sync(B::float_into_data(tensor)).unwrap();
     let (found, expected) = (data(found), data(expected));
     assert_eq!(found.shape(), expected.shape(), "{what}");

@@ -17,8 +17,5 @@ pub mod rms_norm;
 
 #[cfg(all(test, feature = "wgpu"))]
 mod half_types;
-// Under fusion kernels are launched later, and by whom is not told.
-#[cfg(all(test, feature = "wgpu", not(feature = "fusion")))]
-mod launches;
 #[cfg(test)]
 mod testing;

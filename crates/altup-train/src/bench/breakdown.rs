@@ -7,13 +7,16 @@ use altup_models::{Noise, T5, cross_entropy_sum};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Distribution, Tensor};
+#[cfg(feature = "cube")]
+use burn::train::TrainStep;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::BenchBatch;
-use super::measure::{optimizer, seconds};
-use crate::learner::Learner;
-use crate::learner::ToDevice;
+use super::measure::{LEARNING_RATE, optimizer, seconds};
+#[cfg(feature = "cube")]
+use crate::learner::DeviceBatch;
+use crate::learner::{Learner, ToDevice};
 
 /// A part of a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,6 +86,46 @@ pub(super) fn measure(
     seconds_of
 }
 
+/// The kernels that a step launches, by the names of their types.
+#[cfg(feature = "cube")]
+pub struct StepKernels {
+    /// Those of each part.
+    pub parts: BTreeMap<Part, Vec<&'static str>>,
+    /// Those of the whole step. What belongs to no part is among them: the norms at the ends of the stacks, the widening
+    /// and narrowing of states, the causal mask.
+    pub step: Vec<&'static str>,
+}
+
+/// The kernels that a model's step launches. Each part, and the step, runs once before, in which Burn may try kernels
+/// out.
+#[cfg(feature = "cube")]
+pub fn kernels(model: &T5, batch: &BenchBatch, device: &Device) -> StepKernels {
+    let finish = || device.sync().expect("the device finishes what it was given");
+    let launches = |run: &mut dyn FnMut()| {
+        finish();
+        let counted = || {
+            run();
+            finish();
+        };
+        altup_backend::cube::launches(counted).1
+    };
+    let mut step = Step::new(model, batch, device);
+    let mut parts = BTreeMap::new();
+    for part in Part::ALL {
+        step.run(part);
+        let mut launched = launches(&mut || step.run(part));
+        // What begins the backward pass belongs to no part: it is counted from outputs that nothing computed.
+        let outputs: Vec<Tensor<3>> = step.outputs(part).iter().map(tracked).collect();
+        for name in launches(&mut || backward(outputs.clone())) {
+            let place = launched.iter().position(|launched| *launched == name);
+            launched.remove(place.expect("every part begins its backward pass so"));
+        }
+        parts.insert(part, launched);
+    }
+    step.whole();
+    StepKernels { parts, step: launches(&mut || step.whole()) }
+}
+
 /// A model with inputs for each of its parts.
 struct Step<'a> {
     model: &'a T5,
@@ -121,55 +164,74 @@ impl<'a> Step<'a> {
     }
 
     fn run(&mut self, part: Part) {
-        let model = self.model;
         match part {
             Part::Data => drop(self.batch.to_device(1, self.device)),
+            Part::Optimizer => {
+                // A gradient for every weight, of the weights themselves: their values don't matter.
+                let gradients = gradients_like(self.learner());
+                self.update(gradients);
+            }
+            _ => backward(self.outputs(part)),
+        }
+    }
+
+    /// What a part puts out, with gradients for its weights and inputs.
+    fn outputs(&self, part: Part) -> Vec<Tensor<3>> {
+        let (model, none) = (self.model, Noise::none());
+        let (encoder, decoder) = (&model.encoder.blocks, &model.decoder.blocks);
+        match part {
+            Part::Data | Part::Optimizer => Vec::new(),
             Part::Embedding => {
                 let batch = self.batch.to_device(1, self.device);
-                let [inputs, targets] = model.embed_both(batch.input_ids, batch.labels);
-                backward([inputs.sum(), targets.sum()]);
+                model.embed_both(batch.input_ids, batch.labels).into()
             }
             Part::Attention => self.attention(),
             Part::FeedForward => {
-                let ([encoder, decoder], none) = (self.blocks(), Noise::none());
-                let encoder =
-                    model.encoder.blocks.iter().map(|b| b.feed_forward.forward(encoder(), none));
-                let decoder =
-                    model.decoder.blocks.iter().map(|b| b.feed_forward.forward(decoder(), none));
-                backward(encoder.chain(decoder).map(Tensor::sum));
+                let [of_encoder, of_decoder] = self.blocks();
+                let encoder = encoder.iter().map(|b| b.feed_forward.forward(of_encoder(), none));
+                let decoder = decoder.iter().map(|b| b.feed_forward.forward(of_decoder(), none));
+                encoder.chain(decoder).collect()
             }
             Part::AltUp => {
-                let [of_encoder, of_decoder] = self.blocks();
-                let [encoder, decoder] = &self.states;
-                let update = |altup: &AltUp, state: &Tensor<4>, computed: Tensor<3>| {
-                    altup.update(tracked(state), computed, 0).sum()
-                };
-                let encoder_layers = model.encoder.blocks.iter().filter_map(|b| b.altup.as_ref());
-                let decoder_layers = model.decoder.blocks.iter().filter_map(|b| b.altup.as_ref());
-                let encoder = encoder_layers.map(|altup| update(altup, encoder, of_encoder()));
-                let decoder = decoder_layers.map(|altup| update(altup, decoder, of_decoder()));
-                backward(encoder.chain(decoder));
+                let [of_encoder, of_decoder] = &self.states;
+                let encoder = encoder.iter().filter_map(|b| b.altup.as_ref());
+                let decoder = decoder.iter().filter_map(|b| b.altup.as_ref());
+                let encoder = encoder.map(|altup| update(altup, of_encoder));
+                encoder.chain(decoder.map(|altup| update(altup, of_decoder))).collect()
             }
             Part::Loss => {
                 let labels = self.batch.to_device(1, self.device).labels;
-                backward([cross_entropy_sum(model.logits(tracked(&self.outputs[1])), labels)]);
-            }
-            Part::Optimizer => {
-                // A gradient for every weight, of the weights themselves: their values don't matter.
-                let learner = self.learner.take().expect("every step puts it back");
-                let gradients = gradients_like(&learner);
-                self.learner = Some(self.optimizer.step(1e-4, learner, gradients));
+                let loss = cross_entropy_sum(model.logits(tracked(&self.outputs[1])), labels);
+                vec![loss.reshape([1, 1, 1])]
             }
         }
     }
 
-    fn attention(&self) {
+    /// Forward and backward pass, and the optimizer.
+    #[cfg(feature = "cube")]
+    fn whole(&mut self) {
+        let batch = self.batch.to_device(1, self.device);
+        let batch = DeviceBatch { noise: Noise::training(0, 1, 0), ..batch };
+        let gradients = TrainStep::step(self.learner(), batch).grads;
+        self.update(gradients);
+    }
+
+    fn learner(&self) -> &Learner {
+        self.learner.as_ref().expect("every step puts it back")
+    }
+
+    fn update(&mut self, gradients: GradientsParams) {
+        let learner = self.learner.take().expect("every step puts it back");
+        self.learner = Some(self.optimizer.step(LEARNING_RATE, learner, gradients));
+    }
+
+    fn attention(&self) -> Vec<Tensor<3>> {
         let model = self.model;
         let [inputs, targets] = [self.batch.input_length, self.batch.target_length];
         let ([encoder, decoder], none) = (self.blocks(), Noise::none());
         let bias = model.encoder.position_bias.forward(0..inputs, 0..inputs, self.device);
         let of_encoder = model.encoder.blocks.iter().map(|block| {
-            block.self_attention.attend_to_self(encoder(), Some(bias.clone()), None, none).sum()
+            block.self_attention.attend_to_self(encoder(), Some(bias.clone()), None, none)
         });
         let bias = model.decoder.position_bias.forward(0..targets, 0..targets, self.device);
         let of_decoder = model.decoder.blocks.iter().flat_map(|block| {
@@ -178,9 +240,9 @@ impl<'a> Step<'a> {
             let bias = Some(bias.clone());
             let to_self = block.self_attention.attend_to_self(decoder(), bias, None, none);
             let to_memory = block.cross_attention.attend_to_memory(decoder(), memory, None, none);
-            [to_self.sum(), to_memory.sum()]
+            [to_self, to_memory]
         });
-        backward(of_encoder.chain(of_decoder));
+        of_encoder.chain(of_decoder).collect()
     }
 
     /// What makes inputs of a layer, of the encoder and of the decoder.
@@ -196,9 +258,18 @@ fn tracked<const D: usize>(values: &Tensor<D>) -> Tensor<D> {
     values.clone().detach().require_grad()
 }
 
-/// The backward pass of all parts together, where there are any.
-fn backward(sums: impl IntoIterator<Item = Tensor<1>>) {
-    if let Some(sum) = sums.into_iter().reduce(|sum, part| sum + part) {
+/// Predict and correct around a layer that does nothing: block 0 is taken out of the state, and its gradient put back.
+fn update(altup: &AltUp, state: &Tensor<4>) -> Tensor<3> {
+    let shape @ [blocks, batch_size, length, width] = state.dims();
+    let rows = [blocks * batch_size, length, width];
+    // In a step the state is what the layer before put out, and never a leaf of the tape.
+    let state = tracked(state).reshape(rows).reshape(shape);
+    altup.forward(state, 0, |x| x).reshape(rows)
+}
+
+/// The backward pass from the sum of all outputs, where there are any.
+fn backward(outputs: impl IntoIterator<Item = Tensor<3>>) {
+    if let Some(sum) = outputs.into_iter().map(Tensor::sum).reduce(|sum, output| sum + output) {
         sum.backward();
     }
 }

@@ -274,6 +274,7 @@ impl Measured {
     /// Adds the times of another round.
     fn add(&mut self, round: Self) {
         self.tokens = round.tokens;
+        self.counted = round.counted;
         for (part, seconds) in round.parts {
             self.parts.entry(part).or_default().extend(seconds);
         }

@@ -9,8 +9,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+#[cfg(feature = "cube")]
+use super::counted::Counted;
 use super::{BenchBatch, Measured, Timing, Work, breakdown};
 use crate::device::hardware_name;
+#[cfg(feature = "cube")]
+use crate::device::is_gpu;
 use crate::learner::{DeviceBatch, Learner, ToDevice};
 use crate::memory;
 use crate::precision::Precision;
@@ -92,6 +96,7 @@ pub fn measure(
         loss,
         tokens: None,
         parts: BTreeMap::new(),
+        counted: None,
         measurements: BTreeMap::new(),
     };
     if repeats == 0 {
@@ -158,6 +163,11 @@ pub fn measure(
                 let sequence = config.altup.as_ref().and_then(|a| a.encoder_sequence.as_ref());
                 ensure!(sequence.is_none(), "layers of several lengths can't be measured alone");
                 measured.parts = breakdown::measure(&model, &batch, &device, repeats);
+                #[cfg(feature = "cube")]
+                if is_gpu(&device) {
+                    let dtype = precision.dtype();
+                    measured.counted = Counted::of(&model, &config, &batch, &device, dtype);
+                }
             }
         }
     }

@@ -7,15 +7,18 @@
 
 pub mod breakdown;
 pub mod comparison;
+pub mod counted;
 pub mod exchange;
 pub mod kernels;
 pub mod measure;
 pub mod models;
 pub mod scaling;
 pub mod tables;
+pub mod traffic;
 
 use breakdown::Part;
 use clap::ValueEnum;
+use counted::Counted;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -99,6 +102,9 @@ pub struct Measured {
     /// The seconds of each part of a training step, if they were asked for.
     #[serde(default)]
     pub parts: BTreeMap<Part, Vec<f64>>,
+    /// What these parts launch and move on a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
     /// What was timed.
     pub measurements: BTreeMap<Work, Timing>,
 }

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use super::comparison::{Comparison, Entry};
+use super::counted::{Counted, PartCount};
+use super::traffic::PartTraffic;
 use super::{Part, Work};
 use crate::chart::{Bar, BarChart, Group};
 use crate::statistics::median;
@@ -44,7 +46,10 @@ impl Comparison {
         for size in &plan.sizes {
             for &work in &plan.works {
                 match work {
-                    Work::Breakdown => self.write_breakdown(&mut text, size),
+                    Work::Breakdown => {
+                        self.write_breakdown(&mut text, size);
+                        self.write_counts(&mut text, size);
+                    }
                     work => self.write_table(&mut text, size, work),
                 }
             }
@@ -124,6 +129,42 @@ impl Comparison {
         }
     }
 
+    /// What the parts of a training step launch and move, on the sides that count it.
+    fn write_counts(&self, text: &mut String, size: &str) {
+        let counted = |entry: &&Entry| entry.size == size && entry.measured.counted.is_some();
+        let mut entries = self.entries.iter().filter(counted).peekable();
+        if entries.peek().is_none() {
+            return;
+        }
+        let _ = writeln!(
+            text,
+            "\n### {size}, kernels and memory traffic of a training step\n\nMB by arithmetic, read + written: by the \
+             kernels as they are, and at the least.\n\n\
+             | model | side | part | kernels | MB | least | times the least |\n|---|---|---|---|---|---|---|"
+        );
+        for entry in entries {
+            let Some(Counted { parts, step_kernels }) = &entry.measured.counted else { continue };
+            let names = format!("| {} | {} |", entry.model, entry.side);
+            for (part, PartCount { kernels, traffic }) in parts {
+                let _ = write!(text, "{names} {} | {kernels} |", part.name());
+                let _ = match traffic {
+                    Some(PartTraffic { moved, least }) => writeln!(
+                        text,
+                        " {} | {} | {} |",
+                        moved.megabytes(),
+                        least.megabytes(),
+                        times(moved.total(), least.total()),
+                    ),
+                    None => writeln!(text, " | | |"),
+                };
+            }
+            let of_parts: usize = parts.values().map(|part| part.kernels).sum();
+            let rest = step_kernels.saturating_sub(of_parts);
+            let _ = writeln!(text, "{names} all else | {rest} | | | |");
+            let _ = writeln!(text, "{names} **step** | **{step_kernels}** | | | |");
+        }
+    }
+
     /// A chart for each size and work, with the name of its file: the median of every model on every side, and
     /// the lowest and highest of the repeats.
     pub fn charts(&self) -> Vec<(String, String)> {
@@ -189,6 +230,11 @@ impl Entry {
         let longest = seconds.iter().copied().max_by(f64::total_cmp)?;
         Some((shortest, longest))
     }
+}
+
+/// A ratio; none of nothing.
+fn times(moved: u64, least: u64) -> String {
+    if least == 0 { String::new() } else { format!("{:.2}", moved as f64 / least as f64) }
 }
 
 /// What the floor of a work counts, in a second.

@@ -15,17 +15,17 @@ use std::sync::atomic::AtomicU64;
 use tempfile::TempDir;
 
 /// A run, and the text that it trains on.
-struct Run {
+pub(super) struct Run {
     folder: TempDir,
     config: RunConfig,
     data: RunData,
 }
 
-const STEPS: u64 = 6;
+pub(super) const STEPS: u64 = 6;
 
 impl Run {
     /// With dropout, and experts whose routers have noise.
-    fn new(assignments: &[&str]) -> Self {
+    pub(super) fn new(assignments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let words = ["river", "stone", "house", "light", "water", "morning", "winter", "garden"];
         let document = |number: usize| {
@@ -67,12 +67,12 @@ impl Run {
         Self { folder, config, data }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// What a replica goes on with: the folder `run` as it is.
-    fn trainer(&self, replicas: Replicas, run: &Path, steps: u64) -> Trainer {
+    pub(super) fn trainer(&self, replicas: Replicas, run: &Path, steps: u64) -> Trainer {
         let mut config = self.config.trainer();
         config.training.steps = steps;
         let device = Device::flex().autodiff();
@@ -138,7 +138,7 @@ impl Run {
     }
 
     /// The metrics without what time decides.
-    fn rows(&self, name: &str) -> Vec<MetricsRow> {
+    pub(super) fn rows(&self, name: &str) -> Vec<MetricsRow> {
         let mut rows = MetricsLog::read(&self.path(name).join("metrics.jsonl")).unwrap();
         for row in &mut rows {
             if let MetricsRow::Train(row) = row {
@@ -152,7 +152,7 @@ impl Run {
     }
 }
 
-fn bits(model: &T5) -> Vec<u32> {
+pub(super) fn bits(model: &T5) -> Vec<u32> {
     let tensors = parameter_tensors(model);
     tensors.iter().flat_map(|tensor| tensor.values.iter().map(|value| value.to_bits())).collect()
 }

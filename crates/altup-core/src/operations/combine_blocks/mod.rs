@@ -2,7 +2,7 @@
 
 mod cpu;
 #[cfg(feature = "cube")]
-mod cube;
+pub(super) mod cube;
 pub mod primitive;
 
 use altup_backend::record;
