@@ -197,7 +197,11 @@ impl PastKeyValue {
             }
         };
         self.length = length;
-        let all = room.clone().map(|tensor| tensor.narrow(1, 0, length));
+        // Narrowed to all that it has, a tensor's gradient would be copied into zeros.
+        let all = match room.key.dims()[1] == length {
+            true => room.clone(),
+            false => room.clone().map(|tensor| tensor.narrow(1, 0, length)),
+        };
         self.room = Some(room);
         all
     }

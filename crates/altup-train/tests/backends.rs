@@ -352,10 +352,14 @@ mod kernels {
     }
 
     /// The kernels of a forward and of a backward pass, less the one that fills the output's gradient with ones.
-    fn count(pass: impl Fn() -> Tensor<4>) -> [Vec<&'static str>; 2] {
+    fn count(
+        input: impl Fn() -> Tensor<4>,
+        pass: impl Fn(Tensor<4>) -> Tensor<4>,
+    ) -> [Vec<&'static str>; 2] {
         // Burn may try kernels out.
-        pass().backward();
-        let (output, forward) = launches(pass);
+        pass(input()).backward();
+        let input = input();
+        let (output, forward) = launches(|| pass(input));
         let (_, mut backward) = launches(|| output.backward());
         backward.remove(0);
         [forward, backward]
@@ -386,12 +390,10 @@ mod kernels {
         let layers: [(&str, &dyn Fn(Tensor<3>) -> Tensor<3>, &[&[Row]]); 2] =
             [("encoder", &run_encoder, of_encoder), ("decoder", &run_decoder, of_decoder)];
         for (name, layer, rows) in layers {
-            let input = state(1);
-            let dense = count(|| layer(input.clone().squeeze_dim(0)).unsqueeze_dim(0));
+            let dense = count(|| state(1), |input| layer(input.squeeze_dim(0)).unsqueeze_dim(0));
             let counts = dense.each_ref().map(Vec::len);
             assert_eq!(counts, sum(rows), "{name}, dense: {dense:#?}");
-            let input = state(2);
-            let widened = count(|| altup.forward(input.clone(), 1, layer));
+            let widened = count(|| state(2), |input| altup.forward(input, 1, layer));
             let counts = widened.each_ref().map(Vec::len);
             let expected = sum(&[rows, &[&ALTUP[..]]].concat());
             assert_eq!(counts, expected, "{name}, AltUp: {widened:#?}");

@@ -364,9 +364,11 @@ impl Step<'_> {
         self.projection(kernels, rows, self.memory_width(), vocabulary);
         kernels.kernel(logits + tokens, tokens);
         kernels.kernel(logits + 2 * tokens, logits);
-        // The sum, and its gradient for each token.
+        // The sum, into a zero, and its gradient for each token: ones, times that of the sum.
+        kernels.kernel(0, WORD);
         kernels.kernel(tokens, WORD);
-        kernels.kernel(WORD, tokens);
+        kernels.kernel(0, tokens);
+        kernels.kernel(tokens + WORD, tokens);
     }
 
     /// Parameters, in values.
