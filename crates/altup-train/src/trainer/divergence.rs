@@ -7,7 +7,7 @@ use burn::tensor::TensorData;
 use std::fs;
 
 /// A token that no text has, and whose embedding is no number.
-const POISON: i32 = 150;
+const POISON: i32 = 127;
 
 /// Batches of which those of one step hold the token.
 struct Poisoned {
