@@ -223,6 +223,9 @@ fn a_comparison_is_written_with_every_side_in_it() {
     }
     let error = fails(run(&ws, &args));
     assert!(error.contains("results/comparison.json is there already"), "{error}");
+    fs::remove_file(ws.path("results/comparison.json")).unwrap();
+    let error = fails(run(&ws, &args));
+    assert!(error.contains("results/comparison.md is there already"), "{error}");
 }
 
 /// A side that computes something else is never timed.

@@ -63,7 +63,7 @@ fn a_dense_model_becomes_every_variant_without_changing_its_outputs() {
         [("recycled", "2"), ("altup", "2"), ("altup", "3"), ("sameup", "2"), ("sum", "2")]
     {
         let name = format!("{variant}{blocks}");
-        let target = ["--to", variant, "--blocks", blocks, "--output", &name];
+        let target = ["--variant", variant, "--blocks", blocks, "--output", &name];
         let said = printed(run(&ws, &[&["convert", "--model", "run"][..], &target].concat()));
         assert!(
             said[0].starts_with(&format!("{name}: T5, AltUp with {blocks} blocks")),

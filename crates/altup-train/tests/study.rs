@@ -190,8 +190,8 @@ fn a_study_that_begins_with_a_model_goes_on() {
     let smoke = variant.split_once("[smoke]").unwrap().1;
     assert!(study.contains(keys));
     let study = study.replace(keys, "input_length = 32");
-    workspace.write("plans/study.toml", &format!("{study}\n[smoke]{smoke}"));
-    workspace.write("plans/corpus.txt", &fs::read_to_string(workspace.path("corpus.txt")).unwrap());
+    workspace.write("plans/study.toml", format!("{study}\n[smoke]{smoke}"));
+    workspace.write("plans/corpus.txt", fs::read(workspace.path("corpus.txt")).unwrap());
     let base = "train --output plans/base --train corpus.txt --steps 1 --batch-size 2 --set data.vocab_size=300 --quiet";
     succeeds(workspace.altup(&base.split(' ').collect::<Vec<_>>()).output().unwrap());
     let run = || {

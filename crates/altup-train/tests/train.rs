@@ -538,6 +538,9 @@ fn report_compares_runs() {
     assert!(!names_in(&workspace.path("comparison/charts")).is_empty());
     let message = fails(workspace.altup(&flags).output().unwrap());
     assert!(message.contains("comparison/report.html exists already"), "{message}");
+    fs::remove_file(&report).unwrap();
+    let message = fails(workspace.altup(&flags).output().unwrap());
+    assert!(message.contains("comparison/charts exists already"), "{message}");
     succeeds(workspace.altup(&[&flags[..], &["--overwrite"]].concat()).output().unwrap());
 }
 

@@ -325,8 +325,9 @@ impl BenchArgs {
 
 /// Checks that a folder holds no results of this name yet.
 fn check_free(folder: Option<&Path>, name: &str) -> anyhow::Result<()> {
-    if let Some(folder) = folder {
-        let results = folder.join(format!("{name}.json"));
+    for extension in ["json", "md"] {
+        let Some(folder) = folder else { continue };
+        let results = folder.join(format!("{name}.{extension}"));
         ensure!(!results.exists(), "{} is there already; choose another folder", results.display());
     }
     Ok(())

@@ -25,10 +25,10 @@ pub(super) struct ConvertArgs {
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
     /// Widen a dense model; the outputs stay those of the dense one
-    #[arg(long, value_enum, value_name = "VARIANT")]
-    to: Option<Variant>,
+    #[arg(long, alias = "to", value_enum, value_name = "VARIANT")]
+    variant: Option<Variant>,
     /// The number of blocks K of the widened model
-    #[arg(long, default_value_t = 2, requires = "to", value_name = "K")]
+    #[arg(long, default_value_t = 2, requires = "variant", value_name = "K")]
     blocks: usize,
     /// The type of the numbers in the file
     #[arg(long, value_enum, default_value_t = NumberType::F32)]
@@ -75,7 +75,7 @@ pub(super) fn run(args: ConvertArgs) -> anyhow::Result<()> {
             (config, model, source.directory)
         }
     };
-    let (config, model) = match args.to {
+    let (config, model) = match args.variant {
         None => (config, model),
         Some(variant) => widened(config, model, variant, args.blocks, &device)?,
     };
@@ -114,7 +114,7 @@ fn widened(
 ) -> anyhow::Result<(T5Config, T5)> {
     anyhow::ensure!(
         config.altup.is_none(),
-        "the model is widened already ({}): only a dense model is converted --to another",
+        "the model is widened already ({}): only a dense model becomes another --variant",
         headline(&config)
     );
     let Some(altup) = variant.altup(num_blocks) else {

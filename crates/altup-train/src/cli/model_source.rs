@@ -11,6 +11,7 @@ use burn::tensor::Device;
 use std::path::{Path, PathBuf};
 
 use super::download::DownloadBars;
+use super::output;
 
 /// Where a model lies.
 pub(super) struct ModelSource {
@@ -44,11 +45,11 @@ impl ModelSource {
             quoted(&path.to_string_lossy())
         );
         if !run.summary().exists() {
-            eprintln!(
+            output::note(&format!(
                 "warning: the run {} goes on: its model is that of an earlier end (`altup convert --checkpoint last` has \
                  what it is at now)",
                 path.display()
-            );
+            ));
         }
         Ok(Self { directory: run.model(), run: Some(path.to_owned()) })
     }

@@ -27,7 +27,9 @@ pub(super) struct ReportArgs {
 pub(super) fn run(args: ReportArgs) -> anyhow::Result<()> {
     let folder = match (&args.output, &args.runs[..]) {
         (Some(output), runs) => {
-            args.overwrite.check(&output.join("report.html"))?;
+            for name in ["report.html", "charts"] {
+                args.overwrite.check(&output.join(name))?;
+            }
             write_comparison(runs, &args.title, output)?;
             output
         }

@@ -185,12 +185,11 @@ fn spread_kernel<F: Float, N: Size>(
         }
         #[unroll]
         for j in 0..columns {
-            let mut old = Vector::<f32, N>::new(0.0f32);
-            if comptime!(j < num_blocks) {
-                old = Vector::cast_from(state[j * block_size + position]);
+            let old = if comptime!(j < num_blocks) {
+                Vector::<f32, N>::cast_from(state[j * block_size + position])
             } else {
-                old = Vector::cast_from(computed[position]);
-            }
+                Vector::<f32, N>::cast_from(computed[position])
+            };
             let mut sum = Vector::<f32, N>::new(0.0f32);
             #[unroll]
             for i in 0..num_blocks {
