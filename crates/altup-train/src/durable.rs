@@ -169,7 +169,7 @@ pub(crate) fn remove_unfinished_views(folder: &Path) -> io::Result<()> {
 }
 
 /// Removes what lies in a folder, if that is there, under such names.
-fn remove_named(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<()> {
+pub(crate) fn remove_named(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,

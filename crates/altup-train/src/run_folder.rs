@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Checkpoints;
 use crate::config::{RunConfig, RunConfigError, RunConfiguration};
 use crate::durable::{
-    PARTIAL, UNFINISHED_TOKENIZER, UNFINISHED_VIEW, copy_whole, move_whole, remove, remove_partial,
-    remove_unfinished_views, replace_file, sync_folder,
+    PARTIAL, UNFINISHED_TOKENIZER, UNFINISHED_VIEW, copy_whole, move_whole, remove, remove_named,
+    remove_partial, remove_unfinished_views, replace_file, sync_folder,
 };
 use crate::fine_tuning::FineTuningConfig;
 use crate::folder_lock::{FolderLock, LockError};
@@ -370,7 +370,7 @@ impl RunFolder {
     ///
     /// Names the folder in which something can't be removed.
     pub fn remove_left_overs(&self) -> Result<(), RunFolderError> {
-        self.remove_if(is_half_made).map_err(at(&self.path))?;
+        remove_named(&self.path, is_half_made).map_err(at(&self.path))?;
         let remove_in = |folder: &Path| remove_partial(folder).map_err(at(folder));
         remove_in(&self.model())?;
         remove_in(&self.tasks())?;
@@ -489,18 +489,7 @@ impl RunFolder {
         for name in [CONFIG].iter().chain(&CONTENTS) {
             remove(&self.path.join(name))?;
         }
-        self.remove_if(|name| is_half_made(name) || is_view(name))
-    }
-
-    /// Removes what lies in the folder under such names.
-    fn remove_if(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<()> {
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if is_wanted(&entry.file_name().to_string_lossy()) {
-                remove(&entry.path())?;
-            }
-        }
-        Ok(())
+        remove_named(&self.path, |name| is_half_made(name) || is_view(name))
     }
 }
 

@@ -432,7 +432,6 @@ impl Trainer {
         self.learner.model = self.config.coefficients.clip(self.learner.model.clone());
 
         self.state.step = step;
-        self.state.tokens += inputs + targets;
         self.state.exchange_seconds += exchange.as_secs_f64();
         self.state.window.exchange += exchange.as_secs_f64();
         Ok(Ok(launched))
@@ -460,6 +459,8 @@ impl Trainer {
         if let Some(saved) = self.saved.as_ref().filter(|saved| saved.step + 1 == step) {
             self.state.proven = Some(saved.step);
         }
+        // Not those of a step that diverged, nor of the one begun behind it, which is done again.
+        self.state.tokens += tokens;
         let window = &mut self.state.window;
         window.loss += loss;
         window.targets += targets;
