@@ -572,8 +572,8 @@ pub(super) fn announce<C: RunConfiguration>(
     stop: &Stop,
 ) -> anyhow::Result<()> {
     if let Some(run) = run.filter(|run| !run.replaces()) {
-        run.announce(record, first)?;
-        stop.say(stopped_early(command, run.folder().path()));
+        let message = stopped_early(command, run.folder().path());
+        stop.around(message, || run.announce(record, first))?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Signals that end a run so that it can be resumed.
 
 use anyhow::Context;
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,10 +70,22 @@ impl Stop {
 
     /// From now on, a signal that ends the process at once says `message`, unless it was to say nothing.
     pub(super) fn say(&self, message: String) {
+        let Ok(()) = self.around(message, || Ok::<_, Infallible>(()));
+    }
+
+    /// Makes a change, after which a signal that ends the process at once says `message`. One that comes meanwhile waits,
+    /// so that what is said of the change is true.
+    pub(super) fn around<T, E>(
+        &self,
+        message: String,
+        change: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         let mut said = self.message.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change()?;
         if !said.is_empty() {
             *said = message;
         }
+        Ok(changed)
     }
 
     /// From now on, the first signal sets the flag that is returned, and a later one ends the process at
@@ -158,6 +171,20 @@ mod tests {
             stop.say("go on".into());
             assert_eq!(*stop.message.lock().unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_change_that_failed_stays() {
+        let message = Arc::new(Mutex::new("as it was".to_owned()));
+        let stop = Stop { flag: Arc::default(), at_once: Arc::default(), message };
+        assert_eq!(stop.around("changed".into(), || Err::<(), _>("disk full")), Err("disk full"));
+        assert_eq!(*stop.message.lock().unwrap(), "as it was");
+        let changed = stop.around("changed".into(), || {
+            // Whoever would say something now waits.
+            Ok::<_, Infallible>(stop.message.try_lock().is_err())
+        });
+        assert_eq!(changed, Ok(true));
+        assert_eq!(*stop.message.lock().unwrap(), "changed");
     }
 
     #[test]
