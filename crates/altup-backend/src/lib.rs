@@ -5,6 +5,7 @@ mod recompute;
 mod tape;
 
 mod backends;
+mod device;
 mod host_tensors;
 
 mod matrix;
@@ -18,6 +19,7 @@ pub mod philox;
 #[cfg(feature = "cube")]
 pub mod cube;
 
+pub use device::is_gpu;
 pub use host_tensors::HostTensors;
 pub use matrix::{HeadsMut, Matrix, MatrixMut, product};
 pub use parallel::{for_each, map, vectorized};

@@ -4,7 +4,7 @@
 // them they are supported here.
 #![allow(deprecated)]
 
-#[cfg(any(feature = "cube", feature = "tch"))]
+#[cfg(feature = "cube")]
 use burn::backend::DispatchDevice;
 #[cfg(feature = "tch")]
 use burn::backend::libtorch::LibTorchDevice;
@@ -270,17 +270,6 @@ pub fn cpu() -> Device {
     let names = [Backend::Flex, Backend::NdArray, Backend::Tch];
     let backend = names.into_iter().find(|backend| backend.is_compiled());
     backend.and_then(|backend| DeviceName::from(backend).open().ok()).unwrap_or_default()
-}
-
-/// Whether a device is a GPU, or a driver that computes as one.
-pub fn is_gpu(device: &Device) -> bool {
-    match device.clone().without_autodiff().as_dispatch() {
-        #[cfg(feature = "cube")]
-        DispatchDevice::Cube(_) => true,
-        #[cfg(feature = "tch")]
-        DispatchDevice::LibTorch(device) => *device != LibTorchDevice::Cpu,
-        _ => false,
-    }
 }
 
 /// The bytes that a GPU can hold, where its driver tells.

@@ -1,5 +1,6 @@
 //! The memory that a run will need, by arithmetic, before it starts.
 
+use altup_backend::is_gpu;
 use altup_models::{
     LOGITS, ParameterInfo, ParameterVisitor, StepShape, T5, T5Config, parameters, peak_of_backward,
     step_memory, visit_parameters,
@@ -185,7 +186,7 @@ fn state_values(info: &ParameterInfo, optimizer: OptimizerKind) -> u64 {
 /// The bytes that tensors may take on a device, where it tells: what its driver says of a GPU, and on a CPU the share of
 /// each of so many processes that compute there.
 pub fn available(device: &Device, processes: usize) -> Option<u64> {
-    match device::is_gpu(device) {
+    match is_gpu(device) {
         true => device::gpu_memory(device),
         false => memory::available(processes),
     }

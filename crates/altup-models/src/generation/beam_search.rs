@@ -1,3 +1,6 @@
+use burn::tensor::Tensor;
+
+use super::likeliest::{self, Likeliest, LikeliestOfRow};
 use super::scores::{log_softmax, to_host};
 use super::stream::{BEHIND_THE_END, first_tokens};
 use super::{
@@ -30,15 +33,11 @@ pub(super) fn search<D: Decode>(
         .collect();
     for length in 1..=max_length {
         let logits = generator.step(&next, &mut cache);
-        let [_, vocab_size] = logits.dims();
-        let mut scores = to_host(logits);
-        let of_inputs = scores.chunks_exact_mut(num_beams * vocab_size);
-        for (search, scores) in searches.iter_mut().zip(of_inputs) {
+        let continuations = continue_all(generator, &searches, logits, length - 1)?;
+        for (search, continuations) in searches.iter_mut().zip(continuations) {
             if search.open {
-                let candidates =
-                    search.candidates(generator, scores.chunks_exact_mut(vocab_size))?;
                 let ends = |token| generator.ends(token) || length == max_length;
-                search.advance(candidates, ends, length, settings, max_length)?;
+                search.advance(continuations, ends, length, settings, max_length)?;
             }
         }
         if length == max_length || searches.iter().all(|search| !search.open) {
@@ -86,6 +85,10 @@ impl Beam {
     fn without_probability(row: usize) -> Self {
         Self { tokens: Vec::new(), sum: f64::NEG_INFINITY, parent: row }
     }
+
+    fn has_probability(&self) -> bool {
+        self.sum > f64::NEG_INFINITY
+    }
 }
 
 /// A target that has ended.
@@ -108,6 +111,72 @@ struct Candidate {
     token: u32,
 }
 
+/// The likeliest continuations so far, likeliest first; of equal ones that of the lower beam and token.
+struct Best {
+    wanted: usize,
+    candidates: Vec<Candidate>,
+}
+
+impl Best {
+    fn new(wanted: usize) -> Self {
+        Self { wanted, candidates: Vec::with_capacity(wanted + 1) }
+    }
+
+    /// Takes a continuation, if it is among the likeliest. They come by beam, and of a beam likelier ones or lower tokens
+    /// first.
+    fn consider(&mut self, sum: f64, beam: usize, token: usize) {
+        let Self { wanted, candidates } = self;
+        let is_full = candidates.len() == *wanted;
+        if sum == f64::NEG_INFINITY || is_full && candidates[*wanted - 1].sum >= sum {
+            return;
+        }
+        let place = candidates.partition_point(|candidate| candidate.sum >= sum);
+        candidates.insert(place, Candidate { sum, beam, token: token as u32 });
+        candidates.truncate(*wanted);
+    }
+}
+
+/// The likeliest continuations of every input's beams, which have `step` tokens; none for an input that is done.
+fn continue_all<D: Decode>(
+    generator: &Generator<'_, D>,
+    searches: &[Search<'_>],
+    logits: Tensor<2>,
+    step: usize,
+) -> Result<Vec<Vec<Candidate>>, GenerationError> {
+    let [rows, vocab_size] = logits.dims();
+    let num_beams = rows / searches.len();
+    let wanted = num_beams * (1 + generator.num_end_tokens()).max(2);
+    let counts = |row: usize| {
+        let search = &searches[row / num_beams];
+        search.open && search.running[row % num_beams].has_probability()
+    };
+    let few = wanted.min(vocab_size);
+    if generator.selects_on_device
+        && generator.is_idle(step)
+        && few <= likeliest::AT_MOST
+        && let Some(found) = Likeliest::find(logits.clone(), few, 1.0, counts)
+    {
+        let of_search = |(number, search): (usize, &Search<'_>)| {
+            let rows = (number * num_beams..(number + 1) * num_beams).map(|row| found.row(row));
+            match search.open {
+                true => search.continue_by_likeliest(rows, Best::new(wanted)),
+                false => Vec::new(),
+            }
+        };
+        return Ok(searches.iter().enumerate().map(of_search).collect());
+    }
+    let mut scores = to_host(logits);
+    let of_searches = scores.chunks_exact_mut(num_beams * vocab_size);
+    let of_search = |(search, scores): (&Search<'_>, &mut [f64])| {
+        let rows = scores.chunks_exact_mut(vocab_size);
+        match search.open {
+            true => search.continue_by_all(generator, rows, Best::new(wanted)),
+            false => Ok(Vec::new()),
+        }
+    };
+    searches.iter().zip(of_searches).map(of_search).collect()
+}
+
 impl<'a> Search<'a> {
     fn new(number: usize, input: &'a [u32], prompt: &'a [u32], num_beams: usize) -> Self {
         // All beams start equal: only one counts until they differ.
@@ -116,16 +185,15 @@ impl<'a> Search<'a> {
         Self { number, input, prompt, num_beams, running, ended: Vec::new(), open: true }
     }
 
-    /// The likeliest continuations, likeliest first; of equal ones that of the lower beam and token.
-    fn candidates<'s, D: Decode>(
+    /// The likeliest continuations, by the logits of all tokens.
+    fn continue_by_all<'s, D: Decode>(
         &self,
         generator: &Generator<'_, D>,
         rows: impl Iterator<Item = &'s mut [f64]>,
+        mut best: Best,
     ) -> Result<Vec<Candidate>, GenerationError> {
-        let wanted = self.num_beams * (1 + generator.num_end_tokens()).max(2);
-        let mut best: Vec<Candidate> = Vec::with_capacity(wanted + 1);
         for (beam, (running, scores)) in self.running.iter().zip(rows).enumerate() {
-            if running.sum == f64::NEG_INFINITY {
+            if !running.has_probability() {
                 continue;
             }
             generator.check(self.number, running.tokens.len(), scores)?;
@@ -137,22 +205,32 @@ impl<'a> Search<'a> {
                 log_softmax(scores);
             }
             for (token, score) in scores.iter().enumerate() {
-                let sum = running.sum + score;
-                if sum == f64::NEG_INFINITY || best.len() == wanted && best[wanted - 1].sum >= sum {
-                    continue;
-                }
-                let place = best.partition_point(|candidate| candidate.sum >= sum);
-                best.insert(place, Candidate { sum, beam, token: token as u32 });
-                best.truncate(wanted);
+                best.consider(running.sum + score, beam, token);
             }
         }
-        Ok(best)
+        Ok(best.candidates)
+    }
+
+    /// The likeliest continuations, by the likeliest tokens of each row.
+    fn continue_by_likeliest<'s>(
+        &self,
+        rows: impl Iterator<Item = LikeliestOfRow<'s>>,
+        mut best: Best,
+    ) -> Vec<Candidate> {
+        for (beam, (running, row)) in self.running.iter().zip(rows).enumerate() {
+            if running.has_probability() {
+                for (token, score) in row.log_probabilities() {
+                    best.consider(running.sum + score, beam, token);
+                }
+            }
+        }
+        best.candidates
     }
 
     /// Takes the step to targets of `length` tokens.
     fn advance(
         &mut self,
-        candidates: Vec<Candidate>,
+        continuations: Vec<Candidate>,
         ends: impl Fn(u32) -> bool,
         length: usize,
         settings: &BeamSearch,
@@ -160,7 +238,7 @@ impl<'a> Search<'a> {
     ) -> Result<(), GenerationError> {
         let power = |length: usize| (length as f64).powf(settings.length_penalty);
         let mut running = Vec::with_capacity(self.num_beams);
-        for (rank, Candidate { sum, beam, token }) in candidates.into_iter().enumerate() {
+        for (rank, Candidate { sum, beam, token }) in continuations.into_iter().enumerate() {
             let tokens = || [self.running[beam].tokens.as_slice(), &[token]].concat();
             if !ends(token) {
                 if running.len() < self.num_beams {

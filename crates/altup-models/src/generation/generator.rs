@@ -1,3 +1,4 @@
+use altup_backend::is_gpu;
 use burn::tensor::{Int, Tensor, TensorData};
 use std::sync::Arc;
 
@@ -68,6 +69,9 @@ pub struct Generator<'a, D> {
     pub(super) config: GenerationConfig,
     end_tokens: Vec<u32>,
     processors: Vec<Arc<dyn LogitsProcessor + 'a>>,
+    /// Whether the likeliest tokens are found on the device: on a GPU, where it costs less than to read all logits. A CPU
+    /// has them at hand.
+    pub(super) selects_on_device: bool,
 }
 
 impl<D> Clone for Generator<'_, D> {
@@ -77,6 +81,7 @@ impl<D> Clone for Generator<'_, D> {
             config: self.config.clone(),
             end_tokens: self.end_tokens.clone(),
             processors: self.processors.clone(),
+            selects_on_device: self.selects_on_device,
         }
     }
 }
@@ -103,8 +108,13 @@ impl<'a, D: Decode> Generator<'a, D> {
             return Err(ConfigError { field: "num_beams".into(), problem }.into());
         }
         let end_tokens = decoder.end_tokens();
-        let (config, processors) = (config.clone(), Vec::new());
-        let mut generator = Self { decoder, config, end_tokens, processors };
+        let mut generator = Self {
+            decoder,
+            config: config.clone(),
+            end_tokens,
+            processors: Vec::new(),
+            selects_on_device: is_gpu(&decoder.device()),
+        };
         if generator.config.repetition_penalty != 1.0 {
             let penalty = RepetitionPenalty(generator.config.repetition_penalty);
             generator = generator.with_processor(penalty);

@@ -7,6 +7,7 @@ mod generator;
 mod processor;
 
 mod beam_search;
+mod likeliest;
 mod sampling;
 mod scores;
 mod stream;

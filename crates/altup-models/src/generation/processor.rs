@@ -26,7 +26,8 @@ pub trait LogitsProcessor: Send + Sync {
     fn process(&self, target: &PartialTarget<'_>, scores: &mut [f64]);
 
     /// Whether the processor leaves all scores as they are while targets have `step` tokens. If all processors do,
-    /// greedy decoding reads only the chosen token from the device, not all logits. Default: false
+    /// few values are read from the device, not all logits: the token that greedy decoding chooses, and on a GPU the
+    /// likeliest tokens for a beam search or for sampling with top-k or top-p. Default: false
     fn is_idle(&self, step: usize) -> bool {
         let _ = step;
         false

@@ -2,6 +2,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::Sampling;
+use super::likeliest::{self, LikeliestOfRow};
 use super::scores::{log_softmax, max, resolve_infinity};
 
 /// Draws the tokens of one target.
@@ -25,10 +26,19 @@ impl Sampler {
 
     /// A token, by its probability; none if all scores are -inf.
     pub(super) fn sample(&mut self, scores: &[f64]) -> Option<usize> {
-        let kept = distribution(scores, &self.sampling);
+        self.draw(&distribution(scores, &self.sampling))
+    }
+
+    /// A token, by its probability; none if the likeliest tokens don't tell which may be drawn.
+    pub(super) fn sample_of(&mut self, likeliest: LikeliestOfRow<'_>) -> Option<usize> {
+        let kept = distribution_of(likeliest, &self.sampling)?;
+        self.draw(&kept)
+    }
+
+    fn draw(&mut self, kept: &[(usize, f64)]) -> Option<usize> {
         // 53 random bits: a number in [0, 1).
         let mut rest = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        for &(token, probability) in &kept {
+        for &(token, probability) in kept {
             rest -= probability;
             if rest < 0.0 {
                 return Some(token);
@@ -37,6 +47,41 @@ impl Sampler {
         // Rounding may leave a rest behind the last.
         kept.last().map(|&(token, _)| token)
     }
+}
+
+/// How many of the likeliest tokens tell which may be drawn, always or mostly; none if only all of them do.
+pub(super) fn likeliest_needed(sampling: &Sampling, vocab_size: usize) -> Option<usize> {
+    let most = likeliest::AT_MOST.min(vocab_size);
+    match sampling.top_k {
+        Some(k) => (k <= most).then_some(k),
+        None => (sampling.top_p < 1.0).then_some(most),
+    }
+}
+
+/// As [`distribution`], by as many of the likeliest tokens as are [needed](likeliest_needed); none if these are too few.
+fn distribution_of(
+    likeliest: LikeliestOfRow<'_>,
+    sampling: &Sampling,
+) -> Option<Vec<(usize, f64)>> {
+    let max = likeliest.tokens().next()?.1;
+    let below_max = |logit: f64| (logit - max) / sampling.temperature;
+    let mut kept: Vec<(usize, f64)> = likeliest
+        .tokens()
+        .map(|(token, logit)| (token, below_max(logit)))
+        .filter(|&(_, logit)| logit > f64::NEG_INFINITY)
+        .collect();
+    if sampling.top_k.is_some() {
+        to_probabilities(&mut kept);
+    } else {
+        let log_sum = likeliest.log_sum();
+        kept.iter_mut().for_each(|(_, logit)| *logit = (*logit - log_sum).exp());
+        let known: f64 = kept.iter().map(|(_, probability)| probability).sum();
+        if known < sampling.top_p {
+            return None;
+        }
+    }
+    keep_top_p(&mut kept, sampling.top_p);
+    Some(kept)
 }
 
 /// The tokens that may be drawn, the likeliest first, with their probabilities, all above 0.
@@ -59,18 +104,23 @@ fn distribution(scores: &[f64], sampling: &Sampling) -> Vec<(usize, f64)> {
     }
     kept.sort_unstable_by(by_rank);
     to_probabilities(&mut kept);
+    keep_top_p(&mut kept, sampling.top_p);
+    kept
+}
+
+/// Keeps as many of the likeliest as have `top_p` of the probability together, and makes theirs sum to 1.
+fn keep_top_p(kept: &mut Vec<(usize, f64)>, top_p: f64) {
     kept.retain(|&(_, probability)| probability > 0.0);
-    if sampling.top_p < 1.0 {
+    if top_p < 1.0 {
         let mut before = 0.0;
         let enough = kept.iter().position(|&(_, probability)| {
             before += probability;
-            before >= sampling.top_p
+            before >= top_p
         });
         kept.truncate(enough.map_or(kept.len(), |last| last + 1));
         let sum: f64 = kept.iter().map(|(_, probability)| probability).sum();
         kept.iter_mut().for_each(|(_, probability)| *probability /= sum);
     }
-    kept
 }
 
 fn to_probabilities(logits: &mut [(usize, f64)]) {

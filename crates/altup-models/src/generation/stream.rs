@@ -1,4 +1,7 @@
-use super::sampling::Sampler;
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::likeliest::Likeliest;
+use super::sampling::{Sampler, likeliest_needed};
 use super::scores::{argmax, argmax_of_finite, to_host};
 use super::{Decode, GenerationError, Generator, PartialTarget, Strategy};
 use crate::ConfigError;
@@ -72,19 +75,16 @@ impl<'a, D: Decode> TokenStream<'a, D> {
         let copies = generator.config.num_return_sequences;
         let cache = cache.get_or_insert_with(|| generator.start(inputs, copies));
         let logits = generator.step(&self.next, cache);
-        let [_, vocab_size] = logits.dims();
-        if generator.config.strategy == Strategy::Greedy
-            && generator.is_idle(*step)
-            && let Some(chosen) = argmax_of_finite(logits.clone(), |row| !targets[row].ended)
-        {
-            let chosen = targets.iter().zip(chosen);
-            return Ok(chosen.map(|(target, token)| (!target.ended).then_some(token)).collect());
+        let [rows, vocab_size] = logits.dims();
+        let mut chosen = vec![None; rows];
+        if generator.is_idle(*step) {
+            choose_by_few_values(generator, targets, &logits, &mut chosen);
         }
-        let mut scores = to_host(logits);
-        let choose = |(target, scores): (&mut Target, &mut [f64])| {
-            if target.ended {
-                return Ok(None);
-            }
+        let open = |row: &usize| !targets[*row].ended && chosen[*row].is_none();
+        let open: Vec<usize> = (0..rows).filter(open).collect();
+        let mut scores = rows_to_host(logits, &open);
+        for (&row, scores) in open.iter().zip(scores.chunks_exact_mut(vocab_size)) {
+            let target = &mut targets[row];
             let input = target.input;
             let so_far = PartialTarget {
                 input: &inputs[input],
@@ -93,16 +93,15 @@ impl<'a, D: Decode> TokenStream<'a, D> {
             };
             generator.check(input, *step, scores)?;
             generator.process(input, &so_far, scores)?;
-            let chosen = match &mut target.sampler {
+            chosen[row] = match &mut target.sampler {
                 Some(sampler) => sampler.sample(scores),
                 None => argmax(scores),
             };
-            match chosen {
-                Some(token) => Ok(Some(token as u32)),
-                None => Err(GenerationError::NoTokenLeft { input, step: *step }),
+            if chosen[row].is_none() {
+                return Err(GenerationError::NoTokenLeft { input, step: *step });
             }
-        };
-        targets.iter_mut().zip(scores.chunks_exact_mut(vocab_size)).map(choose).collect()
+        }
+        Ok(chosen.into_iter().map(|token| token.map(|token| token as u32)).collect())
     }
 
     fn advance(&mut self) -> Result<Vec<Option<u32>>, GenerationError> {
@@ -114,6 +113,52 @@ impl<'a, D: Decode> TokenStream<'a, D> {
         self.next = chosen.iter().map(|token| token.unwrap_or(BEHIND_THE_END)).collect();
         self.step += 1;
         Ok(chosen)
+    }
+}
+
+/// Fills in the tokens of targets that follow from few values, which are chosen on the device: the largest logit of a row,
+/// or on a GPU its likeliest tokens. A token that doesn't is none, as are those of targets that have ended.
+fn choose_by_few_values<D: Decode>(
+    generator: &Generator<'_, D>,
+    targets: &mut [Target],
+    logits: &Tensor<2>,
+    chosen: &mut [Option<usize>],
+) {
+    let [_, vocab_size] = logits.dims();
+    let running = |row: usize| !targets[row].ended;
+    match &generator.config.strategy {
+        Strategy::Sampling(sampling) if generator.selects_on_device => {
+            let found = likeliest_needed(sampling, vocab_size).and_then(|count| {
+                Likeliest::find(logits.clone(), count, sampling.temperature, running)
+            });
+            let Some(found) = found else { return };
+            for (row, (target, chosen)) in targets.iter_mut().zip(chosen).enumerate() {
+                let sampler = target.sampler.as_mut().filter(|_| !target.ended);
+                *chosen = sampler.and_then(|sampler| sampler.sample_of(found.row(row)));
+            }
+        }
+        Strategy::Greedy => {
+            let Some(largest) = argmax_of_finite(logits.clone(), running) else { return };
+            for (row, (chosen, token)) in chosen.iter_mut().zip(largest).enumerate() {
+                *chosen = running(row).then_some(token as usize);
+            }
+        }
+        Strategy::Sampling(_) | Strategy::BeamSearch(_) => {}
+    }
+}
+
+/// The values of some rows, on the host.
+fn rows_to_host(logits: Tensor<2>, rows: &[usize]) -> Vec<f64> {
+    let [all, _] = logits.dims();
+    match rows.len() {
+        0 => Vec::new(),
+        some if some == all => to_host(logits),
+        some => {
+            let rows = rows.iter().map(|&row| row as i32).collect();
+            let rows = TensorData::new(rows, [some]);
+            let rows = Tensor::<1, Int>::from_data(rows, &logits.device());
+            to_host(logits.select(0, rows))
+        }
     }
 }
 

@@ -18,4 +18,4 @@ pub mod rms_norm;
 #[cfg(all(test, feature = "wgpu"))]
 mod half_types;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

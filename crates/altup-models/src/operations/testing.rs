@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{TensorData, Tolerance};
+use burn::tensor::{Device, TensorData, Tolerance};
 
 /// Values between −1 and 1 that repeat after no length used here.
 pub(super) fn values<B: Backend>(shape: &[usize], seed: usize) -> FloatTensor<B> {
@@ -74,6 +74,21 @@ pub(super) fn assert_gradients<B: Backend, const N: usize>(
             );
         }
     }
+}
+
+/// A device of each backend.
+#[allow(deprecated)] // Burn will drop ndarray and libtorch; they are tested while they ship.
+pub(crate) fn devices() -> Vec<Device> {
+    vec![
+        #[cfg(feature = "flex")]
+        Device::flex(),
+        #[cfg(feature = "ndarray")]
+        Device::ndarray(),
+        #[cfg(feature = "tch")]
+        Device::libtorch(),
+        #[cfg(feature = "wgpu")]
+        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+    ]
 }
 
 /// Runs tests that are generic over a backend on each one that has kernels of these operations.

@@ -13,8 +13,6 @@ use std::time::Instant;
 use super::counted::Counted;
 use super::{BenchBatch, Measured, Timing, Work, breakdown};
 use crate::device::hardware_name;
-#[cfg(feature = "cube")]
-use crate::device::is_gpu;
 use crate::learner::{DeviceBatch, Learner, ToDevice};
 use crate::memory;
 use crate::precision::Precision;

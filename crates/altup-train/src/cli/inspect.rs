@@ -1,9 +1,9 @@
+use altup_backend::is_gpu;
 use altup_models::{
     AltUpModelConfig, AttentionKind, ParameterInfo, Reduction, Role, Stack, StepShape, T5,
     T5Config, forward_cost, parameters, size, size_names,
 };
 use altup_optim::OptimizerKind;
-use altup_train::device::is_gpu;
 use altup_train::memory_estimate::{MemoryEstimate, Workload};
 use altup_train::precision::Precision;
 use altup_train::progress::{format_bytes, format_count};

@@ -1,5 +1,6 @@
 //! How a run gets going: in a folder of its own, or from where it was.
 
+use altup_backend::is_gpu;
 use altup_data::TextTokenizer;
 use altup_models::{ModelDirectory, T5, T5Config, parameters};
 use altup_optim::OptimizerConfig;
@@ -7,7 +8,7 @@ use altup_train::checkpoint::{CheckpointError, Checkpoints, Restored, RunState};
 use altup_train::config::{RunConfig, RunConfiguration, TrainerConfig, TrainingConfig};
 use altup_train::config_changes::Difference;
 use altup_train::data_identity::DataIdentity;
-use altup_train::device::{DeviceName, cpu, is_gpu};
+use altup_train::device::{DeviceName, cpu};
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::folder_lock::FolderLock;
 use altup_train::learner::Learner;
