@@ -15,7 +15,7 @@ macro_rules! on_each_backend {
     ($($backend:ident: $feature:literal,)*) => { $(
         #[cfg(feature = $feature)]
         mod $backend {
-            use crate::{backends, models, operations};
+            use crate::{backends, models, operations, support};
 
             fn subject() -> backends::Subject {
                 backends::Subject::new(stringify!($backend))
@@ -43,7 +43,8 @@ macro_rules! on_each_backend {
 
             #[test]
             fn outputs_loss_gradients_and_an_optimizer_step() {
-                models::outputs_loss_gradients_and_an_optimizer_step(&subject());
+                let cases = support::CASES;
+                models::outputs_loss_gradients_and_an_optimizer_step(&subject(), cases);
             }
 
             #[test]
