@@ -4,6 +4,7 @@ The archive has the layout of a checkout, so that programs and scripts find each
 """
 
 import json
+import lzma
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "altup-gpu-kit"
+# The programs are alike for the most part: within a window over all of them, what one has is not packed again.
+FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**28}]
 FIXTURES = ["crates/altup-core/tests/fixtures", "crates/altup-models/tests/fixtures"]
 SCRIPTS = ["scripts/gpu-kit", "scripts/gpu_kit", "benches/pytorch/measure.py"]
 # Together, so that cargo gives both packages the same dependencies, which the whole workspace has too.
@@ -35,7 +38,7 @@ def add_arguments(parser):
         help="a program with the feature cuda too; its build downloads an LLVM, and needs a C++ compiler",
     )
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    parser.add_argument("--output", type=Path, default=target / f"{NAME}.tar.gz")
+    parser.add_argument("--output", type=Path, default=target / f"{NAME}.tar.xz")
 
 
 def run(args):
@@ -55,7 +58,7 @@ def run(args):
         (kit / "kit.json").write_text(json.dumps(about, indent=2) + "\n")
         args.output.parent.mkdir(parents=True, exist_ok=True)
         partial = args.output.with_name(args.output.name + ".partial")
-        with tarfile.open(partial, "w:gz") as archive:
+        with lzma.open(partial, "wb", filters=FILTERS) as file, tarfile.open(fileobj=file, mode="w") as archive:
             archive.add(kit, NAME)
         partial.replace(args.output)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, {', '.join(features)}", file=sys.stderr)

@@ -65,7 +65,7 @@ def introduction(report):
     if rehearsal:
         lines += ["Tiny models, not on a GPU: that every row is there is what this shows. **No figure means anything.**", ""]
     flag = " --rehearse" if rehearsal else ""
-    lines += [f"    scripts/gpu-kit build && tar xf altup-gpu-kit.tar.gz && altup-gpu-kit/scripts/gpu-kit run{flag}", ""]
+    lines += [f"    scripts/gpu-kit build && tar xf altup-gpu-kit.tar.xz && altup-gpu-kit/scripts/gpu-kit run{flag}", ""]
     backends = [
         f"`{name}` on {backend['hardware']} ({'f32, bf16' if backend['bf16'] else 'f32'})"
         for name, backend in machine["backends"].items()
