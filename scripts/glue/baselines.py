@@ -30,7 +30,7 @@ STOP_WORDS = set(
 def predict(task, train, valid):
     """The predictions for the examples of `valid`, a text each, by the name of the baseline. `task` is a line of
     `altup tasks --json`."""
-    if task["name"] == "squad":
+    if task["task"] == "squad":
         return {"bag_of_words": answer_by_overlap(train, valid)}
     if all(NUMBER.match(example["target"]) for example in train):
         return {"bag_of_words": score_by_overlap(train, valid)}

@@ -8,7 +8,7 @@
 
 The first regenerates `crates/altup-train/tests/fixtures/fine_tuning`: a tiny dense T5 of Hugging Face with a tokenizer
 of the words in `examples/reviews`, 20 batches of these rows, and the losses of 20 steps of Hugging Face's
-`T5ForConditionalGeneration` under Hugging Face's `Adafactor` on them. Both commands fail if a loss of altup's differs
+`T5ForConditionalGeneration` under Hugging Face's `Adafactor` on them. `fixture` and `compare` fail if a loss of altup's differs
 by more than 1e-3. There is no dropout on either side: its masks can't be the same. `score` trains from several seeds of
 the batches, altup and PyTorch in turns, and scores what both end with by `altup evaluate`: the metrics, and the examples a
 second of both.
@@ -197,7 +197,7 @@ def main():
         command.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
         command.add_argument("--threads", type=int, default=os.cpu_count())
     scored.add_argument("--seeds", type=int, nargs="+", default=[0])
-    scored.add_argument("--evaluate-by", default="ranking")
+    scored.add_argument("--evaluate-by", default="generation", help="or ranking")
     scored.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(getattr(args, "threads", 1))

@@ -454,6 +454,11 @@ fn a_sentencepiece_model_is_passed_on_as_it_was() {
         [spiece, directory.tokenizer()].map(|path| TextTokenizer::load(&path).unwrap());
     let [spiece, json] = tokenizers.map(|tokenizer| tokenizer.encode("a fine film").unwrap());
     assert_eq!(spiece, json);
+    // It is all that a model may have.
+    let scored = ["evaluate", "--task", "sst2", "--data", REVIEWS, "--model", "model"];
+    let output = workspace.altup(&[&scored[..], &["--max-new-tokens", "1"]].concat()).output();
+    let output = String::from_utf8(succeeds(output.unwrap()).stdout).unwrap();
+    assert!(output.starts_with("sst2 · validation"), "{output}");
 }
 
 /// A copy of the model whose vocabulary is too small for its tokenizer.

@@ -3,7 +3,7 @@
 use altup_data::TextTokenizer;
 use altup_data::metrics::Benchmark;
 use altup_data::tasks::{Registry, Scores, Task, evaluate, read_predictions};
-use altup_models::T5;
+use altup_models::{ModelDirectory, T5};
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::run_folder::RunFolder;
 use altup_train::task_evaluation::{AnswerBy, AnswerConfig, Selection, TaskSplit, answer};
@@ -48,7 +48,8 @@ pub(super) struct TaskArgs {
     /// How the model answers [default: the run's, or generation]
     #[arg(long, value_enum, value_name = "HOW", requires = "task", conflicts_with = "predictions")]
     evaluate_by: Option<AnswerBy>,
-    /// An answer that the model writes has at most this many tokens [default: the longest label word, or 64]
+    /// An answer that the model writes has at most this many tokens [default: the run's, or the longest label word,
+    /// or 64]
     #[arg(
         long,
         value_name = "TOKENS",
@@ -182,7 +183,8 @@ impl TaskArgs {
         let file = submission.write(folder)?;
         let invalid = match submission.invalid {
             0 => String::new(),
-            invalid => format!(", with the first label for {invalid} predictions that are none"),
+            // Each task says what it hands in for these; docs/tasks.md has it.
+            invalid => format!(", where {invalid} predictions are no answer"),
         };
         output::note(&format!("wrote {}{invalid}", file.display()));
         Ok(())
@@ -209,7 +211,7 @@ impl Asked {
             None => {
                 let source = ModelSource::find(path)?;
                 let (config, model) = source.load(&device)?;
-                (config, model, source.directory.join("tokenizer.json"))
+                (config, model, ModelDirectory::new(&source.directory).tokenizer())
             }
         };
         let tokenizer = TextTokenizer::load(args.tokenizer.unwrap_or(&tokenizer))?;

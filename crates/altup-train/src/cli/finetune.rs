@@ -43,25 +43,25 @@ pub(super) struct FinetuneArgs {
     /// The task's own folder of original files, or one that holds such folders
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// Optimizer steps
+    /// Optimizer steps [default: 1000]
     #[arg(long, value_name = "N", value_parser = config_number::<u64>())]
     steps: Option<u64>,
     /// Times that training goes through the examples of all tasks together, in place of --steps
     #[arg(long, value_name = "N", conflicts_with = "steps")]
     epochs: Option<f64>,
-    /// Examples that go through the model at once
+    /// Examples that go through the model at once [default: 32]
     #[arg(long, value_name = "N", value_parser = config_number::<usize>())]
     batch_size: Option<usize>,
-    /// Steps from one validation, and checkpoint, to the next
+    /// Steps from one validation, and checkpoint, to the next [default: 100]
     #[arg(long, value_name = "N", value_parser = config_number::<u64>())]
     eval_every: Option<u64>,
-    /// How the model answers when it is validated
+    /// How the model answers when it is validated [default: generation]
     #[arg(long, value_enum, value_name = "HOW")]
     evaluate_by: Option<AnswerBy>,
-    /// Validations without a better score after which the run ends
+    /// Validations without a better score after which the run ends [default: it doesn't]
     #[arg(long, value_name = "N", value_parser = config_number::<u64>())]
     patience: Option<u64>,
-    /// What all randomness of the run comes from, below 2^63 as TOML's numbers are
+    /// What all randomness of the run comes from, below 2^63 as TOML's numbers are [default: 0]
     #[arg(long, value_parser = config_number::<u64>())]
     seed: Option<u64>,
     /// Any key of the configuration, as in model.dropout_rate=0
@@ -74,7 +74,7 @@ pub(super) struct FinetuneArgs {
     #[arg(long, requires = "output", conflicts_with = "resume")]
     overwrite: bool,
     /// Go on with the run in this folder, exactly where its last checkpoint is. Its length, its learning rate and
-    /// schedule, and how it is watched and kept may be given anew; its model and tasks are fixed
+    /// schedule, and how it is watched and kept may be given anew; its model and tasks are fixed (docs/formats.md has the keys)
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
     /// Go back to the checkpoint of this step, or to the start with 0; what came after it is kept in abandoned/

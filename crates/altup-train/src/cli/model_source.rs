@@ -31,7 +31,8 @@ impl ModelSource {
         let name = path.to_str().filter(|name| !path.exists() && HubName::parse(name).is_some());
         if let Some(name) = name {
             let mut bars = DownloadBars::default();
-            let directory = ModelDirectory::find(name, &mut |progress| bars.show(progress))?;
+            let found = ModelDirectory::find(name, &mut |progress| bars.show(progress));
+            let directory = found.with_context(|| format!("there is no directory {name}"))?;
             return Ok(Self { directory: directory.path().to_owned(), run: None });
         }
         let run = RunFolder::find(path).with_context(|| {
@@ -75,7 +76,9 @@ pub(super) fn from_checkpoint(
             format!("--checkpoint {step}: must be the step of a checkpoint, or last")
         })?),
     };
-    let folder = RunFolder::find(run)?;
+    let folder = RunFolder::find(run).with_context(|| {
+        format!("--checkpoint needs the folder of a run, and {} is none", run.display())
+    })?;
     let record = folder.record()?;
     let config =
         record.model.with_context(|| format!("the run {} has no model yet", run.display()))?;

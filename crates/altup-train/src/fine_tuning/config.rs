@@ -304,6 +304,10 @@ impl FineTuningConfig {
             let problem = "has no meaning here: the scores of the end are on all examples";
             return error("training.final_eval_examples", problem.into());
         }
+        if !training.prompts.is_empty() {
+            let problem = "has no meaning here: a task's examples show what the model writes";
+            return error("training.prompts", problem.into());
+        }
         if let Some(epochs) = self.epochs.filter(|epochs| !(*epochs > 0.0 && epochs.is_finite())) {
             return error("epochs", format!("must be above 0, not {epochs}"));
         }
