@@ -1,6 +1,6 @@
 //! Bad files of tasks and bad predictions: one clear error that names the file, and the line or the id.
 
-use altup_data::tasks::{Registry, evaluate, read_predictions};
+use altup_data::tasks::{Reference, Registry, evaluate, read_predictions};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -163,6 +163,15 @@ fn json_lines_are_checked_row_by_row() {
     };
     trivia(r#"{"question": "q", "answer": "a", "aliases": ["a", ""]}"#, &["line 1", "is empty"]);
     trivia(r#"{"question": "q"}"#, &["line 1", "no answer"]);
+    // In TriviaQA's own files normalising leaves nothing of some aliases.
+    let answer = r#"{"Value": "(a", "Aliases": ["(a", "ar"], "NormalizedAliases": ["", "ar"]}"#;
+    let question = r#""Question": "q", "QuestionId": "x""#;
+    let file = format!(r#"{{"Data": [{{{question}, "Answer": {answer}}}]}}"#);
+    folder.write("unfiltered-web-dev.json", file);
+    let task = Registry::standard().find("triviaqa").unwrap();
+    let dataset = task.read(folder.0.path(), "validation").unwrap();
+    let answers = Some(Reference::Answers(vec!["ar".to_owned()]));
+    assert_eq!(dataset.examples[0].reference, answers);
     let record = fs::read_to_string(Path::new(MADE).join("superglue/ReCoRD/val.jsonl")).unwrap();
     let beyond = record.replacen("\"end\": ", "\"end\": 9", 1);
     folder.refuses("record", "val.jsonl", beyond, &["line 1", "passage.entities", "beyond"]);

@@ -484,6 +484,8 @@ fn a_description_that_says_too_little_is_refused() {
     refused(base, &["exactly one of", "[label]"]);
     let both = format!("{}[text]\ntemplate = \"{{b}}\"\nmetrics = []\n", label(two, "f1"));
     refused(&both, &["exactly one of"]);
+    refused(&label(two, "f1\", \"macro_f1"), &["two of the name f1"]);
+    refused(&label(two, "f1").replace("\"f1\"", ""), &["metrics names none"]);
     refused(&label(two, "rouge_l"), &["line 8", "rouge_l", "macro_f1"]);
     refused(&label("{ value = 0, word = \"no\" }", "accuracy"), &["label.words", "two"]);
     refused(

@@ -2,6 +2,7 @@
 
 use altup_models::T5Config;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -59,6 +60,9 @@ pub struct RunRecord {
     /// In fine-tuning, the hash of the training examples and of how they are mixed; none until they are prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub examples: Option<String>,
+    /// In fine-tuning, for each task the hash of what it is validated on, and of how that is judged.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub validation: BTreeMap<String, String>,
 }
 
 /// Versions, as they stand in every record.
@@ -175,6 +179,7 @@ impl RunRecord {
             data: None,
             skipped: Vec::new(),
             examples: None,
+            validation: BTreeMap::new(),
         }
     }
 }

@@ -12,6 +12,7 @@ use altup_models::{
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -104,7 +105,7 @@ pub struct TaskSplit {
 pub struct Selection {
     /// Inputs are cut to this many tokens.
     pub input_length: usize,
-    /// At most this many examples are judged, a sample of all.
+    /// At most this many examples are judged, a sample of all; more only where a single [group](Task::group) has more.
     pub max_examples: Option<u64>,
     /// The seed of the sample.
     pub seed: u64,
@@ -118,18 +119,34 @@ impl Default for Selection {
 }
 
 impl Selection {
-    /// The examples that are judged.
-    fn apply(self, mut dataset: Dataset) -> Dataset {
+    /// The examples that are judged. What a task judges together is in the sample as a whole.
+    fn apply(self, task: &dyn Task, mut dataset: Dataset) -> Dataset {
         let judged: Vec<Example> = dataset.judged().cloned().collect();
-        let count = judged.len() as u64;
         dataset.examples = match self.max_examples {
-            Some(max) if max < count => {
+            Some(max) if max < judged.len() as u64 => {
+                let mut groups: Vec<Vec<Example>> = Vec::new();
+                let mut places: HashMap<String, usize> = HashMap::new();
+                for example in judged {
+                    let place = *places.entry(task.group(&example)).or_insert(groups.len());
+                    if place == groups.len() {
+                        groups.push(Vec::new());
+                    }
+                    groups[place].push(example);
+                }
                 let seed = self.seed.to_le_bytes();
                 let key = blake3::derive_key("altup-train 2026 sample of a task's split", &seed);
-                let sample = Permutation::new(count, key);
-                let mut places: Vec<u64> = (0..max).map(|place| sample.at(place)).collect();
-                places.sort_unstable();
-                places.into_iter().map(|place| judged[place as usize].clone()).collect()
+                let sample = Permutation::new(groups.len() as u64, key);
+                let (mut chosen, mut count) = (Vec::new(), 0);
+                for place in (0..groups.len() as u64).map(|place| sample.at(place) as usize) {
+                    count += groups[place].len() as u64;
+                    // One at least.
+                    if count > max && !chosen.is_empty() {
+                        break;
+                    }
+                    chosen.push(place);
+                }
+                chosen.sort_unstable();
+                chosen.into_iter().flat_map(|place| std::mem::take(&mut groups[place])).collect()
             }
             _ => judged,
         };
@@ -150,7 +167,8 @@ impl TaskSplit {
         tokenizer: &TextTokenizer,
         selection: Selection,
     ) -> Result<Self, TaskEvaluationError> {
-        let dataset = selection.apply(task.read(data, split)?);
+        let dataset = task.read(data, split)?;
+        let dataset = selection.apply(&*task, dataset);
         let lengths = MaxLengths { input: selection.input_length, target: None };
         let tokenized = TokenizedTask::judged(task.name(), &dataset, tokenizer, lengths)?;
         let labels = label_targets(&*task, tokenizer)?;
@@ -227,9 +245,13 @@ impl TaskSplit {
     }
 
     fn max_new_tokens(&self, config: &AnswerConfig) -> usize {
-        const DEFAULT: usize = 64;
+        const ANSWER: usize = 64;
+        // A sentence or several.
+        const TEXT: usize = 128;
         let longest_label = self.labels.iter().map(Vec::len).max();
-        config.max_new_tokens.or(longest_label).unwrap_or(DEFAULT)
+        let is_text = |example: &Example| matches!(example.reference, Some(Reference::Text(_)));
+        let default = if self.examples().iter().any(is_text) { TEXT } else { ANSWER };
+        config.max_new_tokens.or(longest_label).unwrap_or(default)
     }
 }
 
@@ -315,6 +337,8 @@ fn is_right(task: &dyn Task, example: &Example, answer: &str) -> bool {
         }
         // A correlation says nothing about a single number.
         Some(Reference::Score(_)) => example.target.as_deref() == Some(answer),
+        // BLEU has 0 for what is shorter than four tokens.
+        Some(Reference::Text(text)) if text == answer => true,
         Some(_) => task.score(&[example], &[answer.to_owned()]).mean() > 1.0 - 1e-9,
     }
 }

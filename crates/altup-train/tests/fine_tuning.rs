@@ -312,6 +312,12 @@ fn auto_resume_starts_a_run_and_goes_on_with_it() {
         succeeds(finetune(&workspace, "run", 60, 4, &auto).output().unwrap());
         assert_same(&workspace, "run", "whole", "auto-resumed");
     }
+    // Without the model that it began with.
+    let gone = ["finetune", "--model", "gone", "--output", "run"];
+    let output = succeeds(workspace.altup(&[&gone[..], &auto].concat()).output().unwrap());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("going on without --model gone"), "{errors}");
+    assert_same(&workspace, "run", "whole", "auto-resumed without its model");
     let other = [&auto[..], &["--seed", "9"]].concat();
     let message = fails(finetune(&workspace, "run", 60, 4, &other).output().unwrap());
     assert!(message.contains("seed (0 → 9)"), "{message}");
@@ -571,6 +577,13 @@ fn a_run_goes_on_as_it_was_started_or_not_at_all() {
         &["finetune", "--output", "run", "--model", &model, "--task", "sst2", "--data", data],
         &["run exists already", "--resume"],
     );
+    let dev = fs::read_to_string(workspace.path("data/SST-2/dev.tsv")).unwrap();
+    workspace.write("data/SST-2/dev.tsv", format!("{dev}one more \t1\n"));
+    refuses(
+        &["finetune", "--resume", "run", "--quiet"],
+        &["validation examples of sst2", "have changed"],
+    );
+    workspace.write("data/SST-2/dev.tsv", dev);
     let rows = fs::read_to_string(workspace.path("data/SST-2/train.tsv")).unwrap();
     workspace.write("data/SST-2/train.tsv", rows + "one more \t1\n");
     refuses(&["finetune", "--resume", "run", "--quiet"], &["examples", "have changed"]);

@@ -11,10 +11,11 @@ use crate::{Batch, Example};
 /// Batches of the examples of one task or of several, for training.
 ///
 /// Example n of the stream is a function of the data, the seed and n: each task goes through its examples in an order of
-/// its own in each epoch, and tasks are mixed at their rates. The stream is cut into windows of
-/// [`WINDOW`](Self::WINDOW) batches. In a window the examples are put together by length, so that there is little to pad,
-/// and the batches come in a shuffled order. So batch n is a function of the data, the seed and n too, whoever asks
-/// and when, and every example is seen once in an epoch.
+/// its own in each epoch, and tasks are mixed at their rates. The stream is cut into windows of as many batches as an epoch
+/// of the smallest task has, at most [`WINDOW`](Self::WINDOW). In a window the examples are put together by length, so that
+/// there is little to pad, and the batches come in a shuffled order. So batch n is a function of the data, the seed and n too,
+/// whoever asks and when, and every example is seen once in an epoch. Where a window holds the end of an epoch and the
+/// beginning of the next, the two copies of an example come in two batches, if there are enough.
 ///
 /// A window is sorted by the lengths of inputs and cut into strips, which are sorted by the lengths of targets. A single
 /// strip is a window sorted by targets first; with a strip for each batch, targets don't count. The number of strips is
@@ -27,6 +28,8 @@ pub struct TaskBatches {
     order: Interleaving,
     batch_size: usize,
     seed: u64,
+    /// The batches of a window.
+    window: u64,
     /// The windows used last, with their numbers.
     windows: Mutex<Vec<(u64, Arc<Window>)>>,
 }
@@ -35,7 +38,7 @@ pub struct TaskBatches {
 type Window = Vec<Vec<(usize, usize)>>;
 
 impl TaskBatches {
-    /// Batches whose examples are put together by length.
+    /// Batches at most whose examples are put together by length.
     pub const WINDOW: u64 = 128;
 
     /// Mixes tasks by their weights; a task's rate is its share of all weights
@@ -51,7 +54,12 @@ impl TaskBatches {
             panic!("Every task has examples. Got none of {}", empty.name);
         }
         let order = Interleaving::new(&weights, seed);
-        Self { tasks, order, batch_size, seed, windows: Mutex::default() }
+        // Of more than an epoch, the copies of an example, which are equally long, would come in one batch.
+        let epochs = tasks.iter().enumerate().map(|(number, task)| {
+            task.examples.len() as f64 / (batch_size as f64 * order.rate(number))
+        });
+        let window = epochs.fold(Self::WINDOW as f64, f64::min).max(1.0) as u64;
+        Self { tasks, order, batch_size, seed, window, windows: Mutex::default() }
     }
 
     /// The tasks.
@@ -66,8 +74,8 @@ impl TaskBatches {
 
     /// Batch `number`, counted from 0.
     pub fn batch(&self, number: u64) -> Batch {
-        let window = self.window(number / Self::WINDOW);
-        let examples = window[(number % Self::WINDOW) as usize].iter();
+        let window = self.window(number / self.window);
+        let examples = window[(number % self.window) as usize].iter();
         let examples: Vec<Example> =
             examples.map(|&(task, place)| self.tasks[task].examples[place].clone()).collect();
         Batch::of(&examples)
@@ -84,7 +92,7 @@ impl TaskBatches {
 
     /// A hash of all examples and of how they are mixed: batches are the same where it and the seed are.
     pub fn fingerprint(&self) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new_derive_key("altup-data 2026 task batches");
+        let mut hasher = blake3::Hasher::new_derive_key("altup-data 2026 task batches, apart");
         hasher.update(&(self.batch_size as u64).to_le_bytes());
         for (number, task) in self.tasks.iter().enumerate() {
             hasher.update(&self.order.rate(number).to_le_bytes());
@@ -115,7 +123,7 @@ impl TaskBatches {
     }
 
     fn make_window(&self, number: u64) -> Window {
-        let size = Self::WINDOW * self.batch_size as u64;
+        let size = self.window * self.batch_size as u64;
         let examples: Vec<(usize, usize)> =
             (number * size..(number + 1) * size).map(|n| self.locate(n)).collect();
         let lengths: Vec<Lengths> = examples
@@ -125,11 +133,12 @@ impl TaskBatches {
                 Lengths { input: example.inputs.len(), target: example.targets.len() }
             })
             .collect();
-        let batches = put_together(&lengths, self.batch_size);
+        let mut batches = put_together(&lengths, self.batch_size);
+        keep_apart(&mut batches, &examples);
         let key = derive("altup-data 2026 order of task batches", &[self.seed, number]);
-        let order = Permutation::new(Self::WINDOW, key);
+        let order = Permutation::new(self.window, key);
         let batch = |place| batches[order.at(place) as usize].iter().map(|&at| examples[at]);
-        (0..Self::WINDOW).map(|place| batch(place).collect()).collect()
+        (0..self.window).map(|place| batch(place).collect()).collect()
     }
 
     /// The task of example `n` of the stream, and its place there.
@@ -166,6 +175,34 @@ fn put_together(lengths: &[Lengths], batch_size: usize) -> Vec<Vec<usize>> {
         places.chunks(batch_size).map(|batch| num_positions(batch, lengths)).sum::<usize>()
     });
     best.unwrap_or_default().chunks(batch_size).map(<[usize]>::to_vec).collect()
+}
+
+/// Exchanges examples between batches, so that none has an example twice where another one can take it: the nearest, whose
+/// examples are about as long. `examples` are those that the places of the batches stand for.
+fn keep_apart<E: PartialEq>(batches: &mut [Vec<usize>], examples: &[E]) {
+    let has = |places: &[usize], example: &E| places.iter().any(|&at| examples[at] == *example);
+    for number in 0..batches.len() {
+        for row in 0..batches[number].len() {
+            let example = &examples[batches[number][row]];
+            if !has(&batches[number][..row], example) {
+                continue;
+            }
+            let may_come = |at: &usize| !has(&batches[number], &examples[*at]);
+            let place_in = |other: usize| match batches.get(other)? {
+                places if has(places, example) => None,
+                places if other > number => places.iter().position(may_come),
+                places => places.iter().rposition(may_come),
+            };
+            let others = (1..batches.len())
+                .flat_map(|away| [Some(number + away), number.checked_sub(away)])
+                .flatten();
+            let found = others.filter_map(|other| Some((other, place_in(other)?))).next();
+            if let Some((other, place)) = found {
+                let comes = batches[other][place];
+                batches[other][place] = std::mem::replace(&mut batches[number][row], comes);
+            }
+        }
+    }
 }
 
 /// Tokens of a batch, padding included.
@@ -210,10 +247,10 @@ mod tests {
 
     #[test]
     fn every_example_comes_once_in_an_epoch() {
-        // 3 windows of 128 batches of 4 are exactly 4 epochs.
+        // 384 batches of 4 are exactly 4 epochs.
         let batches = batches(&[384], &[1.0], 7);
         let mut seen = BTreeMap::<i32, u32>::new();
-        for number in 0..3 * TaskBatches::WINDOW {
+        for number in 0..384 {
             for name in names(&batches.batch(number)) {
                 *seen.entry(name).or_default() += 1;
             }
@@ -221,6 +258,29 @@ mod tests {
         assert!(seen.keys().copied().eq(1000..1384));
         assert!(seen.values().all(|times| *times == 4), "{seen:?}");
         assert_eq!(batches.epochs(384).collect::<Vec<_>>(), [("task 0", 4.0)]);
+    }
+
+    /// Also where windows and epochs end at different places, and of the smaller task of two.
+    #[test]
+    fn no_batch_has_an_example_twice() {
+        for (sizes, weights) in [
+            (&[4][..], &[1.0][..]),
+            (&[5], &[1.0]),
+            (&[30], &[1.0]),
+            (&[250], &[1.0]),
+            (&[7, 1000], &[1.0, 1.0]),
+            (&[40, 9, 300], &[4.0, 1.0, 4.0]),
+        ] {
+            let batches = batches(sizes, weights, 3);
+            for number in 0..500 {
+                let mut names = names(&batches.batch(number));
+                names.sort_unstable();
+                names.dedup();
+                assert_eq!(names.len(), 4, "batch {number} of {sizes:?}");
+            }
+        }
+        // Fewer than a batch has rows.
+        assert_eq!(names(&batches(&[3], &[1.0], 3).batch(9)).len(), 4);
     }
 
     #[test]
@@ -247,10 +307,9 @@ mod tests {
     fn tasks_are_mixed_at_their_rates() {
         let batches = batches(&[90, 50], &[3.0, 1.0], 7);
         assert_eq!((batches.rate(0), batches.rate(1)), (0.75, 0.25));
-        // A block of the mixture is 16,384 examples: 32 windows.
-        let of_first = (0..32 * TaskBatches::WINDOW)
-            .flat_map(|number| names(&batches.batch(number)))
-            .filter(|name| *name < 2000);
+        // A block of the mixture is 16,384 examples.
+        let of_first =
+            (0..4096).flat_map(|number| names(&batches.batch(number))).filter(|name| *name < 2000);
         assert_eq!(of_first.count(), 3 * 4096);
     }
 

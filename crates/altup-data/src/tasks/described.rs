@@ -223,6 +223,13 @@ impl DescribedTask {
                 return Err(problem.to_owned());
             }
         };
+        let names = target.metrics();
+        if names.is_empty() {
+            return Err("metrics names none".to_owned());
+        }
+        if let Some(again) = (1..names.len()).find(|&at| names[..at].contains(&names[at])) {
+            return Err(format!("metrics has two of the name {}", names[again]));
+        }
         let columns: Vec<&str> = template.columns().chain(target.columns()).collect();
         let splits = splits(&description, &columns)?;
         let name = &description.name;
@@ -313,6 +320,15 @@ impl Target {
             Self::Text { template, .. } => (None, Some(template.columns())),
         };
         one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn metrics(&self) -> Vec<&'static str> {
+        match self {
+            Self::Label(label) => label.metrics.iter().map(|metric| metric.name()).collect(),
+            Self::Score(score) => score.metrics.iter().map(|metric| metric.name()).collect(),
+            Self::Answers(of) => of.metrics.iter().map(|metric| metric.name()).collect(),
+            Self::Text { metrics, .. } => metrics.iter().map(|metric| metric.name()).collect(),
+        }
     }
 
     /// The target text of a row, and what predictions are compared with.
@@ -408,12 +424,7 @@ impl Task for DescribedTask {
     }
 
     fn metrics(&self) -> Vec<&'static str> {
-        match &self.target {
-            Target::Label(label) => label.metrics.iter().map(|metric| metric.name()).collect(),
-            Target::Score(score) => score.metrics.iter().map(|metric| metric.name()).collect(),
-            Target::Answers(of) => of.metrics.iter().map(|metric| metric.name()).collect(),
-            Target::Text { metrics, .. } => metrics.iter().map(|metric| metric.name()).collect(),
-        }
+        self.target.metrics()
     }
 
     fn read_files(&self, files: &[PathBuf], split: &str) -> Result<Dataset, TaskError> {
@@ -443,8 +454,11 @@ impl Task for DescribedTask {
             ids.insert(&id, || row.place())?;
             // First, as a column that is missing says more than a label that is unknown.
             let input = self.template.fill(row)?;
-            let is_labelled =
-                !may_lack || self.target.columns().all(|column| row.value(column).is_some());
+            let is_labelled = !may_lack
+                || self
+                    .target
+                    .columns()
+                    .all(|column| row.value(column).is_some_and(|value| !value.is_null()));
             let target =
                 is_labelled.then(|| self.target.read(&description.name, row)).transpose()?;
             let (target, reference) = target.unzip();

@@ -106,6 +106,12 @@ pub trait Task: Send + Sync {
         output.trim().to_owned()
     }
 
+    /// What an example is judged together with: those with the same text here are all in a sample, or none is. Default: its
+    /// id.
+    fn group(&self, example: &Example) -> String {
+        example.id.clone()
+    }
+
     /// Scores answers. [`evaluate`] checks beforehand what this relies on.
     ///
     /// # Panics

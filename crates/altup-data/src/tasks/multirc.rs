@@ -142,6 +142,12 @@ impl Task for MultiRc {
         Ok(Dataset { examples, files: files.to_owned(), skipped_rows: 0 })
     }
 
+    /// The question, which `em` judges.
+    fn group(&self, example: &Example) -> String {
+        let id = AnswerId::of(example);
+        format!("{}.{}", id.paragraph, id.question)
+    }
+
     fn score(&self, examples: &[&Example], answers: &[String]) -> Metrics {
         let predictions = classes(&WORDS, answers);
         let references: Vec<usize> = examples.iter().map(|example| class(example)).collect();

@@ -1,6 +1,7 @@
 //! Answers as a benchmark wants them handed in.
 
 use serde_json::{Value, json};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -104,8 +105,12 @@ impl Submission {
         let path = folder.join(&self.file_name);
         let write = || {
             std::fs::create_dir_all(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            // `make_in` keeps the usual permissions, where a plain temporary file is its owner's alone.
+            let mut file = tempfile::Builder::new()
+                .prefix(".predictions-")
+                .make_in(folder, |path| File::create_new(path))?;
             file.write_all(self.contents.as_bytes())?;
+            file.as_file().sync_all()?;
             file.persist(&path).map_err(|error| error.error)
         };
         match write() {

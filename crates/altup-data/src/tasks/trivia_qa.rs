@@ -135,9 +135,12 @@ impl Task for TriviaQa {
                 let place = || Place::part(file, &part);
                 let answer = question.answer.map(|answer| {
                     // As the official evaluation does, which normalises what is normalised once more.
-                    let aliases = match answer.normalized_aliases.is_empty() {
+                    // Of an alias such as "(a" it leaves nothing.
+                    let mut normalized = answer.normalized_aliases;
+                    normalized.retain(|alias| !alias.trim().is_empty());
+                    let aliases = match normalized.is_empty() {
                         true => answer.aliases,
-                        false => answer.normalized_aliases,
+                        false => normalized,
                     };
                     (answer.value, [aliases, answer.human_answers].concat())
                 });

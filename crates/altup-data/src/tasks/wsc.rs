@@ -96,7 +96,8 @@ impl Task for Wsc {
             if split == "train" && line.label == Some(false) {
                 return Ok(());
             }
-            let marked = mark_pronoun(&line.text, line.target.span2_index, &line.target.span2_text);
+            let (index, pronoun) = (line.target.span2_index, &line.target.span2_text);
+            let marked = mark_pronoun(&line.text, index, &as_written(&line.text, index, pronoun));
             let marked = marked.ok_or_else(|| TaskError::WrongValue {
                 place: place(),
                 column: "target.span2_text".to_owned(),
@@ -106,7 +107,7 @@ impl Task for Wsc {
             examples.push(Example {
                 id,
                 input: format!("wsc: {marked}"),
-                target: Some(referent(
+                target: Some(as_written(
                     &line.text,
                     line.target.span1_index,
                     &line.target.span1_text,
@@ -166,9 +167,9 @@ fn mark_pronoun(text: &str, index: usize, pronoun: &str) -> Option<String> {
     Some(marked.collect::<Vec<_>>().join(" "))
 }
 
-/// The proposed noun as the text has it. Some rows of the original files differ from their text in the case of its
-/// first letter, in a full stop or in white space; mended as in TensorFlow Datasets' `wsc.fixed`.
-fn referent(text: &str, index: usize, noun: &str) -> String {
+/// The proposed noun, or the pronoun, as the text has it. Some rows of the original files differ from their text in the case
+/// of its first letter, in a full stop or in white space; mended as in TensorFlow Datasets' `wsc.fixed`.
+fn as_written(text: &str, index: usize, noun: &str) -> String {
     if text.contains(noun) {
         return noun.to_owned();
     }
@@ -212,6 +213,10 @@ fn means(prediction: &str, referent: &str) -> Option<usize> {
     if prediction.is_empty() {
         return None;
     }
+    if referent.is_empty() {
+        // Of a noun such as "this" nothing is left that a prediction could share.
+        return Some(0);
+    }
     // "Bob" is not "Bob's hat".
     let same_owner = has_apostrophe(&prediction) == has_apostrophe(&referent);
     let within = |part: &[String], whole: &[String]| part.iter().all(|word| whole.contains(word));
@@ -238,10 +243,10 @@ mod tests {
     #[test]
     fn nouns_are_mended() {
         let text = "Sam said the cat sat.";
-        assert_eq!(referent(text, 2, "The cat"), "the cat");
-        assert_eq!(referent(text, 0, "sam"), "Sam");
-        assert_eq!(referent(text, 2, "The cat\nsat."), "the cat sat");
-        assert_eq!(referent(text, 2, "The dog"), "The dog");
+        assert_eq!(as_written(text, 2, "The cat"), "the cat");
+        assert_eq!(as_written(text, 0, "sam"), "Sam");
+        assert_eq!(as_written(text, 2, "The cat\nsat."), "the cat sat");
+        assert_eq!(as_written(text, 2, "The dog"), "The dog");
     }
 
     #[test]
@@ -251,5 +256,6 @@ mod tests {
         assert_eq!(means("Bob", "Bob's hat"), Some(0));
         assert_eq!(means("the fox", "the bunny"), Some(0));
         assert_eq!(means(" the ", "the bunny"), None);
+        assert_eq!(means("dog", "this"), Some(0));
     }
 }

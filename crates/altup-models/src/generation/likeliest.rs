@@ -35,7 +35,9 @@ impl Likeliest {
         temperature: f64,
         counts: impl Fn(usize) -> bool,
     ) -> Option<Self> {
-        let logits = logits.cast(DType::F32);
+        // Without autodiff, under which Burn would sort on the host.
+        let logits = logits.cast(DType::F32).inner();
+        let [_, vocab_size] = logits.dims();
         let (largest, tokens) = logits.clone().topk_with_indices(count, 1);
         let below = (logits - largest.clone().narrow(1, 0, 1)) / temperature;
         // NaN and infinities make one of these sums NaN or infinite.
@@ -44,8 +46,13 @@ impl Likeliest {
         let read = registered.execute();
         let [tokens, largest, sums] =
             read.try_into().expect("a transaction gives what it registered");
-        let tokens = tokens.iter::<i64>().map(|token| token as usize);
-        let mut tokens: Vec<(usize, f64)> = tokens.zip(largest.iter::<f64>()).collect();
+        // A kernel finds no token of -inf, and gives one that isn't there.
+        let of_pair = |(token, logit): (i64, f64)| match usize::try_from(token) {
+            Ok(token) if token < vocab_size => (token, logit),
+            _ => (0, f64::NEG_INFINITY),
+        };
+        let pairs = tokens.iter::<i64>().zip(largest.iter::<f64>());
+        let mut tokens: Vec<(usize, f64)> = pairs.map(of_pair).collect();
         // Not every backend puts the lowest of equal ones first.
         let by_rank =
             |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0));
@@ -144,6 +151,19 @@ mod tests {
             let found = Likeliest::find(logits(), 1, 1.0, |row| row == 0).unwrap();
             assert_eq!(found.row(0).tokens().collect::<Vec<_>>(), [(1, 2.0)]);
             assert!(Likeliest::find(logits(), 1, 1.0, |_| true).is_none());
+        }
+    }
+
+    /// Of two tokens that may come, a beam search that asks for eight finds two, whatever a kernel makes of -inf.
+    #[test]
+    fn tokens_that_never_come_are_none() {
+        let mut logits = [f32::NEG_INFINITY; 300];
+        (logits[5], logits[9]) = (1.0, 2.0);
+        for found in find(&logits, 8, 1.0) {
+            let found = found.unwrap();
+            let likely = found.row(0).tokens().filter(|(_, logit)| logit.is_finite());
+            assert_eq!(likely.collect::<Vec<_>>(), [(9, 2.0), (5, 1.0)]);
+            assert!(found.row(0).tokens().all(|(token, _)| token < 300));
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) struct TaskArgs {
     #[arg(long, value_enum, value_name = "HOW", requires = "task", conflicts_with = "predictions")]
     evaluate_by: Option<AnswerBy>,
     /// An answer that the model writes has at most this many tokens [default: the run's, or the longest label word,
-    /// or 64]
+    /// or 64, of translations and summaries 128]
     #[arg(
         long,
         value_name = "TOKENS",
@@ -94,6 +94,10 @@ impl TaskArgs {
         let tasks = self.task.iter().map(|name| Registry::standard().find(name));
         let tasks: Vec<Arc<dyn Task>> = tasks.collect::<Result<_, _>>()?;
         let split = self.split.as_deref().unwrap_or(DEFAULT_SPLIT);
+        for (task, split) in parts(tasks.clone(), split) {
+            // Before anything is answered.
+            self.check_hand_in(&*task, &split)?;
+        }
         let mut scores = Vec::new();
         if let Some(predictions) = &self.predictions {
             let [task] = &tasks[..] else {
@@ -168,6 +172,13 @@ impl TaskArgs {
         Ok(scores)
     }
 
+    /// Checks that the file with the answers to hand in, if they are asked for, replaces none that is to stay.
+    fn check_hand_in(&self, task: &dyn Task, split: &str) -> anyhow::Result<()> {
+        let Some(folder) = &self.output else { return Ok(()) };
+        let file = folder.join(task.submission(split, &[], &[]).file_name);
+        OverwriteArgs { overwrite: self.overwrite }.check(&file)
+    }
+
     /// Writes the answers as the benchmark wants them, if that is asked for.
     fn hand_in(
         &self,
@@ -178,8 +189,7 @@ impl TaskArgs {
     ) -> anyhow::Result<()> {
         let Some(folder) = &self.output else { return Ok(()) };
         let submission = task.submission(split, examples, answers);
-        let overwrite = OverwriteArgs { overwrite: self.overwrite };
-        overwrite.check(&folder.join(&submission.file_name))?;
+        self.check_hand_in(task, split)?;
         let file = submission.write(folder)?;
         let invalid = match submission.invalid {
             0 => String::new(),
@@ -279,9 +289,8 @@ fn print_averages(scores: &[Scores], split: &str, as_json: bool) -> anyhow::Resu
     for (benchmark, name) in [(Benchmark::Glue, "glue"), (Benchmark::SuperGlue, "superglue")] {
         let Ok(average) = benchmark.average(&by_name) else { continue };
         if as_json {
-            let tasks = scores.len();
             output::json(&json!({
-                "task": name, "split": split, "tasks": tasks, "metrics": {"average": average}
+                "task": name, "split": split, "metrics": {"average": average}
             }))?;
         } else {
             output::line(&format!("{name} · {split} · average {average:.4}"))?;

@@ -104,11 +104,14 @@ pub(super) fn run(args: FinetuneArgs, replicas: &Replicas) -> anyhow::Result<Exi
     let start = Start::new(args.backend.as_ref(), args.quiet, replicas);
     let begun = start.begun(args.output.as_ref(), args.auto_resume)?;
     let mut running = match args.resume.as_ref().or(begun) {
-        Some(path) => {
-            start.resume_fine_tuning(path, args.from, |stored| configured(stored, &args))?
-        }
+        Some(path) => start.resume_fine_tuning(path, args.from, |stored| {
+            let model = args.model.as_deref().map(|model| found_or(model, &stored.model.path));
+            configured(stored, model, &args)
+        })?,
         None => {
-            let config = configured(FineTuningConfig::default(), &args)?;
+            let model = args.model.as_deref().map(ModelSource::find).transpose()?;
+            let model = model.map(|source| source.directory);
+            let config = configured(FineTuningConfig::default(), model, &args)?;
             let place = match &args.output {
                 Some(path) => Place::Output {
                     path: path.clone(),
@@ -154,15 +157,29 @@ fn begin_record(running: &mut Running) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts the file, then the flags over a configuration.
-fn configured(config: FineTuningConfig, args: &FinetuneArgs) -> anyhow::Result<FineTuningConfig> {
+/// The directory of the model that a run is told to go on with. Once it has a checkpoint it needs none: what can't be found is
+/// then what it began with.
+fn found_or(model: &Path, stored: &Path) -> PathBuf {
+    ModelSource::find(model).map_or_else(
+        |error| {
+            output::note(&format!("going on without --model {}: {error}", model.display()));
+            stored.to_owned()
+        },
+        |source| source.directory,
+    )
+}
+
+/// Puts the file, then the flags over a configuration; `model` is what --model names.
+fn configured(
+    config: FineTuningConfig,
+    model: Option<PathBuf>,
+    args: &FinetuneArgs,
+) -> anyhow::Result<FineTuningConfig> {
     let mut config = match &args.config {
         Some(file) => config.with_file(file)?,
         None => config,
     };
-    if let Some(model) = &args.model {
-        config.model.path = ModelSource::find(model)?.directory;
-    }
+    config.model.path = model.unwrap_or(config.model.path);
     if !args.task.is_empty() {
         config.tasks.names = args.task.clone();
     }

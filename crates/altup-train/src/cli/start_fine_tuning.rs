@@ -57,7 +57,8 @@ impl Start<'_> {
         let (model_config, model) = initial_model(&config, &record, &device)?;
         record.model = Some(model_config.clone());
         record.examples = Some(data.fingerprint.clone());
-        self.agree_on_record(&record, &model, on_validation(data.valid.iter().map(Arc::as_ref)))?;
+        record.validation = fingerprints(data.valid.iter().map(Arc::as_ref));
+        self.agree_on_record(&record, &model, Agreement::default())?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
@@ -119,6 +120,15 @@ impl Start<'_> {
             "the training examples have changed since the run in {} was started",
             path.display()
         );
+        let validation = fingerprints(data.valid.iter().map(Arc::as_ref));
+        if let Some((task, _)) =
+            record.validation.iter().find(|(task, split)| validation.get(*task) != Some(split))
+        {
+            anyhow::bail!(
+                "the validation examples of {task}, or how they are judged, have changed since the run in {} was started",
+                path.display()
+            );
+        }
         let [stored, config] = [stored, config].map(|of| of.with_steps_for(data.num_examples()));
         config.validate()?;
         let changes = stored.differences(&config);
@@ -136,9 +146,10 @@ impl Start<'_> {
         let now = RunRecord {
             model: Some(model_config.clone()),
             examples: Some(data.fingerprint.clone()),
+            validation: validation.clone(),
             ..record.clone()
         };
-        self.agree_on_record(&now, &model, on_validation(data.valid.iter().map(Arc::as_ref)))?;
+        self.agree_on_record(&now, &model, Agreement::default())?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
         let Restored { mut state, learner, optimizer, damaged } = match from_start {
@@ -161,6 +172,7 @@ impl Start<'_> {
                 record.backend = backend.to_string();
                 record.model = Some(model_config.clone());
                 record.examples = Some(data.fingerprint.clone());
+                record.validation = validation;
                 folder.write_record(&record)?;
             }
             folder.write_config(&HistoryRow::now(state.step, &config, &backend.to_string()))?;
@@ -213,10 +225,14 @@ fn initial_model(
 
 /// That all replicas validate on the same examples: each scores its own batches of them.
 pub(super) fn on_validation<'a>(splits: impl IntoIterator<Item = &'a TaskSplit>) -> Agreement {
+    Agreement::default().and("validation", fingerprints(splits))
+}
+
+/// The hash of each task's examples to validate on.
+fn fingerprints<'a>(splits: impl IntoIterator<Item = &'a TaskSplit>) -> BTreeMap<String, String> {
     let of_split =
         |split: &TaskSplit| (split.task().name().to_owned(), split.fingerprint().to_string());
-    let splits: BTreeMap<String, String> = splits.into_iter().map(of_split).collect();
-    Agreement::default().and("validation", splits)
+    splits.into_iter().map(of_split).collect()
 }
 
 /// What a run trains on and is validated on; `rows` are its metrics so far.
