@@ -6,8 +6,6 @@
 
 #[cfg(feature = "cube")]
 use burn::backend::DispatchDevice;
-#[cfg(feature = "tch")]
-use burn::backend::libtorch::LibTorchDevice;
 use burn::tensor::Device;
 use std::fmt;
 use std::str::FromStr;

@@ -162,7 +162,7 @@ pub fn measure(
                 ensure!(sequence.is_none(), "layers of several lengths can't be measured alone");
                 measured.parts = breakdown::measure(&model, &batch, &device, repeats);
                 #[cfg(feature = "cube")]
-                if is_gpu(&device) {
+                if altup_backend::is_gpu(&device) {
                     let dtype = precision.dtype();
                     measured.counted = Counted::of(&model, &config, &batch, &device, dtype);
                 }
