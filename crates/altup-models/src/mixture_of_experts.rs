@@ -1,4 +1,4 @@
-use altup_backend::is_gpu;
+use altup_backend::has_kernels;
 use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
@@ -8,7 +8,7 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
 use crate::initialization::{normal, projection};
 use crate::noise::Noise;
-use crate::operations::dispatch::host::{Layout, Places};
+use crate::operations::dispatch::host::{Layout, Places, rounded_up};
 use crate::operations::dispatch::{Dispatched, Room, dispatch};
 
 /// Configuration of [`MixtureOfExperts`].
@@ -319,7 +319,8 @@ impl Routed {
         top_k: usize,
         capacity_factor: Option<f64>,
     ) -> Self {
-        match is_gpu(&probabilities.device()) {
+        // Elsewhere the operation reads the choices all the same.
+        match has_kernels(&probabilities.device()) {
             true => Self::on_device(probabilities, real, top_k, capacity_factor),
             false => Self::on_host(probabilities, real, top_k, capacity_factor),
         }
@@ -333,7 +334,9 @@ impl Routed {
         capacity_factor: Option<f64>,
     ) -> Self {
         let [tokens, num_experts] = probabilities.dims();
-        let (_, experts) = probabilities.clone().detach().topk_with_indices(top_k, 1);
+        // The likeliest, the lowest of equal ones. Under autodiff Burn has no kernel for values with indices, and sorts on the
+        // host.
+        let experts = probabilities.clone().detach().argtopk(top_k, 1);
         // Of probabilities that are NaN the choice may be anything.
         let experts = experts.clamp(0, num_experts as i64 - 1);
         let experts = match real {
@@ -362,7 +365,7 @@ impl Routed {
         let choices = choose(&read, num_experts, top_k, real.as_deref());
         let even_share = choices.iter().flatten().count() as f64 / num_experts as f64;
         let factor = capacity_factor.unwrap_or(f64::MAX);
-        let capacity = (factor * even_share).ceil() as usize;
+        let capacity = rounded_up(factor * even_share);
         let places = Places::new(&choices, top_k, num_experts, capacity);
         // An even share: less than a share of an expert's slots stays empty, and a batched product of fewer and longer
         // tiles is faster than one of many short ones.
@@ -435,20 +438,22 @@ impl Dispatched {
     }
 }
 
-/// Room for as many choices as may fall on an expert: a tile for each one if it is not much longer than an even share, and
-/// otherwise tiles of that length, as many as the worst case needs.
+/// Room for as many choices as may fall on an expert: a tile for each one that may be chosen if it is not much longer than an
+/// even share, and otherwise tiles of that length, as many as the worst case needs.
 fn room(tokens: usize, top_k: usize, num_experts: usize, capacity_factor: Option<f64>) -> Room {
     let choices = tokens * top_k;
     let even = choices.div_ceil(num_experts);
     // An expert is chosen by a token once.
-    let most = capacity_factor.map_or(tokens, |factor| {
-        ((factor * choices as f64 / num_experts as f64).ceil() as usize).clamp(1, tokens)
-    });
+    let limit = |factor: f64| rounded_up(factor * (choices as f64 / num_experts as f64));
+    let most = capacity_factor.map_or(tokens, |factor| limit(factor).clamp(1, tokens));
+    // Σ ⌈n / even⌉ over the experts that are chosen is at most Σ (n + even − 1) / even.
+    let active = num_experts.min(choices);
     let (tiles, tile) = match most <= 2 * even {
-        true => (num_experts, most),
-        false => (num_experts + choices.div_ceil(even), even),
+        true => (active, most),
+        false => ((choices + active * (even - 1)) / even, even),
     };
-    let capacity_factor = capacity_factor.map(|factor| factor as f32);
+    let capacity_factor = capacity_factor.filter(|&factor| limit(factor) < tokens);
+    let capacity_factor = capacity_factor.map(|factor| (factor as f32).max(f32::MIN_POSITIVE));
     Room { num_experts, tiles, tile, capacity_factor, most }
 }
 
@@ -534,7 +539,7 @@ mod tests {
     #[test]
     fn a_layer_on_its_own_tells_how_it_routes() {
         let device = Device::flex().autodiff();
-        let moe = MixtureOfExpertsConfig::new(4, 3, 2).init(&device);
+        let moe = MixtureOfExpertsConfig::new(4, 3, 2).with_top_k(2).init(&device);
         let x = Tensor::<3>::ones([2, 3, 4], &device);
         let real = TensorData::from([[true, true, true], [true, false, false]]);
         let real = Tensor::from_data(real, &device);
@@ -604,6 +609,34 @@ mod tests {
                 Routed::on_host(&probabilities, None, 1, None).slots;
             assert!(token_of_slot.dims()[0] <= 2 * tokens);
             assert_eq!(expert_of_tile.dims(), [if crowded { 1 } else { 16 }]);
+        }
+    }
+
+    /// There are tiles enough, also for the worst case.
+    #[test]
+    fn there_is_room_for_all_choices() {
+        for tokens in 1..40 {
+            for (num_experts, top_k) in [(1, 1), (3, 1), (3, 2), (8, 2), (50, 1), (50, 3)] {
+                for factor in
+                    [None, Some(1e-46), Some(0.5), Some(1.0), Some(1.25), Some(4.0), Some(1e9)]
+                {
+                    let Room { tiles, tile, most, .. } = room(tokens, top_k, num_experts, factor);
+                    let choices = tokens * top_k;
+                    // As many of the choices as fit on one expert, and one on each of the others that are left.
+                    for crowded in 1..=most.min(tokens) {
+                        let others = (choices - crowded).min(num_experts - 1);
+                        let needed = crowded.div_ceil(tile) + others;
+                        assert!(
+                            needed <= tiles,
+                            "{tokens}, {num_experts}, {top_k}, {factor:?}: {needed}"
+                        );
+                    }
+                    assert!(
+                        tiles * tile <= 2 * (choices + num_experts),
+                        "{tiles} of {tile}: {choices}"
+                    );
+                }
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::zeros;
 use cubecl::prelude::*;
 
+use super::host::ROUNDING;
 use super::{DispatchBackend, Room, Slots};
 
 /// Threads that count for one expert, where the device has as many in a group.
@@ -73,13 +74,13 @@ fn place_kernel<I: Int>(
     #[comptime] units: usize,
     #[define(I)] _dtype: ElemType,
 ) {
-    let expert = CUBE_POS as u32;
+    let expert = u32::cast_from(CUBE_POS);
     let unit = UNIT_POS_X as usize;
     let choices = experts.len();
     let tokens = experts.shape(0);
     let top_k = experts.shape(1);
     // The part of the choices that a thread counts through, first choices of all tokens first.
-    let share = (choices + units - 1) / units;
+    let share = choices.div_ceil(units);
     let first = min(unit * share, choices);
     let end = min(first + share, choices);
     let mut count = 0u32;
@@ -104,7 +105,7 @@ fn place_kernel<I: Int>(
         }
     }
     if unit == units - 1 {
-        chosen[CUBE_POS as usize] = I::cast_from(place);
+        chosen[CUBE_POS] = I::cast_from(place);
     }
 }
 
@@ -138,7 +139,9 @@ fn slot_kernel<I: Int>(
     }
     let mut capacity = most;
     if capacity_factor > 0.0f32 {
-        let share = capacity_factor * f32::cast_from(choices) / f32::cast_from(num_experts as u32);
+        let share =
+            capacity_factor * (f32::cast_from(choices) / f32::cast_from(num_experts as u32));
+        let share = share * comptime!(1.0f32 - ROUNDING as f32);
         capacity = min(u32::cast_from(share.ceil()), most);
     }
     if position < slots.len() {
@@ -150,7 +153,7 @@ fn slot_kernel<I: Int>(
                 let mut tiles_before = 0u32;
                 for before in 0..expert {
                     let taken = min(u32::cast_from(chosen[before as usize]), capacity);
-                    tiles_before += (taken + tile - 1u32) / tile;
+                    tiles_before += taken.div_ceil(tile);
                 }
                 let found = tiles_before * tile + place;
                 slot = I::cast_from(found);
@@ -165,7 +168,7 @@ fn slot_kernel<I: Int>(
         for expert in 0..num_experts {
             let taken = min(u32::cast_from(chosen[expert]), capacity);
             let first = end;
-            end += (taken + tile - 1u32) / tile;
+            end += taken.div_ceil(tile);
             if position as u32 >= first && (position as u32) < end {
                 of_tile = expert as u32;
             }

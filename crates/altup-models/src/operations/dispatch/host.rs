@@ -74,6 +74,14 @@ impl Layout {
     }
 }
 
+/// The next whole number, but for what a product in f32 is off by: 1.1 times 10 is 11.
+pub(crate) fn rounded_up(share: f64) -> usize {
+    (share * (1.0 - ROUNDING)).ceil() as usize
+}
+
+/// What a product and a quotient in f32 may be off by, on a GPU too, as a share.
+pub(super) const ROUNDING: f64 = 1e-6;
+
 /// [`dispatch`](super::dispatch) by reading the choices.
 pub(super) fn dispatch_tensor<B: Backend>(experts: IntTensor<B>, room: Room) -> Slots<B> {
     let (device, dtype) = (experts.device(), experts.dtype());
@@ -86,7 +94,8 @@ pub(super) fn dispatch_tensor<B: Backend>(experts: IntTensor<B>, room: Room) -> 
         .collect();
     let choices = experts.iter().flatten().count();
     let capacity = capacity_factor.map_or(most, |factor| {
-        ((factor * choices as f32 / num_experts as f32).ceil() as usize).min(most)
+        let share = f64::from(factor) * (choices as f64 / num_experts as f64);
+        rounded_up(share).min(most)
     });
     let places = Places::new(&experts, top_k, num_experts, capacity);
     let mut layout = Layout::new(&experts, top_k, &places, tile);

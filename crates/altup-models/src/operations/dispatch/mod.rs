@@ -6,7 +6,7 @@ pub(crate) mod host;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::IntTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
+use burn::backend::{Autodiff, Dispatch};
 use burn::tensor::{Int, Tensor};
 
 /// How many tokens there is room for.
@@ -18,7 +18,8 @@ pub struct Room {
     pub tiles: usize,
     /// The slots of a tile.
     pub tile: usize,
-    /// An expert takes at most this many times its even share of the choices. None: it takes all.
+    /// An expert takes at most this many times its even share of the choices, rounded up, but for what a product is off by.
+    /// Above 0. None: it takes all.
     pub capacity_factor: Option<f32>,
     /// An expert takes at most so many choices, whatever its share.
     pub most: usize,
@@ -71,7 +72,10 @@ altup_backend::operations! {
             };
             (experts.clone(), of(room.tiles * room.tile), of(room.tiles), of(room.num_experts))
         })]
-        fn dispatch(experts: IntTensor<Self>, room: Room) -> Slots<Self> {
+        fn dispatch(
+            experts: IntTensor<Self>,
+            room: Room,
+        ) -> (IntTensor<Self>, IntTensor<Self>, IntTensor<Self>, IntTensor<Self>) {
             host::dispatch_tensor::<Self>(experts, room)
         }
     }

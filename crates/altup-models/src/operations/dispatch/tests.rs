@@ -1,5 +1,6 @@
 use super::*;
 use crate::operations::testing::on_each_backend;
+use burn::backend::Backend;
 use burn::tensor::TensorData;
 
 fn ints<B: Backend>(values: &[i32], shape: &[usize]) -> IntTensor<B> {
