@@ -21,6 +21,17 @@ pub fn is_gpu(device: &Device) -> bool {
     }
 }
 
+/// Whether operations run as our kernels on a device: on a GPU through CubeCL.
+pub fn has_kernels(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Cube(_));
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
 /// Whether a device is a GPU: none is, of the backends that are compiled in.
 #[cfg(not(any(feature = "cube", feature = "tch")))]
 pub fn is_gpu(_device: &Device) -> bool {

@@ -19,7 +19,7 @@ pub mod philox;
 #[cfg(feature = "cube")]
 pub mod cube;
 
-pub use device::is_gpu;
+pub use device::{has_kernels, is_gpu};
 pub use host_tensors::HostTensors;
 pub use matrix::{HeadsMut, Matrix, MatrixMut, product};
 pub use parallel::{for_each, map, vectorized};

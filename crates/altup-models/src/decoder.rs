@@ -2,7 +2,7 @@ use altup_core::{AltUp, AltUpConfig, Widened};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{RmsNorm, RmsNormConfig};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Bool, Device, Int, Tensor};
 use std::ops::Range;
 
 use crate::T5Config;
@@ -126,7 +126,7 @@ impl DecoderBlock {
         bias: Option<Tensor<4>>,
         memory_bias: Option<Tensor<4>>,
         cache: &mut DecoderBlockCache,
-        real: Option<&[bool]>,
+        real: Option<&Tensor<2, Bool>>,
         noise: Noise,
     ) -> (Tensor<3>, Option<LayerRouting>) {
         LayerContext::of_real(real, noise, |context| {
@@ -277,7 +277,7 @@ impl Decoder {
         embedded: Tensor<3>,
         cache: &mut DecoderCache,
         noise: Noise,
-        real: Option<&[bool]>,
+        real: Option<&Tensor<2, Bool>>,
         mut log: Option<&mut Vec<LayerRouting>>,
     ) -> Tensor<3> {
         let [_, seq_length, _] = embedded.dims();
@@ -307,7 +307,7 @@ impl Decoder {
         embedded: Tensor<3>,
         memory: &Memory,
         noise: Noise,
-        real: Option<&[bool]>,
+        real: Option<&Tensor<2, Bool>>,
         mut log: Option<&mut Vec<LayerRouting>>,
     ) -> Tensor<3> {
         let [_, seq_length, _] = embedded.dims();

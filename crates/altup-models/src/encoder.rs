@@ -145,7 +145,7 @@ impl EncoderBlock {
         &self,
         x: Tensor<3>,
         bias: Option<Tensor<4>>,
-        real: Option<&[bool]>,
+        real: Option<&Tensor<2, Bool>>,
         noise: Noise,
     ) -> (Tensor<3>, Option<LayerRouting>) {
         LayerContext::of_real(real, noise, |context| self.forward_logged(x, bias, context))
@@ -212,7 +212,7 @@ struct Positions {
     /// Broadcastable to `[batch_size, num_heads, length, length]`.
     bias: Tensor<4>,
     /// Whether each token is no padding, row by row; none if none is, or nobody asks.
-    real: Option<Vec<bool>>,
+    real: Option<Tensor<2, Bool>>,
 }
 
 impl Encoder {
@@ -276,7 +276,7 @@ impl Encoder {
                 noise: noise.in_layer(layer),
                 stack: "encoder",
                 layer,
-                real: positions.real.as_deref(),
+                real: positions.real.as_ref(),
                 log: log.as_deref_mut(),
             };
             let widened = self.widened.clone();
@@ -307,9 +307,7 @@ impl Encoder {
             bias = bias + padding_bias(padding);
         }
         let routes = self.blocks.iter().any(|block| block.feed_forward.moe.is_some());
-        let real = padding.filter(|_| routes).map(|padding| {
-            padding.clone().into_data().iter::<bool>().map(|padding| !padding).collect()
-        });
+        let real = padding.filter(|_| routes).map(|padding| padding.clone().bool_not());
         Positions { bias, real }
     }
 }

@@ -2,7 +2,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::activation::relu;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 
 use crate::Activation;
 use crate::initialization::projection;
@@ -187,7 +187,7 @@ impl FeedForwardLayer {
     pub fn forward_with_routing(
         &self,
         x: Tensor<3>,
-        real: Option<&[bool]>,
+        real: Option<&Tensor<2, Bool>>,
         noise: Noise,
     ) -> (Tensor<3>, Option<LayerRouting>) {
         LayerContext::of_real(real, noise, |context| self.forward_logged(x, context))

@@ -207,9 +207,8 @@ impl T5 {
         log: Option<&mut Vec<LayerRouting>>,
     ) -> Tensor<3> {
         let routes = self.decoder.blocks.iter().any(|block| block.feed_forward.moe.is_some());
-        let real: Option<Vec<bool>> =
-            routes.then(|| labels.greater_elem(0).into_data().iter::<bool>().collect());
-        let (decoder, real, noise) = (&self.decoder, real.as_deref(), noise.in_stack(1));
+        let real = routes.then(|| labels.greater_elem(0));
+        let (decoder, real, noise) = (&self.decoder, real.as_ref(), noise.in_stack(1));
         self.logits(match decoder.recomputes_layers {
             true => decoder.forward_recomputed(targets, memory, noise, real, log),
             false => decoder.forward_logged(targets, &mut decoder.start(memory), noise, real, log),

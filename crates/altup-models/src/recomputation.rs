@@ -20,7 +20,7 @@ pub(crate) fn run_layer<M: Module + 'static, const N: usize>(
         return run(block, inputs, &mut context);
     }
     let LayerContext { noise, stack, layer, real, log } = context;
-    let real: Option<Arc<[bool]>> = real.map(Arc::from);
+    let real = real.cloned();
     let is_asked = log.is_some();
     let routed = Arc::new(Mutex::new(None::<LayerRouting>));
     let left = Arc::clone(&routed);
@@ -30,7 +30,7 @@ pub(crate) fn run_layer<M: Module + 'static, const N: usize>(
             noise,
             stack,
             layer,
-            real: real.as_deref(),
+            real: real.as_ref(),
             log: is_asked.then_some(&mut log),
         };
         let state = run(block, inputs, &mut context);

@@ -231,13 +231,16 @@ impl Step<'_> {
         held
     }
 
-    /// Logits, probabilities and what the losses make of them, f32; the slots that experts compute in, of which up to half
-    /// stay empty, with what is chosen from them; and the weights, gathered for each tile of slots.
+    /// Logits, probabilities and what the losses make of them, f32; the slots that experts compute in, on a CPU of which up
+    /// to half stay empty, on a GPU as many as an expert may take, with what is chosen from them; and the weights, gathered for each tile of slots.
     fn experts(&self, tokens: u64, moe: &MoeConfig) -> Held {
         let (experts, hidden) = (moe.num_experts as u64, moe.expert_d_ff as u64);
         let chosen = tokens * moe.top_k as u64;
-        let tiles = experts.min(chosen) * 3 / 2;
-        let slots = chosen * 3 / 2;
+        let most = (moe.capacity_factor * chosen as f64).ceil() as u64;
+        let (tiles, slots) = match self.shape.on_gpu {
+            true => (experts.min(chosen), most),
+            false => (experts.min(chosen) * 3 / 2, chosen * 3 / 2),
+        };
         let weights = self.values(2 * tiles * self.width() * hidden);
         let in_slots = self.values(slots * (2 * self.width() + hidden));
         let of_router = 4 * 6 * tokens * experts;

@@ -246,7 +246,8 @@ fn a_single_expert_is_a_dense_network() {
     assert_eq!(routing.len(), 5);
     for layer in routing {
         assert_eq!(layer.load_balancing_loss.into_scalar::<f64>(), 1.0);
-        assert_eq!((layer.loads, layer.dropped), (vec![1.0], 0.0));
+        let [load, dropped] = [layer.loads, layer.dropped].map(Tensor::into_scalar::<f64>);
+        assert_eq!([load, dropped], [1.0, 0.0]);
     }
 }
 
@@ -290,7 +291,7 @@ fn dropped_tokens_pass_through_the_residual() {
     let (input_ids, labels) = (random_ids([1, 6], &device), random_ids([1, 4], &device));
     let (found, routing) =
         full.forward_with_routing(input_ids.clone(), None, labels.clone(), Noise::none());
-    assert_eq!(routing[0].dropped, 0.75);
+    assert_eq!(routing[0].dropped.clone().into_scalar::<f64>(), 0.75);
     let kept = roomy.forward(input_ids.clone(), None, labels.clone());
     let first = |logits: &Tensor<3>| logits.clone().narrow(1, 0, 1);
     let rest = |logits: &Tensor<3>| logits.clone().narrow(1, 1, 3);
@@ -397,11 +398,13 @@ fn recomputing_layers_changes_no_bit() {
             for (plain, recomputed) in bits(gradients).into_iter().zip(bits(gradients_again)) {
                 assert_eq!(plain, recomputed, "variant {number} on {device:?}");
             }
-            let values = |routing: Vec<LayerRouting>| -> Vec<_> {
-                let number = |tensor: Tensor<1>| tensor.into_scalar::<f64>();
+            let values = |routing: Vec<LayerRouting>| -> Vec<(&str, usize, Vec<f64>)> {
                 let of_layer = |layer: LayerRouting| {
-                    let losses = [number(layer.load_balancing_loss), number(layer.z_loss)];
-                    (layer.stack, layer.layer, losses, layer.loads, layer.entropy, layer.dropped)
+                    let LayerRouting { load_balancing_loss, z_loss, .. } = layer;
+                    let told = [layer.loads, layer.entropy, layer.dropped];
+                    let numbers = [&[load_balancing_loss, z_loss][..], &told].concat();
+                    let numbers = Tensor::cat(numbers, 0).into_data().iter::<f64>().collect();
+                    (layer.stack, layer.layer, numbers)
                 };
                 routing.into_iter().map(of_layer).collect()
             };

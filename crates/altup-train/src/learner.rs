@@ -142,7 +142,7 @@ impl TrainStep for Learner {
 
     fn step(&self, batch: DeviceBatch) -> TrainOutput<BatchLoss> {
         let loss_targets = batch.loss_targets;
-        let (logits, mut routing) = self.model.forward_with_routing(
+        let (logits, routing) = self.model.forward_with_routing(
             batch.input_ids,
             batch.padding,
             batch.labels.clone(),
@@ -155,10 +155,7 @@ impl TrainStep for Learner {
             loss = loss + auxiliary * (batch.targets as f64 / loss_targets as f64);
         }
         let gradients = loss.backward();
-        for layer in &mut routing {
-            layer.load_balancing_loss = layer.load_balancing_loss.clone().inner();
-            layer.z_loss = layer.z_loss.clone().inner();
-        }
+        let routing = routing.into_iter().map(LayerRouting::without_tape).collect();
         TrainOutput::new(self, gradients, BatchLoss { sum, loss_targets, correct: None, routing })
     }
 }

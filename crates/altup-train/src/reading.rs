@@ -18,7 +18,7 @@ enum State {
 }
 
 impl Reading {
-    /// Begins to read tensors of one number each, in one transfer.
+    /// Begins to read tensors, in one transfer.
     pub(crate) fn start(tensors: impl IntoIterator<Item = Tensor<1>>) -> Self {
         let transaction = tensors.into_iter().fold(Transaction::default(), Transaction::register);
         let mut reading = Box::pin(transaction.execute_async());
@@ -29,7 +29,7 @@ impl Reading {
         }
     }
 
-    /// The numbers, in their order.
+    /// Their numbers, in their order.
     ///
     /// # Panics
     ///

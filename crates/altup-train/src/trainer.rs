@@ -678,8 +678,10 @@ struct Pass {
 
 impl Pass {
     fn numbers(&self) -> Vec<Tensor<1>> {
-        let of_layer =
-            |layer: &LayerRouting| [layer.load_balancing_loss.clone(), layer.z_loss.clone()];
+        let of_layer = |layer: &LayerRouting| {
+            let LayerRouting { load_balancing_loss, z_loss, loads, entropy, dropped, .. } = layer;
+            [load_balancing_loss, z_loss, entropy, dropped, loads].map(Tensor::clone)
+        };
         let of_layers = self.routing.iter().flat_map(of_layer);
         std::iter::once(self.loss.clone()).chain(of_layers).collect()
     }
@@ -693,9 +695,9 @@ impl Pass {
             layer: layer.layer,
             load_balancing_loss: next(),
             router_z_loss: next(),
-            entropy: layer.entropy,
-            dropped: layer.dropped,
-            loads: layer.loads,
+            entropy: next(),
+            dropped: next(),
+            loads: (0..layer.loads.dims()[0]).map(|_| next()).collect(),
         };
         let routing = self.routing.into_iter().map(row).collect();
         PassRow { loss, flops: self.flops, routing }

@@ -8,6 +8,7 @@
 
 pub mod attention;
 pub mod cross_entropy;
+pub mod dispatch;
 pub mod dropout;
 pub mod embedding;
 pub mod gated_gelu;

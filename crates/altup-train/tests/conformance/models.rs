@@ -182,10 +182,10 @@ pub(crate) fn the_routers_losses_and_their_gradients(subject: &Subject) {
         let scalar = |tensor: &Tensor<1>| tensor.clone().into_scalar::<f64>();
         close("load_balancing", &of_layers(&|layer| scalar(&layer.load_balancing_loss)));
         close("router_z", &of_layers(&|layer| scalar(&layer.z_loss)));
-        close("entropy", &of_layers(&|layer| layer.entropy));
-        let loads = routing.iter().flat_map(|layer| &layer.loads).map(|&load| load as f32);
-        close("loads", &loads.collect::<Vec<f32>>());
-        assert!(routing.iter().all(|layer| layer.dropped == 0.0), "{case}");
+        close("entropy", &of_layers(&|layer| scalar(&layer.entropy)));
+        let loads = routing.iter().map(|layer| layer.loads.clone()).collect();
+        close("loads", &values(Tensor::cat(loads, 0)));
+        assert!(routing.iter().all(|layer| scalar(&layer.dropped) == 0.0), "{case}");
 
         let auxiliary = model.auxiliary_loss(&routing).unwrap();
         let total = cross_entropy_sum(logits, labels) / inputs.targets() as f64 + auxiliary;
