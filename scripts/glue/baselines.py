@@ -16,9 +16,6 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 WORD = re.compile(r"\w+(?:'\w+)?|[^\w\s]")
-# T5's templates name the parts of an input: `mrpc sentence1: … sentence2: …`.
-NAMES = "sentence|sentence1|sentence2|question|question1|question2|hypothesis|premise|context"
-PARTS = re.compile(rf"(?:^|\s)(?:{NAMES}): ")
 NUMBER = re.compile(r"-?\d+\.\d+$")
 STOP_WORDS = set(
     """a an and are as at be been but by did do does for from had has have he her his how in is it its more most not of
@@ -30,6 +27,8 @@ STOP_WORDS = set(
 def predict(task, train, valid):
     """The predictions for the examples of `valid`, a text each, by the name of the baseline. `task` is a line of
     `altup tasks --json`."""
+    for example in train + valid:
+        example["parts"] = parts_of(task["template"], example["input"])
     if task["task"] == "squad":
         return {"bag_of_words": answer_by_overlap(train, valid)}
     if all(NUMBER.match(example["target"]) for example in train):
@@ -39,13 +38,23 @@ def predict(task, train, valid):
     return {"majority": [most] * len(valid), "bag_of_words": classify(train, targets, valid)}
 
 
+def parts_of(template, text):
+    """The texts that a template such as `mrpc sentence1: {…} sentence2: {…}` was filled with. A text may hold a name of the
+    template itself, so that each name is where it comes first behind the one before."""
+    found = []
+    for name in re.findall(r"\S+: (?={)", template):
+        before, _, text = text.partition(name)
+        found.append(before.strip())
+    return found[1:] + [text]
+
+
 def words_of(text):
     return [word.lower() for word in WORD.findall(text)]
 
 
 def parts(example):
     """The sentences of an input, as words."""
-    return [words_of(part) for part in PARTS.split(example["input"])[1:]]
+    return [words_of(part) for part in example["parts"]]
 
 
 def grams(words):
@@ -94,7 +103,7 @@ def score_by_overlap(train, valid):
 def answer_by_overlap(train, valid):
     """For each question the stretch of the passage around which most of its words stand, the rarer the better: without
     words of the question, and from one stop word or sign to the next."""
-    passages = {PARTS.split(example["input"])[2] for example in train}
+    passages = {example["parts"][1] for example in train}
     counts = collections.Counter(word for passage in passages for word in set(words_of(passage)))
     rarity = {word: math.log(len(passages) / count) for word, count in counts.items()}
     unseen = math.log(len(passages) or 1)
@@ -106,7 +115,7 @@ LONGEST = 6
 
 
 def nearest_stretch(example, rarity):
-    _, question, passage = PARTS.split(example["input"])
+    question, passage = example["parts"]
     wanted = set(words_of(question)) - STOP_WORDS
     words = [(match.group().lower(), match.span()) for match in WORD.finditer(passage)]
     ends = lambda word: word in STOP_WORDS or word in wanted or not word[0].isalnum()

@@ -336,7 +336,16 @@ impl Routed {
         let [tokens, num_experts] = probabilities.dims();
         // The likeliest, the lowest of equal ones. Under autodiff Burn has no kernel for values with indices, and sorts on the
         // host.
-        let experts = probabilities.clone().detach().argtopk(top_k, 1);
+        let probabilities = probabilities.clone().detach();
+        // Which refuses to choose all there are: behind them is one that is never chosen.
+        let candidates = match top_k == num_experts {
+            true => {
+                let never = probabilities.clone().narrow(1, 0, 1).full_like(-1.0);
+                Tensor::cat(vec![probabilities, never], 1)
+            }
+            false => probabilities,
+        };
+        let experts = candidates.argtopk(top_k, 1);
         // Of probabilities that are NaN the choice may be anything.
         let experts = experts.clamp(0, num_experts as i64 - 1);
         let experts = match real {
