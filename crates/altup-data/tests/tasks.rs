@@ -481,6 +481,14 @@ fn a_description_that_says_too_little_is_refused() {
     };
     let two = "{ value = 0, word = \"no\" }, { value = 1, word = \"yes\" }";
     DescribedTask::parse(&label(two, "f1"), "mine.toml").unwrap();
+    // Sources whose translations nobody has.
+    let lines = |split: &str| {
+        let splits = format!("splits = {{ {split} = {{ a = \"a.txt\" }} }}\n");
+        let head = "name = \"mine\"\nformat = \"lines\"\ntemplate = \"say {a}\"\n";
+        format!("{head}{splits}[text]\ntemplate = \"{{b}}\"\nmetrics = [\"bleu\"]\n")
+    };
+    DescribedTask::parse(&lines("test"), "mine.toml").unwrap();
+    refused(&lines("train"), &["splits.train", "`b`"]);
     refused(base, &["exactly one of", "[label]"]);
     let both = format!("{}[text]\ntemplate = \"{{b}}\"\nmetrics = []\n", label(two, "f1"));
     refused(&both, &["exactly one of"]);

@@ -230,8 +230,11 @@ impl DescribedTask {
         if let Some(again) = (1..names.len()).find(|&at| names[..at].contains(&names[at])) {
             return Err(format!("metrics has two of the name {}", names[again]));
         }
-        let columns: Vec<&str> = template.columns().chain(target.columns()).collect();
-        let splits = splits(&description, &columns)?;
+        let splits = splits(&description, |split| {
+            // Where labels may be missing, so may their file.
+            let of_target = target.columns().filter(|_| !may_lack_labels(split));
+            template.columns().chain(of_target).map(str::to_owned).collect()
+        })?;
         let name = &description.name;
         if name.is_empty() || name.ends_with(".toml") || name.contains(['/', '\\', ',']) {
             return Err(format!("`{name}` can't be the name of a task"));
@@ -277,7 +280,10 @@ fn checked_label(label: &LabelDescription) -> Result<LabelDescription, String> {
 }
 
 /// The splits, training first and tests last.
-fn splits(description: &Description, needed: &[&str]) -> Result<Vec<Split>, String> {
+fn splits(
+    description: &Description,
+    needed: impl Fn(&str) -> Vec<String>,
+) -> Result<Vec<Split>, String> {
     let mut splits = Vec::new();
     for (name, files) in &description.splits {
         let files = match (files, description.format) {
@@ -286,7 +292,8 @@ fn splits(description: &Description, needed: &[&str]) -> Result<Vec<Split>, Stri
                 files.iter().map(|file| vec![file.clone()]).collect()
             }
             (SplitDescription::Columns(columns), Format::Lines) => {
-                if let Some(column) = needed.iter().find(|name| !columns.contains_key(**name)) {
+                if let Some(column) = needed(name).iter().find(|name| !columns.contains_key(*name))
+                {
                     return Err(format!("splits.{name} has no file of the column `{column}`"));
                 }
                 vec![columns.values().cloned().collect()]
