@@ -362,8 +362,20 @@ mod kernels {
         // Burn may try kernels out.
         pass(input()).backward();
         let input = input();
-        let (output, forward) = launches(|| pass(input));
-        let (_, mut backward) = launches(|| output.backward());
+        let device = input.device();
+        // Under Burn's fusion nothing is launched before somebody waits for it.
+        let finish = || device.sync().unwrap();
+        finish();
+        let (output, forward) = launches(|| {
+            let output = pass(input);
+            finish();
+            output
+        });
+        let (_, mut backward) = launches(|| {
+            let gradients = output.backward();
+            finish();
+            gradients
+        });
         backward.remove(0);
         [forward, backward]
     }
