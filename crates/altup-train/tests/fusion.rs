@@ -1,5 +1,5 @@
-//! A whole T5 on wgpu while Burn fuses what goes element by element into kernels of its own making: a dense one, one with
-//! AltUp, and one with experts too, against golden values from outside this code.
+//! Every variant of T5 on wgpu while Burn fuses what goes element by element into kernels of its own making, against golden
+//! values from outside this code.
 //!
 //! On a driver in software each such kernel takes seconds to compile. The other tests of a build with `fusion` therefore
 //! run with `BURN_FUSION_MAX_EXPLORATIONS=0`, by which Burn fuses nothing.
@@ -17,10 +17,9 @@ use altup_backend::cube::launches;
 
 #[test]
 fn outputs_loss_gradients_and_an_optimizer_step() {
-    let cases = ["dense-gated", "altup-embedding-k2", "moe-altup-k2"];
     let subject = backends::Subject::new("wgpu");
-    let (_, launched) =
-        launches(|| models::outputs_loss_gradients_and_an_optimizer_step(&subject, &cases));
+    let run = || models::outputs_loss_gradients_and_an_optimizer_step(&subject, support::CASES);
+    let (_, launched) = launches(run);
     let fused = launched.iter().filter(|kernel| kernel.contains("burn_cubecl_fusion")).count();
     assert!(fused > 0, "nothing was fused: {launched:#?}");
 }

@@ -15,7 +15,7 @@ use crate::{Batch, Example};
 /// of the smallest task has, at most [`WINDOW`](Self::WINDOW). In a window the examples are put together by length, so that
 /// there is little to pad, and the batches come in a shuffled order. So batch n is a function of the data, the seed and n too,
 /// whoever asks and when, and every example is seen once in an epoch. Where a window holds the end of an epoch and the
-/// beginning of the next, the two copies of an example come in two batches, if there are enough.
+/// beginning of the next, the two copies of an example come in two batches of it, if it has two.
 ///
 /// A window is sorted by the lengths of inputs and cut into strips, which are sorted by the lengths of targets. A single
 /// strip is a window sorted by targets first; with a strip for each batch, targets don't count. The number of strips is
@@ -260,27 +260,33 @@ mod tests {
         assert_eq!(batches.epochs(384).collect::<Vec<_>>(), [("task 0", 4.0)]);
     }
 
-    /// Also where windows and epochs end at different places, and of the smaller task of two.
+    /// Also where windows and epochs end at different places. In a mixture, which shuffles the epochs of a task, a tiny task's
+    /// examples may come more often in a window than it has batches.
     #[test]
     fn no_batch_has_an_example_twice() {
-        for (sizes, weights) in [
-            (&[4][..], &[1.0][..]),
-            (&[5], &[1.0]),
-            (&[30], &[1.0]),
-            (&[250], &[1.0]),
-            (&[7, 1000], &[1.0, 1.0]),
-            (&[40, 9, 300], &[4.0, 1.0, 4.0]),
+        for (sizes, weights, most) in [
+            (&[4][..], &[1.0][..], 0),
+            (&[8], &[1.0], 0),
+            (&[11], &[1.0], 0),
+            (&[30], &[1.0], 0),
+            (&[250], &[1.0], 0),
+            (&[40, 9, 300], &[4.0, 1.0, 4.0], 0),
+            (&[7, 1000], &[1.0, 1.0], 10),
         ] {
             let batches = batches(sizes, weights, 3);
-            for number in 0..500 {
-                let mut names = names(&batches.batch(number));
+            let has_copies = |number: &u64| {
+                let mut names = names(&batches.batch(*number));
                 names.sort_unstable();
                 names.dedup();
-                assert_eq!(names.len(), 4, "batch {number} of {sizes:?}");
-            }
+                names.len() < 4
+            };
+            let found = (0..500).filter(has_copies).count();
+            assert!(found <= most, "{found} of 500 batches of {sizes:?}");
         }
-        // Fewer than a batch has rows.
-        assert_eq!(names(&batches(&[3], &[1.0], 3).batch(9)).len(), 4);
+        // Fewer than a batch has rows, and fewer than two have.
+        for size in [3, 5] {
+            assert_eq!(names(&batches(&[size], &[1.0], 3).batch(9)).len(), 4);
+        }
     }
 
     #[test]
@@ -305,9 +311,9 @@ mod tests {
 
     #[test]
     fn tasks_are_mixed_at_their_rates() {
-        let batches = batches(&[90, 50], &[3.0, 1.0], 7);
+        let batches = batches(&[390, 130], &[3.0, 1.0], 7);
         assert_eq!((batches.rate(0), batches.rate(1)), (0.75, 0.25));
-        // A block of the mixture is 16,384 examples.
+        // A block of the mixture is 16,384 examples: 32 windows.
         let of_first =
             (0..4096).flat_map(|number| names(&batches.batch(number))).filter(|name| *name < 2000);
         assert_eq!(of_first.count(), 3 * 4096);
