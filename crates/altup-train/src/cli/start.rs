@@ -145,7 +145,7 @@ impl<'a> Start<'a> {
         record.model = Some(model_config.clone());
         record.data = Some(data.identity.clone());
         record.skipped = data.skipped.clone();
-        self.agree_on_record(&record, &model, Agreement::default())?;
+        self.agree_on_record(&record, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
         let (record, first, tokenizer) = (&record, &first, &data.tokenizer);
@@ -247,7 +247,7 @@ impl<'a> Start<'a> {
             data: Some(data.identity.clone()),
             ..record.clone()
         };
-        self.agree_on_record(&now, &model, Agreement::default())?;
+        self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
         let Restored { mut state, learner, optimizer, damaged } = match from_start {
@@ -494,17 +494,18 @@ impl<'a> Start<'a> {
     }
 
     /// Checks that all replicas have the same data, and begin with the same model: its configuration, its parameters, and
-    /// where it comes from a directory, its weights. `also` is what else they must have alike.
+    /// where it comes from a directory, its weights.
     pub(super) fn agree_on_record(
         &self,
         record: &RunRecord,
         model: &T5,
-        also: Agreement,
     ) -> anyhow::Result<()> {
         let shapes: BTreeMap<String, Vec<usize>> =
             parameters(model).into_iter().map(|info| (info.name, info.shape)).collect();
-        let agreement = also
+        let agreement = Agreement::default()
             .and("parameters", shapes)
+            // Each replica scores its own batches of these.
+            .and("validation", &record.validation)
             .and_if_any("model", record.model.as_ref())
             .and_if_any("weights (BLAKE3)", record.init.as_ref())
             .and_if_any("data", record.data.as_ref())

@@ -58,7 +58,7 @@ impl Start<'_> {
         record.model = Some(model_config.clone());
         record.examples = Some(data.fingerprint.clone());
         record.validation = fingerprints(data.valid.iter().map(Arc::as_ref));
-        self.agree_on_record(&record, &model, Agreement::default())?;
+        self.agree_on_record(&record, &model)?;
         let first = HistoryRow::now(0, &config, &backend.to_string());
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
@@ -149,7 +149,7 @@ impl Start<'_> {
             validation: validation.clone(),
             ..record.clone()
         };
-        self.agree_on_record(&now, &model, Agreement::default())?;
+        self.agree_on_record(&now, &model)?;
         let learner = Learner { model };
         let optimizer = optimizer(&learner, &config.optimizer)?;
         let Restored { mut state, learner, optimizer, damaged } = match from_start {
