@@ -495,11 +495,7 @@ impl<'a> Start<'a> {
 
     /// Checks that all replicas have the same data, and begin with the same model: its configuration, its parameters, and
     /// where it comes from a directory, its weights.
-    pub(super) fn agree_on_record(
-        &self,
-        record: &RunRecord,
-        model: &T5,
-    ) -> anyhow::Result<()> {
+    pub(super) fn agree_on_record(&self, record: &RunRecord, model: &T5) -> anyhow::Result<()> {
         let shapes: BTreeMap<String, Vec<usize>> =
             parameters(model).into_iter().map(|info| (info.name, info.shape)).collect();
         let agreement = Agreement::default()
