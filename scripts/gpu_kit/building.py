@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "altup-gpu-kit"
-# The programs are alike for the most part: within a window over all of them, what one has is not packed again.
+# All programs hold Burn: within a window over all of them, what one has need not be packed again.
 FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**28}]
 FIXTURES = ["crates/altup-core/tests/fixtures", "crates/altup-models/tests/fixtures"]
 SCRIPTS = ["scripts/gpu-kit", "scripts/gpu_kit", "benches/pytorch/measure.py"]

@@ -193,10 +193,10 @@ fn keep_apart<E: PartialEq>(batches: &mut [Vec<usize>], examples: &[E]) {
                 places if other > number => places.iter().position(may_come),
                 places => places.iter().rposition(may_come),
             };
-            let others = (1..batches.len())
+            let found = (1..batches.len())
                 .flat_map(|away| [Some(number + away), number.checked_sub(away)])
-                .flatten();
-            let found = others.filter_map(|other| Some((other, place_in(other)?))).next();
+                .flatten()
+                .find_map(|other| Some((other, place_in(other)?)));
             if let Some((other, place)) = found {
                 let comes = batches[other][place];
                 batches[other][place] = std::mem::replace(&mut batches[number][row], comes);

@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Tensor, Transaction};
 
+use super::scores::by_rank;
+
 /// How many tokens of a row a device finds at most: it keeps that many in the registers of each of its threads.
 pub(super) const AT_MOST: usize = 64;
 
@@ -54,8 +56,6 @@ impl Likeliest {
         let pairs = tokens.iter::<i64>().zip(largest.iter::<f64>());
         let mut tokens: Vec<(usize, f64)> = pairs.map(of_pair).collect();
         // Not every backend puts the lowest of equal ones first.
-        let by_rank =
-            |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0));
         tokens.chunks_exact_mut(count).for_each(|row| row.sort_unstable_by(by_rank));
         let found = Self { tokens, sums: sums.iter::<f64>().collect(), count };
         let is_told = |row: usize| found.row(row).is_told();

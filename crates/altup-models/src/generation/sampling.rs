@@ -3,7 +3,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::Sampling;
 use super::likeliest::{self, LikeliestOfRow};
-use super::scores::{log_softmax, max, resolve_infinity};
+use super::scores::{by_rank, log_softmax, max, resolve_infinity};
 
 /// Draws the tokens of one target.
 pub(super) struct Sampler {
@@ -96,8 +96,6 @@ fn distribution(scores: &[f64], sampling: &Sampling) -> Vec<(usize, f64)> {
         .enumerate()
         .filter(|&(_, logit)| logit > f64::NEG_INFINITY)
         .collect();
-    let by_rank =
-        |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0));
     if let Some(k) = sampling.top_k.filter(|&k| k < kept.len()) {
         kept.select_nth_unstable_by(k - 1, by_rank);
         kept.truncate(k);

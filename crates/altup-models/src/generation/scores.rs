@@ -1,4 +1,5 @@
 use burn::tensor::{Tensor, Transaction};
+use std::cmp::Ordering;
 
 /// The values of all rows, on the host.
 pub(super) fn to_host(logits: Tensor<2>) -> Vec<f64> {
@@ -21,6 +22,11 @@ pub(super) fn argmax_of_finite(
     let [indices, sums] = read.try_into().expect("a transaction gives what it registered");
     let finite = sums.iter::<f64>().enumerate().all(|(row, sum)| sum.is_finite() || !counts(row));
     finite.then(|| indices.iter::<u32>().collect())
+}
+
+/// The order of tokens with their scores: the largest first, the lowest of equal ones.
+pub(super) fn by_rank(a: &(usize, f64), b: &(usize, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0))
 }
 
 /// The index of the largest score, the lowest of several; none if all are -inf.

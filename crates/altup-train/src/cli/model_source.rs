@@ -31,8 +31,7 @@ impl ModelSource {
         let name = path.to_str().filter(|name| !path.exists() && HubName::parse(name).is_some());
         if let Some(name) = name {
             let mut bars = DownloadBars::default();
-            let found = ModelDirectory::find(name, &mut |progress| bars.show(progress));
-            let directory = found.with_context(|| format!("there is no directory {name}"))?;
+            let directory = ModelDirectory::find(name, &mut |progress| bars.show(progress))?;
             return Ok(Self { directory: directory.path().to_owned(), run: None });
         }
         let run = RunFolder::find(path).with_context(|| {

@@ -39,12 +39,17 @@ pub struct Dispatched {
     pub chosen: Tensor<1, Int>,
 }
 
-/// Gives choices their slots, where the tensors are. All first choices come before any second one, and earlier tokens
+/// Gives choices their slots, where the tensors are (the dispatch of Switch Transformers, [arXiv
+/// 2101.03961](https://arxiv.org/abs/2101.03961), section 2.2, without its one-hot products). All first choices come before any second one, and earlier tokens
 /// before later ones.
 ///
 /// # Shapes
 ///
 /// - experts: `[tokens, top_k]`, the expert of each choice, num_experts where a token chooses none
+///
+/// # Panics
+///
+/// Panics on a backend without kernels if there are fewer tiles than the choices need; kernels don't check.
 pub fn dispatch(experts: Tensor<2, Int>, room: Room) -> Dispatched {
     let experts = experts.into_dispatch();
     let (slots, token_of_slot, expert_of_tile, chosen) =
