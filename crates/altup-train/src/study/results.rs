@@ -115,6 +115,10 @@ pub struct CellResult {
     pub parameters: Option<Parameters>,
     /// Each figure over the seeds, and beside the baseline.
     pub metrics: BTreeMap<Metric, Compared>,
+    /// The study's first figure beside each other variant of the same size and budget, on the same seeds, by the
+    /// other's name.
+    #[serde(default)]
+    pub to_others: BTreeMap<String, PairedDifference>,
     /// What the models made of the study's tasks.
     #[serde(default)]
     pub fine_tuned: ComparedTasks,
@@ -437,6 +441,14 @@ fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec
                 .flatten();
             Some((metric, Compared { spread: Spread::of(values.into_values())?, difference }))
         };
+        let to_other = |other: &Cell| {
+            let metric = *plan.metrics.first()?;
+            let difference = PairedDifference::of(&by_seed(cell, metric), &by_seed(other, metric))?;
+            Some((other.variant.clone(), difference))
+        };
+        let others = cells.iter().filter(|other| {
+            (&other.size, other.multiple) == (&cell.size, cell.multiple) && *other != cell
+        });
         let all = [Metric::ValidLoss, Metric::BestValidLoss, Metric::Accuracy, Metric::Perplexity];
         let speed_up = |rows: usize| {
             if plan.scaling_line.contains(&cell.variant) {
@@ -456,6 +468,7 @@ fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec
             planned: plan.runs.iter().filter(|run| run.cell == *cell).count(),
             parameters: runs.iter().find(|run| run.cell == *cell).map(|run| run.parameters),
             metrics: all.into_iter().filter_map(compared).collect(),
+            to_others: others.filter_map(to_other).collect(),
             fine_tuned: task_scores::compare(plan, runs, cell, &baseline),
             times: latency.map_or(Vec::new(), |latency| times(latency, cell, &baseline, speed_up)),
             cell: cell.clone(),
