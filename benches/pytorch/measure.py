@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -658,6 +659,10 @@ def main():
         sys.exit("error: out of memory")
     except (Failure, OSError, SafetensorError, json.JSONDecodeError) as error:
         sys.exit(f"error: {error}")
+    except Exception as error:
+        # PyTorch's and its compiler's, many lines long: the first says what, the traceback where.
+        traceback.print_exc()
+        sys.exit(f"error: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
 if __name__ == "__main__":

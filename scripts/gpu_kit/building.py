@@ -42,7 +42,11 @@ def add_arguments(parser):
 
 
 def run(args):
-    features = (args.features or ["vulkan,wgpu"]) + ["cuda"] * args.cuda
+    features = [",".join(re.split("[ ,]+", names)) for names in args.features or ["vulkan,wgpu"]] + ["cuda"] * args.cuda
+    features = list(dict.fromkeys(features))
+    # Before the long build: what could be missing.
+    commit = output_of("git", "-C", ROOT, "describe", "--always", "--dirty", "--exclude=*")
+    rustc = output_of("rustc", "--version")
     with tempfile.TemporaryDirectory() as scratch:
         kit = Path(scratch) / NAME
         for path in FIXTURES + SCRIPTS:
@@ -51,18 +55,18 @@ def run(args):
         (kit / "crates/altup-train").mkdir()
         programs = [build_program(names, kit) for names in features]
         about = {
-            "commit": output_of("git", "-C", ROOT, "describe", "--always", "--dirty", "--exclude=*"),
-            "rustc": output_of("rustc", "--version"),
+            "commit": commit,
+            "rustc": rustc,
             "programs": programs,
         }
         (kit / "kit.json").write_text(json.dumps(about, indent=2) + "\n")
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.output.with_name(args.output.name + ".partial")
+        partial = args.output.with_name(f"{args.output.name}.{os.getpid()}.partial")
         with lzma.open(partial, "wb", filters=FILTERS) as file, tarfile.open(fileobj=file, mode="w") as archive:
             archive.add(kit, NAME)
         partial.replace(args.output)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, {', '.join(features)}", file=sys.stderr)
-    print(f"On the target: tar xf {args.output.name} && {NAME}/scripts/gpu-kit run", file=sys.stderr)
+    print(f"On the target: python3 -m tarfile -e {args.output.name} && {NAME}/scripts/gpu-kit run", file=sys.stderr)
 
 
 def copy(source, target):

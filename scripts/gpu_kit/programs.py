@@ -58,8 +58,13 @@ def output_of(command, seconds, **options):
     return output
 
 
+def without_folders(text):
+    """Where things lie on this machine is nobody's business: of a path, its last part."""
+    return re.sub(r"(?:/[^/\s'\":]+)+/", "…/", text.replace(str(ROOT), "…").replace(str(Path.home()), "…"))
+
+
 def reason(code, errors):
-    """Why a program failed: the first error that it told, else its last line."""
+    """Why a program failed, in one line: the first error that it told, else its last line."""
     if code < 0:
         return f"ended by signal {-code} ({signal.Signals(-code).name})"
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
@@ -69,7 +74,7 @@ def reason(code, errors):
         if line.startswith("thread ") and "panicked at" in line:
             told.insert(0, lines[at + 1])
             break
-    return (told + lines[-1:] + [f"ended with code {code}, without a word"])[0][:300]
+    return without_folders((told + lines[-1:] + [f"ended with code {code}, without a word"])[0])[:300]
 
 
 class Program:
@@ -85,7 +90,8 @@ class Program:
         try:
             listed = output_of([self.altup, "backends", "--json"], 120)
         except (Failure, OSError) as error:
-            raise Failure(f"{self.altup} does not run here (it needs glibc {self.glibc} or later): {error}") from None
+            needs = f" (it needs glibc {self.glibc} or later)" if "GLIBC" in str(error) else ""
+            raise Failure(f"{self.folder.name}/altup does not run here{needs}: {error}") from None
         listed = {backend["backend"]: backend for backend in map(json.loads, listed.splitlines())}
         # With `vulkan` compiled in, wgpu's kernels on Vulkan are the same.
         name = next((name for name in ("cuda", "vulkan", "wgpu") if name in self.features), "flex")
@@ -97,7 +103,12 @@ def find_backends(programs, rehearses):
     """{a backend's name: (its program, its hardware, whether it computes in bf16)}: the first device of each program."""
     found, missing = {}, []
     for program in programs:
-        devices, why = program.backends()
+        try:
+            devices, why = program.backends()
+        except Failure as error:
+            # Another program of the kit may.
+            missing.append(str(error))
+            continue
         # A rehearsal takes what there is; a measurement only hardware.
         usable = [device for device in devices if rehearses or not NO_GPU.search(device[1])]
         if usable:
@@ -139,9 +150,10 @@ def nvidia():
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
     try:
         name, driver, memory = output_of(query, 30).splitlines()[0].split(", ")
-    except (Failure, IndexError, ValueError):
+        # A part of a GPU has no memory of its own to tell: "[N/A]".
+        return {"name": name, "driver": driver, "memory_bytes": int(memory) * 2**20}
+    except (Failure, OSError, IndexError, ValueError):
         return None
-    return {"name": name, "driver": driver, "memory_bytes": int(memory) * 2**20}
 
 
 class PyTorch:
@@ -165,6 +177,7 @@ print(json.dumps({"torch": torch.__version__, "transformers": transformers, "gpu
                 self.versions, self.missing = json.loads(found.splitlines()[-1]), None
                 break
             except (Failure, OSError) as error:
+                error = without_folders(str(error))
                 self.missing = self.missing or f"no PyTorch with safetensors in {Path(self.python).name}: {error}"
         self.device = "cpu" if rehearses else "cuda"
         if self.versions and not self.versions["gpu"] and not rehearses:

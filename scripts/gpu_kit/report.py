@@ -65,12 +65,14 @@ def introduction(report):
     if rehearsal:
         lines += ["Tiny models, not on a GPU: that every row is there is what this shows. **No figure means anything.**", ""]
     flag = " --rehearse" if rehearsal else ""
-    lines += [f"    scripts/gpu-kit build && tar xf altup-gpu-kit.tar.xz && altup-gpu-kit/scripts/gpu-kit run{flag}", ""]
+    programs = [program["features"] for program in kit["programs"]]
+    built = "".join(f" --features {','.join(features)}" for features in programs)
+    lines += [f"    scripts/gpu-kit build{built}", f"    altup-gpu-kit/scripts/gpu-kit run{flag}", ""]
     backends = [
         f"`{name}` on {backend['hardware']} ({'f32, bf16' if backend['bf16'] else 'f32'})"
         for name, backend in machine["backends"].items()
     ]
-    features = ", ".join(",".join(program["features"]) for program in kit["programs"])
+    features = "; ".join(map(",".join, programs))
     lines.append(f"Commit {kit['commit']}, {kit['rustc']}, features {features}. {'; '.join(backends)}.")
     if machine["nvidia"]:
         gpu = machine["nvidia"]

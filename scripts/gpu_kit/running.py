@@ -1,7 +1,9 @@
 """Measure the GPU of this machine, and go on where the last run of this folder ended."""
 
 import contextlib
+import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -37,17 +39,23 @@ def run(args):
     scale = plan.REHEARSAL if args.rehearse else plan.FULL
     if args.rehearse:
         os.environ["CUBECL_AUTOTUNE_LEVEL"] = "minimal"
+    backends = find_backends([Program(about) for about in kit["programs"]], args.rehearse)
+    args.output.mkdir(parents=True, exist_ok=True)
+    # Two calls at once would spoil each other's times, and each other's rows.
+    folder = os.open(args.output, os.O_RDONLY)
     try:
-        backends = find_backends([Program(about) for about in kit["programs"]], args.rehearse)
-    except Failure as error:
-        sys.exit(f"error: {error}")
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(f"error: another run is measuring into {args.output}")
     pytorch = PyTorch(args.python, args.rehearse)
     results = Results(args.output, kit, machine(backends, pytorch, args.rehearse))
     with tempfile.TemporaryDirectory(prefix="altup-gpu-kit-") as scratch:
         session = Session(args, scale, backends, pytorch, results, Path(scratch), started)
         # A connection that breaks ends what was started too, and the scratch folder.
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
+            # nohup has it ignored, and so it stays.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             session.run()
     print(f"{session.said()}: {args.output / 'README.md'}", file=sys.stderr)
@@ -85,7 +93,6 @@ class Results:
             # PyTorch may be there by now.
             self.report = {**earlier, "machine": machine}
         self.report["calls"].append({"started": time.strftime("%Y-%m-%d %H:%M:%S %z"), "seconds": 0})
-        folder.mkdir(parents=True, exist_ok=True)
 
     def row(self, step):
         return next((row for row in self.report["rows"] if row["step"] == vars(step)), None)
@@ -150,9 +157,6 @@ class Session:
         needed = self.expected_seconds(step)
 
         def save(status, **fields):
-            # Where the kit lies here is nobody's business.
-            for path in (self.scratch, ROOT):
-                fields = {name: v.replace(str(path), "…") if name == "reason" else v for name, v in fields.items()}
             return self.results.save(step, status, self.elapsed() - began, **fields)
 
         try:
@@ -164,9 +168,12 @@ class Session:
             return save("left out", reason=str(error))
         except TimedOut as error:
             # By the end of the call, or by a limit of its own.
-            return save("no time" if self.left() < 1 else "failed", reason=str(error))
+            return save("no time" if self.left() < 1 else "failed", reason=str(error), timed_out=True)
         except Failure as error:
             return save("failed", reason=str(error))
+        except OSError as error:
+            # A disk that is full, mostly. The next call tries again.
+            return save("no time", reason=error.strerror or str(error))
 
     def expected_seconds(self, step):
         """What steps like this one took, or what is thought so far."""
@@ -185,7 +192,9 @@ class Session:
             self.pytorch.command(plan.PYTORCH[step.side])
         same = lambda other: all(other[key] == vars(step)[key] for key in ("work", "side", "size", "model", "precision"))
         for row in self.results.report["rows"]:
-            if row["status"] == "failed" and same(row["step"]) and row["step"]["rows"] < step.rows:
+            # Kernels that took too long to compile say nothing of a larger batch.
+            failed = row["status"] == "failed" and "timed_out" not in row
+            if failed and same(row["step"]) and row["step"]["rows"] < step.rows:
                 raise LeftOut(f"{row['step']['rows']} rows failed already")
         gpu = self.results.report["machine"]["nvidia"]
         if step.work == "train" and gpu and not self.args.rehearse:
@@ -272,6 +281,8 @@ class Session:
 
     def check_loss(self, step, loss):
         """A step on the same model and batch computed the same loss, or one of the two is wrong."""
+        if loss is None or not math.isfinite(loss):
+            raise Failure("its loss is no number")
         same = lambda other: all(other[key] == vars(step)[key] for key in ("size", "model", "precision", "rows"))
         for row in self.results.measured(lambda other: other["work"] in ("train", "decode") and same(other)):
             other = row["measured"]["loss"]

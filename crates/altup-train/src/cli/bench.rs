@@ -35,7 +35,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_delimiter = ',', value_name = "BACKENDS")]
     backends: Vec<DeviceName>,
     /// Another side, as NAME=COMMAND; the command is given the options of `altup measure` and must print
-    /// what that prints. A model that it lacks is left out
+    /// what that prints. It is split at spaces. A model that it lacks is left out
     #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
     peer: Vec<Side>,
     /// What is timed
@@ -82,7 +82,8 @@ pub(super) struct BenchArgs {
     /// take by their arithmetic
     #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "peer", "scaling", "backends"])]
     prepare: Option<PathBuf>,
-    /// A folder for comparison.json, comparison.md and the charts; it must not hold a comparison yet
+    /// A folder for the results: comparison.json, comparison.md and the charts, or those of kernels, exchange or scaling;
+    /// it must not hold such results yet
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }

@@ -70,7 +70,7 @@ struct TrainingArgs {
     /// Layers keep their input alone, and the backward pass computes the rest again
     #[arg(long)]
     recompute_layers: bool,
-    /// As on a GPU, even where the backend is none
+    /// Estimate as for a GPU, whatever --backend is
     #[arg(long)]
     on_gpu: bool,
 }
