@@ -178,9 +178,14 @@ fn facts(plan: &StudyPlan, results: &Results) -> Vec<(String, String)> {
     add("Training tokens", range(&tokens, format_count));
     let scored: Vec<u64> = results.runs.iter().map(|run| run.valid_tokens).collect();
     add("Validation targets", range(&scored, format_count));
-    if let Some(run) = plan.runs.first() {
-        add("Optimization", run.config.trainer().optimization());
+    let mut optimizations: Vec<String> = Vec::new();
+    for run in &plan.runs {
+        let optimization = run.config.trainer().optimization();
+        if !optimizations.contains(&optimization) {
+            optimizations.push(optimization);
+        }
     }
+    add("Optimization", optimizations.join("; "));
     if let Some(latency) = &results.latency {
         let machine = &latency.setting.machine;
         let backend = &latency.setting.backend;
