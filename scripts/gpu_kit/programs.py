@@ -60,7 +60,10 @@ def output_of(command, seconds, **options):
 
 def without_folders(text):
     """Where things lie on this machine is nobody's business: of a path, its last part."""
-    return re.sub(r"(?:/[^/\s'\":]+)+/", "…/", text.replace(str(ROOT), "…").replace(str(Path.home()), "…"))
+    # First those that may have spaces in them.
+    for folder in (ROOT, Path.home()):
+        text = text.replace(str(folder), "…")
+    return re.sub(r"…?(?:/[^/\s'\":]+)+/", "…/", text)
 
 
 def reason(code, errors):
