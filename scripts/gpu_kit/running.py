@@ -217,13 +217,13 @@ class Session:
         program = self.backends[step.side][0]
         backend = step.side.split(":")[0]
         suites = [[program.conformance, f"{backend}::"]]
-        kernels = {"flex": ["on_flex"], "wgpu": ["on_wgpu", "half_types"], "vulkan": ["on_wgpu", "half_types"], "cuda": []}
-        if kernels[backend]:
-            suites.append([program.kernels, *kernels[backend]])
+        # Where `wgpu` is not compiled in, a GPU of CubeCL's is CUDA's.
+        gpu = "on_wgpu" if "wgpu" in program.features or "vulkan" in program.features else "on_cuda"
+        suites.append([program.kernels, *(["on_flex"] if backend == "flex" else [gpu, "half_types"])])
         tests, skipped = {}, []
         for suite in suites:
             command = suite + ["--test-threads", "1", "--show-output"]
-            env = {"CUBECL_AUTOTUNE_LEVEL": "minimal"}
+            env = {"CUBECL_AUTOTUNE_LEVEL": "minimal", "ALTUP_TEST_DEVICE": step.side}
             code, output, errors = start(command, self.limit(step), cwd=ROOT / "crates/altup-train", env=env)
             found = dict(re.findall(r"^test (\S+) \.\.\. (\S+)$", output, re.MULTILINE))
             tests.update(found)

@@ -7,15 +7,18 @@
 mod launches;
 #[allow(missing_docs)] // `cube` makes a module of each function, besides the documented one.
 mod rows;
+mod transfer;
 
 pub use launches::launches;
 pub use rows::{
     largest_of_vector, max_over_row, row_memory, sum_of_vector, sum_over_row, sum_rows,
 };
+pub(crate) use transfer::Transfer;
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::{self, empty_device_contiguous_dtype};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubecl::{calculate_cube_count_elemwise, tensor_vector_size_parallel};
@@ -36,6 +39,22 @@ pub fn empty_like(tensor: &CubeTensor) -> CubeTensor {
 pub fn empty(shape: Shape, dtype: DType, beside: &CubeTensor) -> CubeTensor {
     let (client, device) = (beside.client.clone(), beside.device.clone());
     empty_device_contiguous_dtype(client, device, shape, dtype)
+}
+
+/// Zeros, on the device of another. They lie as what [`empty`] makes does.
+pub fn zeros(shape: Shape, dtype: DType, beside: &CubeTensor) -> CubeTensor {
+    into_contiguous(numeric::zeros(beside.device.clone(), shape, dtype))
+}
+
+/// As [`zeros`], of the shape and type of another.
+pub fn zeros_like(tensor: &CubeTensor) -> CubeTensor {
+    zeros(tensor.shape(), tensor.dtype, tensor)
+}
+
+/// The values of a tensor, to write over: row by row without gaps, in memory that nobody else holds.
+pub fn into_owned(tensor: CubeTensor) -> CubeTensor {
+    let tensor = into_contiguous(tensor);
+    if tensor.can_mut() { tensor } else { into_contiguous(tensor.copy()) }
 }
 
 /// A thread for each vector of a tensor that lies row by row.
@@ -121,8 +140,20 @@ impl RowLaunch {
     ///
     /// Panics if the rows have more than [`u32::MAX`] vectors.
     pub fn new(tensor: &CubeTensor, rows: usize, width: usize) -> Self {
+        Self::with_vectors(tensor, rows, width, row_vector_size(tensor, width))
+    }
+
+    /// Over `rows` rows of `width` values as over one, in vectors none of which lies in two of them.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    pub fn joined(tensor: &CubeTensor, rows: usize, width: usize) -> Self {
+        Self::with_vectors(tensor, 1, rows * width, row_vector_size(tensor, width))
+    }
+
+    fn with_vectors(tensor: &CubeTensor, rows: usize, width: usize, vector_size: usize) -> Self {
         let client = &tensor.client;
-        let vector_size = row_vector_size(tensor, width);
         assert_countable("vectors", rows * (width / vector_size));
         let limit = threads(client);
         let units = (width / vector_size).div_ceil(VECTORS).next_power_of_two().min(limit);
@@ -144,8 +175,13 @@ fn row_vector_size(tensor: &CubeTensor, width: usize) -> usize {
     sizes.filter(|&size| size <= 4 && width.is_multiple_of(size)).max().unwrap_or(1)
 }
 
-/// Kernels count positions in u32, which would begin again at 0.
-fn assert_countable(what: &str, count: usize) {
+/// Kernels count positions in u32, which would begin again at 0. [`Launch`] and [`RowLaunch`] check the tensor that they
+/// are made for; this is for those that a kernel reads or writes elsewhere, or in other units.
+///
+/// # Panics
+///
+/// Panics if there are more than [`u32::MAX`].
+pub fn assert_countable(what: &str, count: usize) {
     assert!(
         u32::try_from(count).is_ok(),
         "a kernel counts at most {} {what} of a tensor, got {count}: make the batch smaller",
@@ -159,8 +195,9 @@ fn threads(client: &Client) -> usize {
     1 << limit.ilog2()
 }
 
-/// As many groups of threads or a few more, which find nothing to do.
-fn cubes(client: &Client, count: usize) -> CubeCount {
+/// As many groups of threads or a few more, which find nothing to do. A device may have a low limit to those along one
+/// dimension: they are spread over three.
+pub fn cubes(client: &Client, count: usize) -> CubeCount {
     calculate_cube_count_elemwise(client, count, CubeDim::new_single())
 }
 

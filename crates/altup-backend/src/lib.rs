@@ -10,6 +10,7 @@ mod host_tensors;
 
 mod matrix;
 mod parallel;
+mod reading;
 mod strided;
 mod types;
 pub mod vector;
@@ -23,6 +24,7 @@ pub use device::{has_kernels, is_gpu};
 pub use host_tensors::HostTensors;
 pub use matrix::{HeadsMut, Matrix, MatrixMut, product};
 pub use parallel::{for_each, map, vectorized};
+pub use reading::Reading;
 pub use recompute::recomputed;
 pub use strided::Strided;
 pub use tape::{record, record_asked};

@@ -158,6 +158,8 @@ fn json_lines_are_checked_row_by_row() {
     nq("[]", &["NQ-open.dev.jsonl: line 1", "no answer"]);
     nq("[\"a\", \" \"]", &["line 1", "answer to the question is empty"]);
     nq("[\"a\", 3]", &["line 1", "`answer`", "list of texts"]);
+    // TriviaQA's rows.
+    nq("\"a\", \"aliases\": [\"b\"]", &["line 1", "`answer`", "should be a list of texts"]);
     let trivia = |row: &str, words: &[&str]| {
         folder.refuses("triviaqa", "triviaqa-sm-sub.jsonl", row, words);
     };

@@ -449,7 +449,12 @@ impl Dispatched {
 
 /// Room for as many choices as may fall on an expert: a tile for each one that may be chosen if it is not much longer than an
 /// even share, and otherwise tiles of that length, as many as the worst case needs.
-fn room(tokens: usize, top_k: usize, num_experts: usize, capacity_factor: Option<f64>) -> Room {
+pub(crate) fn room(
+    tokens: usize,
+    top_k: usize,
+    num_experts: usize,
+    capacity_factor: Option<f64>,
+) -> Room {
     let choices = tokens * top_k;
     let even = choices.div_ceil(num_experts);
     // An expert is chosen by a token once.

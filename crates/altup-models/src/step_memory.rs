@@ -2,6 +2,7 @@
 
 use burn::tensor::Device;
 
+use crate::mixture_of_experts::room;
 use crate::{
     Activation, MoeConfig, MoeMode, ParameterInfo, Role, SequenceMethod, Stack, T5Config,
     parameters,
@@ -236,9 +237,12 @@ impl Step<'_> {
     fn experts(&self, tokens: u64, moe: &MoeConfig) -> Held {
         let (experts, hidden) = (moe.num_experts as u64, moe.expert_d_ff as u64);
         let chosen = tokens * moe.top_k as u64;
-        let most = (moe.capacity_factor * chosen as f64).ceil() as u64;
-        let (tiles, slots) = match self.shape.on_gpu {
-            true => (experts.min(chosen), most),
+        let (tiles, slots) = match self.shape.on_gpu && chosen > 0 {
+            true => {
+                let room =
+                    room(tokens as usize, moe.top_k, moe.num_experts, Some(moe.capacity_factor));
+                (room.tiles as u64, (room.tiles * room.tile) as u64)
+            }
             false => (experts.min(chosen) * 3 / 2, chosen * 3 / 2),
         };
         let weights = self.values(2 * tiles * self.width() * hidden);
@@ -392,6 +396,19 @@ mod tests {
         assert_eq!(again[2].kept + again[2].recomputed, whole[2].kept);
         assert_eq!(whole[2].kept, memory(&small(), &SHAPE)[2].kept + 4 * 2 * 14 * 2);
         assert!(peak_of_backward(&again, 4) < peak_of_backward(&whole, 4));
+    }
+
+    /// 14 tokens choose among 4 experts, 3 times an even share at most: of more than twice 4, so in 6 tiles of 4 slots. A CPU
+    /// has half more than the 14 that are chosen. Each slot has an input and an output of width 2, and 4 between them.
+    #[test]
+    fn experts_have_slots_for_the_worst_case() {
+        let memory = |capacity_factor, on_gpu| {
+            let moe = MoeConfig { capacity_factor, ..MoeConfig::new(4, 4, MoeMode::Partial) };
+            let config = T5Config { moe: Some(moe), ..small() };
+            memory(&config, &StepShape { on_gpu, ..SHAPE })[2].kept
+        };
+        assert_eq!(memory(3.0, true) - memory(3.0, false), 4 * (24 - 21) * (2 * 2 + 4));
+        assert_eq!(memory(1e12, true), memory(4.0, true));
     }
 
     /// 5 and 7 are kept. At the second part: 5 + 7 + 1 with 10 gradients; at the first: 5 + 40 with 10 + 20.

@@ -110,8 +110,8 @@ fn a_model_is_fetched_once_and_lies_as_python_lays_it() {
 
     assert_eq!(site.get(NAME).unwrap(), folder);
     assert_eq!(site.server.requests(), [format!("api/models/{NAME}/revision/main")]);
+    // A commit stays what it is.
     assert_eq!(site.get(&format!("{NAME}@{COMMIT}")).unwrap(), folder);
-    site.server.requests();
     for name in [NAME.to_owned(), format!("{NAME}@{COMMIT}")] {
         assert_eq!(site.get_offline(&name).unwrap(), folder);
     }
@@ -359,17 +359,39 @@ fn what_cannot_be_had_is_said_with_the_reason() {
     assert!(!site.path("snapshots").exists());
 }
 
+/// Another port is another server, and so is another name of the same one.
 #[test]
-fn the_token_is_not_sent_to_another_host() {
+fn the_token_is_not_sent_to_another_host_or_port() {
     let token = Some("hf_mine".to_owned());
-    let site = Site::new(&[(NAME, HubModel { token: token.clone(), other_host: true, ..whole() })]);
-    let folder = site.get_with(NAME, HubSettings { token, ..site.settings() }).unwrap();
-    assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights());
-    // The other host is asked for the contents alone.
-    let asked = site.server.requests();
-    let of_other_host: Vec<&String> =
-        asked.iter().filter(|path| path.starts_with("cdn/")).collect();
-    assert_eq!(of_other_host, [&format!("cdn/{NAME}/model.safetensors")]);
+    let gated = || HubModel { token: token.clone(), ..whole() };
+    let other_port = HubServer::start(&[(NAME, HubModel { is_cdn: true, ..gated() })]);
+    let other_name = |site: &Site| site.server.endpoint.replace("127.0.0.1", "localhost");
+    for on_other_port in [false, true] {
+        let site = Site::new(&[(NAME, gated())]);
+        let cdn = if on_other_port { other_port.endpoint.clone() } else { other_name(&site) };
+        site.server.set_cdn(NAME, &cdn);
+        let settings = HubSettings { token: token.clone(), ..site.settings() };
+        let folder = site.get_with(NAME, settings).unwrap();
+        assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights());
+        // The other host is asked for the contents alone.
+        let asked = if on_other_port { &other_port } else { &site.server }.requests();
+        let of_other_host: Vec<&String> =
+            asked.iter().filter(|path| path.starts_with("cdn/")).collect();
+        assert_eq!(of_other_host, [&format!("cdn/{NAME}/model.safetensors")]);
+    }
+}
+
+/// Before a model is read, and not when a text is to be tokenised.
+#[test]
+fn a_cache_without_a_tokenizer_is_no_whole_model() {
+    let site = Site::new(&[(NAME, whole())]);
+    let folder = site.get(NAME).unwrap();
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    let error = site.get_offline(NAME).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json"), "{error}");
+    // Of a commit too, what is missing is asked for.
+    assert_eq!(site.get(&format!("{NAME}@{COMMIT}")).unwrap(), folder);
+    assert!(folder.join("tokenizer.json").exists());
 }
 
 #[test]
@@ -387,6 +409,18 @@ fn answers_that_lead_nowhere_are_errors() {
         let message = format!("answers for config.json of {NAME} with {problem}");
         assert!(error.to_string().contains(&message), "{error}");
         assert!(site.server.requests().len() <= 7);
+    }
+}
+
+/// As of a hub that is only there by https.
+#[test]
+fn a_hub_that_is_elsewhere_is_said() {
+    let site = Site::new(&[(NAME, whole())]);
+    site.server.move_to("https://hub.invalid");
+    let error = site.get(NAME).unwrap_err().to_string();
+    let location = format!("https://hub.invalid/api/models/{NAME}/revision/main");
+    for part in [&format!("a redirect to {location};"), "set HF_ENDPOINT"] {
+        assert!(error.contains(part), "{error}");
     }
 }
 

@@ -109,6 +109,12 @@ fn on_wgpu() {
     on(&Device::wgpu(burn::tensor::DeviceKind::DefaultDevice), &Device::flex());
 }
 
+#[cfg(all(feature = "cuda", feature = "flex"))]
+#[test]
+fn on_cuda() {
+    on(&Device::cuda(0), &Device::flex());
+}
+
 /// The norm of gradients of all shapes, the same bits each time.
 #[cfg(all(feature = "wgpu", feature = "flex"))]
 #[test]

@@ -34,7 +34,6 @@ pub mod matrix_peak;
 pub mod memory;
 pub mod memory_estimate;
 pub mod out_of_memory;
-mod reading;
 pub mod recorder;
 pub mod samples;
 pub mod statistics;

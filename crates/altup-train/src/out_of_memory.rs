@@ -73,7 +73,14 @@ pub fn guard<R>(last_words: LastWords, run: impl FnOnce() -> R) -> Result<R, Out
     LAST_WORDS.store(null_mut(), Ordering::Release);
     match (ended, PANIC.lock().unwrap_or_else(PoisonError::into_inner).take()) {
         (Ok(result), _) => Ok(result),
-        (Err(_), Some(reason)) => Err(OutOfMemory(reason)),
+        (Err(payload), Some(reason)) => {
+            // It may follow from the first, and may have nothing to do with it, where somebody caught that.
+            let then = text(&*payload).filter(|text| about_memory(text).is_none());
+            Err(OutOfMemory(match then {
+                Some(then) => format!("{reason}; and then: {then}"),
+                None => reason,
+            }))
+        }
         (Err(payload), None) => panic::resume_unwind(payload),
     }
 }
@@ -104,8 +111,15 @@ fn text(payload: &dyn Any) -> Option<&str> {
 
 /// The line of a message that says that there is no memory: CubeCL's, or libtorch's.
 fn about_memory(text: &str) -> Option<String> {
-    const SIGNS: [&str; 4] =
-        ["out of memory", "out-of-memory", "out of device memory", "t allocate"];
+    const SIGNS: [&str; 6] = [
+        "out of memory",
+        "out-of-memory",
+        "out of device memory",
+        "allocate memory",
+        // CubeCL's `IoError`.
+        "allocate buffer of size",
+        "every page size the memory tracks",
+    ];
     let tells = |line: &&str| {
         let line = line.to_lowercase();
         SIGNS.iter().any(|sign| line.contains(sign))
@@ -187,13 +201,30 @@ mod tests {
         assert_eq!(error.unwrap_err().to_string(), expected);
         let error = fails("\n can't allocate memory: you tried to allocate 5 bytes.");
         assert!(error.unwrap_err().to_string().starts_with("can't allocate"));
+        for error in [
+            "can't allocate buffer of size: 5",
+            "Can't allocate 5 bytes: every page size the memory tracks still holds live allocations",
+        ] {
+            assert_eq!(fails(error).unwrap_err().to_string(), error);
+        }
         let elsewhere = guard(words(), || {
             let thread = std::thread::spawn(|| panic!("An out-of-memory error happened"));
             thread.join().expect("the device's thread")
         });
-        assert_eq!(elsewhere.unwrap_err().to_string(), "An out-of-memory error happened");
+        let error = elsewhere.unwrap_err().to_string();
+        let begin = "An out-of-memory error happened; and then: the device's thread: ";
+        assert!(error.starts_with(begin), "{error}");
         assert_eq!(guard(words(), || 7), Ok(7));
         let other = panic::catch_unwind(|| guard(words(), || panic!("something else")));
         assert_eq!(other.unwrap_err().downcast_ref::<&str>(), Some(&"something else"));
+        let allocated = panic::catch_unwind(|| guard(words(), || panic!("can't allocate a name")));
+        assert!(allocated.is_err());
+        // Somebody tried whether it fits, and went on.
+        let tried = || -> u8 {
+            let _ = panic::catch_unwind(|| panic!("out of memory"));
+            panic!("something else")
+        };
+        let error = guard(words(), tried).unwrap_err().to_string();
+        assert_eq!(error, "out of memory; and then: something else");
     }
 }

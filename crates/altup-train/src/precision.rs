@@ -8,6 +8,7 @@
 //! Decoding a token takes as long as reading the weights does. `bf16-weights` halves their bytes: those of
 //! the projections are stored in bf16, and everything is computed in f32.
 
+use altup_backend::is_gpu;
 use altup_models::{ParameterInfo, ParameterMapper, Role, T5, map_parameters};
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
@@ -34,13 +35,21 @@ pub enum Precision {
     Bf16Weights,
 }
 
-/// A device that does not compute in a type.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "this device does not compute in bf16; `altup backends` lists those that do. Use \
-     training.precision=f32 or --precision f32 here"
-)]
-pub struct PrecisionError;
+/// A device that does not compute so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PrecisionError {
+    /// It has no bf16.
+    #[error(
+        "this device does not compute in bf16; `altup backends` lists those that do. Use \
+         training.precision=f32 or --precision f32 here"
+    )]
+    NoBf16,
+    /// A GPU would make all weights f32 again for each product.
+    #[error(
+        "--precision bf16-weights is for decoding on a CPU, and this device is a GPU: use --precision bf16, or f32"
+    )]
+    WeightsOnGpu,
+}
 
 impl Precision {
     /// Its name on the command line and in configurations.
@@ -62,11 +71,12 @@ impl Precision {
 
     /// # Errors
     ///
-    /// If the device does not compute in this type.
+    /// If the device does not compute in this type, or gains nothing by it.
     pub fn check(self, device: &Device) -> Result<(), PrecisionError> {
         match self {
+            Self::Bf16Weights if is_gpu(device) => Err(PrecisionError::WeightsOnGpu),
             Self::Bf16 | Self::Bf16Weights if !device.supports_dtype(DType::BF16) => {
-                Err(PrecisionError)
+                Err(PrecisionError::NoBf16)
             }
             _ => Ok(()),
         }
@@ -285,7 +295,15 @@ mod tests {
     #[test]
     #[allow(deprecated)]
     fn a_device_without_bf16_is_refused() {
-        assert_eq!(Precision::Bf16.check(&Device::ndarray()), Err(PrecisionError));
+        assert_eq!(Precision::Bf16.check(&Device::ndarray()), Err(PrecisionError::NoBf16));
         assert_eq!(Precision::Bf16.check(&Device::flex()), Ok(()));
+        assert_eq!(Precision::Bf16Weights.check(&Device::flex()), Ok(()));
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn a_gpu_gains_nothing_by_weights_in_bf16() {
+        let device = Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+        assert_eq!(Precision::Bf16Weights.check(&device), Err(PrecisionError::WeightsOnGpu));
     }
 }

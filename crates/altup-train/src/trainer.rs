@@ -9,6 +9,7 @@
 //! writes or scores the weights comes after the numbers of every step before it: a checkpoint, a validation, a line of
 //! metrics, the end.
 
+use altup_backend::Reading;
 use altup_data::{Batch, DataError, Prefetcher};
 use altup_models::{LayerRouting, Noise, T5};
 use burn::module::Module;
@@ -29,7 +30,6 @@ use crate::metrics::{
     MetricsError, MetricsLog, MetricsRow, RollbackRow, RoutingRow, SourceEpochs, TrainRow,
 };
 use crate::progress::Progress;
-use crate::reading::Reading;
 use crate::recorder::{Recorder, warning};
 use crate::replicas::{GradientSum, MicroBatches, Replicas, ShareError, Turns};
 use crate::task_evaluation::TaskEvaluationError;

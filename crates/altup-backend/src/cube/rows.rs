@@ -3,11 +3,10 @@
 use burn::tensor::{DType, Shape};
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{assert_countable, cubes, empty, threads};
+use super::{assert_countable, cubes, empty, threads, zeros};
 
 /// Shared memory for [`sum_over_row`] and [`max_over_row`].
 #[cube]
@@ -96,7 +95,7 @@ pub fn sum_rows(
     dtype: DType,
 ) -> CubeTensor {
     if outer * rows * width == 0 {
-        return zeros(tensor.device.clone(), shape, dtype);
+        return zeros(shape, dtype, &tensor);
     }
     assert_countable("values", outer * rows * width);
     let output = empty(shape, dtype, &tensor);

@@ -204,6 +204,12 @@ fn on_wgpu() {
     an_empty_batch_stays_empty::<burn::backend::Wgpu>();
 }
 
+#[cfg(all(feature = "cuda", not(feature = "wgpu")))]
+#[test]
+fn on_cuda() {
+    all::<burn::backend::Cuda>();
+}
+
 /// Blocks in bf16 with coefficients in f32, whose gradients are f32: products of 8 bits.
 #[cfg(feature = "flex")]
 #[test]

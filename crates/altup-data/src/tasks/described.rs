@@ -122,6 +122,9 @@ pub struct ScoreDescription {
 pub struct AnswersDescription {
     /// The column of the answers: a text or, in JSON, a list of texts. The first is the target.
     pub column: String,
+    /// Whether each row has a list: a single text is an error, as of another benchmark's file. Default: false
+    #[serde(default)]
+    pub list: bool,
     /// How answers are made comparable.
     pub normalization: Normalization,
     /// The metrics.
@@ -367,17 +370,17 @@ impl Target {
                 let rounded = (value as f32 * steps).round_ties_even() / steps;
                 Ok((format!("{rounded:.*}", score.decimals), Reference::Score(value)))
             }
-            Self::Answers(AnswersDescription { column, .. }) => {
+            Self::Answers(AnswersDescription { column, list, .. }) => {
                 let value = row.value(column).ok_or_else(|| row.lacks(column))?;
                 let answers = match &*value {
-                    Value::String(answer) => Some(vec![answer.clone()]),
+                    Value::String(answer) if !list => Some(vec![answer.clone()]),
                     Value::Array(answers) => {
                         answers.iter().map(|answer| answer.as_str().map(str::to_owned)).collect()
                     }
                     _ => None,
                 };
-                let answers = answers
-                    .ok_or_else(|| row.wrong_value(column, "a text or a list of texts", &value))?;
+                let expected = if *list { "a list of texts" } else { "a text or a list of texts" };
+                let answers = answers.ok_or_else(|| row.wrong_value(column, expected, &value))?;
                 check_answers(&answers)
                     .map_err(|problem| TaskError::BadAnswers { place: row.place(), problem })?;
                 Ok((answers[0].clone(), Reference::Answers(answers)))

@@ -2,12 +2,11 @@ use hf_hub::api::RepoInfo;
 use hf_hub::{Repo, RepoType};
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
-use ureq::config::RedirectAuthHeaders;
-use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LOCATION, RANGE};
-use ureq::http::{HeaderMap, StatusCode, Uri};
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
+use ureq::http::{HeaderMap, StatusCode};
 
 use super::cache::{CachedModel, is_commit, link};
+use super::client::{Client, Failure, Redirects};
 use super::transfer::Transfer;
 use super::{DownloadProgress, HubError, HubName, HubSettings};
 use crate::ModelDirectory;
@@ -32,12 +31,6 @@ pub struct Hub {
     settings: HubSettings,
 }
 
-/// How long the hub may be silent.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Redirects within the hub that the way to a file may take.
-const MAX_REDIRECTS: usize = 5;
-
 impl Hub {
     /// A hub as the settings say. Nothing is asked of it yet.
     pub fn new(settings: HubSettings) -> Self {
@@ -46,7 +39,8 @@ impl Hub {
 
     /// The directory of a model in the cache: its `config.json`, weights in safetensors, tokenizer and the small files
     /// beside it. What is missing is downloaded, one file after the other. A branch is looked up each time, so that its
-    /// newest commit is taken. `progress` is told of each step of a download.
+    /// newest commit is taken. Of a commit nothing is asked whose configuration, tokenizer and weights are in the cache. `progress` is told of each step
+    /// of a download.
     ///
     /// A file is in the cache whole or not at all. A download that was cut off goes on where it stopped, when the model
     /// is asked for again.
@@ -61,9 +55,13 @@ impl Hub {
         progress: &mut dyn FnMut(DownloadProgress<'_>),
     ) -> Result<ModelDirectory, HubError> {
         let cached = CachedModel::new(&self.settings.cache, name);
+        let in_cache = || self.offline(&cached, name);
         let folder = match self.settings.offline {
-            true => self.offline(&cached, name)?,
-            false => Online::new(self, name).fetch(&cached, progress)?,
+            true => in_cache()?,
+            false => match in_cache().ok().filter(|_| is_commit(name.revision())) {
+                Some(folder) => folder,
+                None => Online::new(self, name).fetch(&cached, progress)?,
+            },
         };
         Ok(ModelDirectory::new(folder))
     }
@@ -75,7 +73,9 @@ impl Hub {
         };
         let folder = cached.snapshot(&commit);
         let has = |file: &str| folder.join(file).exists();
-        let mut needed = vec![CONFIG.to_owned()];
+        let tokenizer = if has(SENTENCEPIECE) { SENTENCEPIECE } else { TOKENIZER };
+        let tokenizer = if has(TOKENIZER) { TOKENIZER } else { tokenizer };
+        let mut needed = vec![CONFIG.to_owned(), tokenizer.to_owned()];
         match !has(WEIGHTS) && has(INDEX) {
             true => needed.extend(shards_of_index(&folder.join(INDEX))?),
             false => needed.push(WEIGHTS.to_owned()),
@@ -93,21 +93,13 @@ impl Hub {
 struct Online<'a> {
     settings: &'a HubSettings,
     name: &'a HubName,
-    agent: ureq::Agent,
+    client: Client<'a>,
 }
 
 impl<'a> Online<'a> {
     fn new(hub: &'a Hub, name: &'a HubName) -> Self {
-        let agent = ureq::Agent::config_builder()
-            .user_agent(concat!("altup/", env!("CARGO_PKG_VERSION")))
-            // A download is redirected to other hosts, which must not see the token.
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-            .timeout_connect(Some(PATIENCE))
-            .timeout_recv_response(Some(PATIENCE))
-            .timeout_per_read(Some(PATIENCE))
-            .build()
-            .new_agent();
-        Self { settings: &hub.settings, name, agent }
+        let settings = &hub.settings;
+        Self { settings, name, client: Client::new(settings) }
     }
 
     fn fetch(
@@ -139,14 +131,11 @@ impl<'a> Online<'a> {
         let (name, endpoint) = (self.name, &self.settings.endpoint);
         let repository = name.repository().to_owned();
         let repo = Repo::with_revision(repository, RepoType::Model, name.revision().to_owned());
-        let mut request = self.agent.get(format!("{endpoint}/api/{}", repo.api_url()));
-        if let Some(token) = &self.settings.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
         let what = format!("{:?}, which is no directory,", name.to_string());
         let unreachable = |source: ureq::Error| self.unreachable(what.clone(), source.into());
-        let response = request.config().http_status_as_error(false).build().call();
-        let mut response = response.map_err(unreachable)?;
+        let url = format!("{endpoint}/api/{}", repo.api_url());
+        let response = self.client.get(url, &[], Redirects::OfHub);
+        let mut response = response.map_err(|failure| self.failed(&what, failure))?;
         let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
         match (response.status().as_u16(), code) {
             (200, _) => {}
@@ -162,6 +151,12 @@ impl<'a> Online<'a> {
                 return Err(HubError::Unknown { name, endpoint });
             }
             (status @ (401 | 403), _) => return Err(self.denied(status)),
+            (300..=399, _) => {
+                let location = text(response.headers(), "location").unwrap_or("nowhere");
+                let problem =
+                    format!("a redirect to {location}; if that is the hub, set HF_ENDPOINT");
+                return Err(self.answer(what, problem));
+            }
             (status, _) => return Err(unreachable(ureq::Error::StatusCode(status))),
         }
         let info: RepoInfo = response.body_mut().read_json().map_err(unreachable)?;
@@ -233,10 +228,9 @@ impl<'a> Online<'a> {
         // Another program may have it by now, or another commit has the same.
         let is_whole = fs::metadata(&blob).is_ok_and(|blob| blob.len() == size);
         if !is_whole {
-            let token = self.settings.token.as_deref();
-            let transfer = Transfer { what, endpoint, url: &url, token, etag, size };
+            let transfer = Transfer { what, endpoint, url: &url, etag, size };
             let mut report = |received| progress(DownloadProgress { file, received, size });
-            transfer.run(&self.agent, &blob, &mut report)?;
+            transfer.run(&self.client, &blob, &mut report)?;
         }
         link(&blob, &pointer)
     }
@@ -245,38 +239,27 @@ impl<'a> Online<'a> {
     /// stays on the hub: where the contents lie on another host, the hub's own answer describes them.
     fn metadata(&self, file: &str, what: &str, url: &str) -> Result<Metadata, HubError> {
         let answer = |problem: String| self.answer(what.to_owned(), problem);
-        let mut url = url.to_owned();
-        for _ in 0..=MAX_REDIRECTS {
-            let mut request = self.agent.get(&url).header(RANGE, "bytes=0-0");
-            if let Some(token) = &self.settings.token {
-                request = request.header("Authorization", format!("Bearer {token}"));
-            }
-            let request = request.config().max_redirects(0).http_status_as_error(false).build();
-            let response = request
-                .call()
-                .map_err(|source| self.unreachable(what.to_owned(), source.into()))?;
-            let headers = response.headers();
-            match response.status().as_u16() {
-                200 | 206 => {}
-                301 | 302 | 303 | 307 | 308 => {
-                    let location = text(headers, LOCATION.as_str())
-                        .ok_or_else(|| answer("a redirect to nowhere".into()))?;
-                    if is_on_same_host(location) {
-                        url = moved(&url, location)
-                            .ok_or_else(|| answer(format!("a redirect to {location:?}")))?;
-                        continue;
-                    }
-                }
-                404 => return Err(self.missing(file)),
-                status @ (401 | 403) => return Err(self.denied(status)),
-                status => return Err(answer(format!("status {status}"))),
-            }
-            let etag = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
-            let etag = etag.ok_or_else(|| answer("no ETag".into()))?.to_owned();
-            let size = size(response.status(), headers).ok_or_else(|| answer("no size".into()))?;
-            return Ok(Metadata { etag, size });
+        let first_byte = [(RANGE, "bytes=0-0".to_owned())];
+        let response = self.client.get(url.to_owned(), &first_byte, Redirects::OfHub);
+        let response = response.map_err(|failure| self.failed(what, failure))?;
+        match response.status().as_u16() {
+            200 | 206 | 301 | 302 | 303 | 307 | 308 => {}
+            404 => return Err(self.missing(file)),
+            status @ (401 | 403) => return Err(self.denied(status)),
+            status => return Err(answer(format!("status {status}"))),
         }
-        Err(answer(format!("more than {MAX_REDIRECTS} redirects")))
+        let headers = response.headers();
+        let etag = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
+        let etag = etag.ok_or_else(|| answer("no ETag".into()))?.to_owned();
+        let size = size(response.status(), headers).ok_or_else(|| answer("no size".into()))?;
+        Ok(Metadata { etag, size })
+    }
+
+    fn failed(&self, what: &str, failure: Failure) -> HubError {
+        match failure {
+            Failure::Unreachable(source) => self.unreachable(what.to_owned(), source.into()),
+            Failure::Answer(problem) => self.answer(what.to_owned(), problem),
+        }
     }
 
     fn unreachable(
@@ -312,18 +295,6 @@ struct Metadata {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
-}
-
-/// Whether a redirect names no host.
-fn is_on_same_host(location: &str) -> bool {
-    location.starts_with('/') && !location.starts_with("//")
-}
-
-/// The address of a path on the host of `url`.
-fn moved(url: &str, path: &str) -> Option<String> {
-    let url: Uri = url.parse().ok()?;
-    let moved = format!("{}://{}{path}", url.scheme_str()?, url.authority()?);
-    moved.parse::<Uri>().ok().map(|_| moved)
 }
 
 /// The size of a whole file, of which the answer may hold a part only, or none.

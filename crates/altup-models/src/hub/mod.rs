@@ -2,6 +2,8 @@
 
 #[cfg(feature = "hub")]
 mod cache;
+#[cfg(feature = "hub")]
+mod client;
 mod error;
 #[cfg(feature = "hub")]
 mod fetch;

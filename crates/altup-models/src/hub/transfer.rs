@@ -8,6 +8,7 @@ use ureq::http::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 use ureq::http::{HeaderMap, StatusCode};
 
 use super::HubError;
+use super::client::{Client, Failure, Redirects};
 
 /// A file to be downloaded.
 pub(super) struct Transfer<'a> {
@@ -15,7 +16,6 @@ pub(super) struct Transfer<'a> {
     pub(super) what: String,
     pub(super) endpoint: &'a str,
     pub(super) url: &'a str,
-    pub(super) token: Option<&'a str>,
     /// The hub's name for the contents: their SHA-256, where the file is a large one.
     pub(super) etag: &'a str,
     pub(super) size: u64,
@@ -27,7 +27,7 @@ impl Transfer<'_> {
     /// `report` is told how many bytes are there.
     pub(super) fn run(
         &self,
-        agent: &ureq::Agent,
+        client: &Client<'_>,
         blob: &Path,
         report: &mut dyn FnMut(u64),
     ) -> Result<(), HubError> {
@@ -49,7 +49,7 @@ impl Transfer<'_> {
             received = 0;
         }
         if received < self.size {
-            let (start, mut body) = self.ask(agent, received)?;
+            let (start, mut body) = self.ask(client, received)?;
             file.set_len(start).and_then(|()| file.seek(SeekFrom::Start(start))).map_err(error)?;
             received = self.copy(&mut body, &mut file, start, report).map_err(
                 |(received, end)| match end {
@@ -74,31 +74,34 @@ impl Transfer<'_> {
     /// may send all instead.
     fn ask(
         &self,
-        agent: &ureq::Agent,
+        client: &Client<'_>,
         received: u64,
     ) -> Result<(u64, impl Read + use<>), HubError> {
-        let mut request = agent.get(self.url).header(ACCEPT_ENCODING, "identity");
-        if let Some(token) = self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
-        if received > 0 {
-            request = request.header(RANGE, format!("bytes={received}-"));
-        }
-        let response = request.call().map_err(|source| HubError::Unreachable {
+        let answer = |problem: String| HubError::Answer {
             endpoint: self.endpoint.to_owned(),
             what: self.what.clone(),
-            source: source.into(),
+            problem,
+        };
+        let mut headers = vec![(ACCEPT_ENCODING, "identity".to_owned())];
+        if received > 0 {
+            headers.push((RANGE, format!("bytes={received}-")));
+        }
+        let response = client.get(self.url.to_owned(), &headers, Redirects::All);
+        let response = response.map_err(|failure| match failure {
+            Failure::Answer(problem) => answer(problem),
+            Failure::Unreachable(source) => HubError::Unreachable {
+                endpoint: self.endpoint.to_owned(),
+                what: self.what.clone(),
+                source: source.into(),
+            },
         })?;
         let start = match response.status() {
             StatusCode::OK => 0,
             StatusCode::PARTIAL_CONTENT if starts_at(response.headers(), received) => received,
-            status => {
-                return Err(HubError::Answer {
-                    endpoint: self.endpoint.to_owned(),
-                    what: self.what.clone(),
-                    problem: format!("status {status} and bytes that were not asked for"),
-                });
+            StatusCode::PARTIAL_CONTENT => {
+                return Err(answer("bytes that were not asked for".into()));
             }
+            status => return Err(answer(format!("status {}", status.as_u16()))),
         };
         Ok((start, response.into_body().into_reader()))
     }

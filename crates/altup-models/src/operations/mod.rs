@@ -16,7 +16,7 @@ pub mod position_bias;
 pub mod project;
 pub mod rms_norm;
 
-#[cfg(all(test, feature = "wgpu"))]
+#[cfg(all(test, any(feature = "wgpu", feature = "cuda")))]
 mod half_types;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -88,10 +88,31 @@ pub(crate) fn devices() -> Vec<Device> {
         Device::libtorch(),
         #[cfg(feature = "wgpu")]
         Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        Device::cuda(0),
     ]
 }
 
-/// Runs tests that are generic over a backend on each one that has kernels of these operations.
+/// Runs tests that are generic over a backend where operations are kernels: those that compare them with what runs on the
+/// other backends.
+macro_rules! on_gpus {
+    ($($test:ident),* $(,)?) => {
+        #[cfg(feature = "wgpu")]
+        #[test]
+        fn on_wgpu() {
+            $($test::<burn::backend::Wgpu>();)*
+        }
+
+        // With both features there is one type for both, and it is run above.
+        #[cfg(all(feature = "cuda", not(feature = "wgpu")))]
+        #[test]
+        fn on_cuda() {
+            $($test::<burn::backend::Cuda>();)*
+        }
+    };
+}
+
+/// Runs tests that are generic over a backend on all of them.
 macro_rules! on_each_backend {
     ($($test:ident),* $(,)?) => {
         #[cfg(feature = "flex")]
@@ -114,12 +135,8 @@ macro_rules! on_each_backend {
             $($test::<burn::backend::LibTorch>();)*
         }
 
-        #[cfg(feature = "wgpu")]
-        #[test]
-        fn on_wgpu() {
-            $($test::<burn::backend::Wgpu>();)*
-        }
+        crate::operations::testing::on_gpus!($($test),*);
     };
 }
 
-pub(super) use on_each_backend;
+pub(super) use {on_each_backend, on_gpus};

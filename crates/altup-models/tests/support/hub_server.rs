@@ -24,8 +24,10 @@ pub(crate) struct HubModel {
     pub(crate) large: HashMap<String, String>,
     /// What opens its files; the list of them is open to all.
     pub(crate) token: Option<String>,
-    /// Whether large files lie on a host of another name, which is open to all and must not see the token.
-    pub(crate) other_host: bool,
+    /// Where large files lie that are on another host, which is open to all and must not see the token: its address.
+    pub(crate) cdn: Option<String>,
+    /// Whether this is that host.
+    pub(crate) is_cdn: bool,
 }
 
 /// What goes wrong with the next download of a file.
@@ -51,6 +53,8 @@ struct State {
     commit: String,
     faults: HashMap<String, Fault>,
     requests: Vec<String>,
+    /// Where the whole hub has gone.
+    moved_to: Option<String>,
     stopped: bool,
 }
 
@@ -85,6 +89,16 @@ impl HubServer {
     /// Lets the next download of a file go wrong.
     pub(crate) fn fail_once(&self, file: &str, fault: Fault) {
         self.state.lock().unwrap().faults.insert(file.to_owned(), fault);
+    }
+
+    /// Lets large files of a model lie on another host.
+    pub(crate) fn set_cdn(&self, name: &str, address: &str) {
+        self.state.lock().unwrap().models.get_mut(name).unwrap().cdn = Some(address.to_owned());
+    }
+
+    /// Answers everything by a redirect to another hub.
+    pub(crate) fn move_to(&self, endpoint: &str) {
+        self.state.lock().unwrap().moved_to = Some(endpoint.to_owned());
     }
 
     /// Moves `main` of every model to another commit, and changes files.
@@ -147,10 +161,16 @@ fn answer(mut connection: TcpStream, state: &Mutex<State>) -> std::io::Result<()
         let range = range.map(|(first, _)| format!(" from {first}")).unwrap_or_default();
         state.requests.push(format!("{path}{range}"));
     }
-    let (commit, models) = {
+    let (commit, models, moved_to) = {
         let state = state.lock().unwrap();
-        (state.commit.clone(), state.models.clone())
+        (state.commit.clone(), state.models.clone(), state.moved_to.clone())
     };
+    if let Some(endpoint) = moved_to {
+        return write!(
+            connection,
+            "HTTP/1.1 301 Moved\r\nLocation: {endpoint}/{path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+    }
     if let Some(rest) = path.strip_prefix("api/models/") {
         let (name, revision) = rest.split_once("/revision/").unwrap_or((rest, "main"));
         let Some(model) = models.get(name) else {
@@ -193,7 +213,7 @@ fn answer(mut connection: TcpStream, state: &Mutex<State>) -> std::io::Result<()
         Some(Fault::Status(status)) => return refuse(&mut connection, *status, "No"),
         _ => {}
     }
-    let on_other_host = from_cdn && model.other_host;
+    let on_other_host = from_cdn && (model.is_cdn || model.cdn.is_some());
     if on_other_host && request.headers.contains_key("authorization") {
         return refuse(&mut connection, 400, "TokenSeen");
     }
@@ -208,13 +228,13 @@ fn answer(mut connection: TcpStream, state: &Mutex<State>) -> std::io::Result<()
         return refuse(&mut connection, 404, "EntryNotFound");
     };
     if let (Some(hash), false) = (model.large.get(&file), from_cdn) {
-        let host = if model.other_host { "localhost" } else { "127.0.0.1" };
-        let port = connection.local_addr()?.port();
+        let here = format!("http://{}", connection.local_addr()?);
+        let cdn = model.cdn.as_ref().unwrap_or(&here);
         return write!(
             connection,
             "HTTP/1.1 302 Found\r\nLocation: {}\r\nX-Linked-Etag: \"{hash}\"\r\nX-Linked-Size: {}\r\n\
              X-Repo-Commit: {commit}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            format_args!("http://{host}:{port}/cdn/{name}/{file}"),
+            format_args!("{cdn}/cdn/{name}/{file}"),
             contents.len()
         );
     }

@@ -248,13 +248,12 @@ fn moments_kernel<N: Size>(
             }
         }
         let square = sum_over_row(sum_of_vector(squares), &mut memory, units);
-        if inside {
+        // One thread alone: the new moments may lie where the old ones do.
+        if inside && unit == 0 {
             let mean_square = square / width + epsilon;
             let moment = rows[row] * (1.0f32 - new_weight) + mean_square * new_weight;
             row_sum += moment;
-            if unit == 0 {
-                new_rows[row] = moment;
-            }
+            new_rows[row] = moment;
         }
     }
     let param_square = sum_over_row(sum_of_vector(params), &mut memory, units);

@@ -58,3 +58,9 @@ fn on_libtorch() {
 fn on_wgpu() {
     all::<burn::backend::Wgpu>();
 }
+
+#[cfg(all(feature = "cuda", not(feature = "wgpu")))]
+#[test]
+fn on_cuda() {
+    all::<burn::backend::Cuda>();
+}

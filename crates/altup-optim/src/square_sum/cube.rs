@@ -1,13 +1,14 @@
 //! On a GPU one kernel for each tensor, and one at the end. Sums are f32.
 
-use altup_backend::cube::{RowLaunch, row_memory, sum_of_vector, sum_over_row, sum_rows};
+use altup_backend::cube::{
+    RowLaunch, into_owned, row_memory, sum_of_vector, sum_over_row, sum_rows, zeros,
+};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape};
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::zeros;
 use cubecl::prelude::*;
 
 use super::{PARTS, SquareSumBackend};
@@ -15,7 +16,7 @@ use super::{PARTS, SquareSumBackend};
 impl SquareSumBackend for CubeBackend {
     /// Each kernel writes all places of its tensor; of a tensor without values there is none.
     fn square_sums(beside: FloatTensor<Self>, count: usize) -> FloatTensor<Self> {
-        zeros(beside.device.clone(), Shape::new([count, PARTS]), DType::F32)
+        zeros(Shape::new([count, PARTS]), DType::F32, &beside)
     }
 
     fn with_square_sum(
@@ -27,7 +28,7 @@ impl SquareSumBackend for CubeBackend {
         if values == 0 {
             return sums;
         }
-        let sums = if sums.can_mut() { sums } else { sums.copy() };
+        let sums = into_owned(sums);
         let tensor = into_contiguous(tensor);
         let launch = RowLaunch::new(&tensor, 1, values);
         square_sum_kernel::launch(

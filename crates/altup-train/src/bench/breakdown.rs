@@ -34,7 +34,7 @@ pub enum Part {
     AltUp,
     /// The output layer and the cross-entropy
     Loss,
-    /// AdamW's update of all weights
+    /// AdamW's update of all weights. Not the norm of their gradients, nor clipping them
     Optimizer,
 }
 
@@ -77,6 +77,7 @@ pub(super) fn measure(
     let mut seconds_of: BTreeMap<Part, Vec<f64>> = BTreeMap::new();
     for repeat in 0..=repeats {
         for part in Part::ALL {
+            step.prepare(part);
             let taken = seconds(device, || step.run(part));
             if repeat > 0 {
                 seconds_of.entry(part).or_default().push(taken);
@@ -112,7 +113,9 @@ pub fn kernels(model: &T5, batch: &BenchBatch, device: &Device) -> StepKernels {
     let mut step = Step::new(model, batch, device);
     let mut parts = BTreeMap::new();
     for part in Part::ALL {
+        step.prepare(part);
         step.run(part);
+        step.prepare(part);
         let mut launched = launches(&mut || step.run(part));
         // What begins the backward pass belongs to no part: it is counted from outputs that nothing computed.
         let outputs: Vec<Tensor<3>> = step.outputs(part).iter().map(tracked).collect();
@@ -137,6 +140,8 @@ struct Step<'a> {
     outputs: [Tensor<3>; 2],
     learner: Option<Learner>,
     optimizer: ModuleOptimizer,
+    /// What the optimizer's next update takes.
+    gradients: Option<GradientsParams>,
 }
 
 impl<'a> Step<'a> {
@@ -160,6 +165,14 @@ impl<'a> Step<'a> {
             outputs,
             learner: Some(Learner { model: model.clone() }),
             optimizer: optimizer(),
+            gradients: None,
+        }
+    }
+
+    /// Makes what a part finds when a step comes to it and takes with it. Comes before each run of the part.
+    fn prepare(&mut self, part: Part) {
+        if part == Part::Optimizer {
+            self.gradients = Some(gradients_like(self.learner()));
         }
     }
 
@@ -167,8 +180,7 @@ impl<'a> Step<'a> {
         match part {
             Part::Data => drop(self.batch.to_device(1, self.device)),
             Part::Optimizer => {
-                // A gradient for every weight, of the weights themselves: their values don't matter.
-                let gradients = gradients_like(self.learner());
+                let gradients = self.gradients.take().expect("prepared before");
                 self.update(gradients);
             }
             _ => backward(self.outputs(part)),
@@ -274,12 +286,13 @@ fn backward(outputs: impl IntoIterator<Item = Tensor<3>>) {
     }
 }
 
-/// A gradient for every parameter: its own values.
+/// A gradient for every parameter, of its own values, which don't matter; in memory that nobody else holds, as that of a
+/// step's gradients is.
 fn gradients_like(learner: &Learner) -> GradientsParams {
     struct Collect(GradientsParams);
     impl ModuleVisitor for Collect {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.register::<D>(param.id, param.val().inner());
+            self.0.register::<D>(param.id, param.val().inner() * 1.0);
         }
     }
     let mut collect = Collect(GradientsParams::new());

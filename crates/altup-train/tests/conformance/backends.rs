@@ -10,7 +10,10 @@ pub(crate) struct Subject {
 
 impl Subject {
     pub(crate) fn new(backend: &str) -> Self {
-        let name: DeviceName = backend.parse().unwrap();
+        // The name of another device than the first one, as `vulkan:1`.
+        let named = std::env::var("ALTUP_TEST_DEVICE").ok();
+        let named = named.filter(|name| name.split(':').next() == Some(backend));
+        let name: DeviceName = named.as_deref().unwrap_or(backend).parse().unwrap();
         let device = name.open().unwrap_or_else(|error| panic!("{error}"));
         let tolerance = match backend {
             // Every backend computes in f32, as the reference does, and sums in an order of its own.

@@ -3,14 +3,18 @@
 //! Regenerate the fixture with `python scripts/reference/generate_fixtures.py`.
 
 use altup_core::operations::combine_blocks::{combine_blocks, combine_blocks_by_token};
+use altup_core::operations::combine_windows::combine_windows;
 use altup_core::{AltUp, SequenceAltUpConfig, average_pool, stride_and_skip};
 use altup_models::CrossEntropyOptions;
 use altup_models::operations::attention::attention;
 use altup_models::operations::cross_entropy::cross_entropy;
 use altup_models::operations::embedding::embedding;
 use altup_models::operations::gated_gelu::gated_gelu;
+use altup_models::operations::position_bias::position_bias;
 use altup_models::operations::rms_norm::rms_norm;
-use burn::module::Param;
+use altup_optim::{OptimizerConfig, OptimizerKind, clip_gradients, global_square_sum};
+use burn::module::{Module, Param, ParamId};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -208,11 +212,12 @@ fn altup(p: Tensor<2>, g: Tensor<1>) -> AltUp {
     AltUp { prediction_coefs: Param::from_tensor(p), correction_coefs: Param::from_tensor(g) }
 }
 
-/// What our operations and their backward passes compute is the same from run to run, bit for bit: each sums in one
-/// order. The sizes are such that several groups of threads take part. Burn may tune its products in the first run.
+/// What our operations and their backward passes compute is the same from run to run, bit for bit, and so are the
+/// optimizers' steps: each sums in one order. The sizes are such that several groups of threads take part. Burn may tune its
+/// products in the first run.
 pub(crate) fn the_same_from_run_to_run(subject: &Subject) {
     let device = subject.autodiff();
-    let shapes: [[usize; 2]; 11] = [
+    let shapes: [[usize; 2]; 17] = [
         [1028, 96],
         [514, 96],
         [2, 3],
@@ -224,12 +229,25 @@ pub(crate) fn the_same_from_run_to_run(subject: &Subject) {
         [514, 300],
         [50, 32],
         [514, 96],
+        [2, 2],
+        [1, 2],
+        [514, 96],
+        [172, 96],
+        [1, 3],
+        [32, 3],
     ];
     let normal = Distribution::Normal(0.0, 1.0);
     let inputs =
         shapes.map(|shape| Tensor::<2>::random(shape, normal, &subject.device).into_data());
-    run_operations(&inputs, &device);
-    let (first, second) = (run_operations(&inputs, &device), run_operations(&inputs, &device));
+    let run = || {
+        let mut results = run_operations(&inputs, &device);
+        for kind in [OptimizerKind::Adafactor, OptimizerKind::AdamW] {
+            results.extend(run_optimizer(kind, &inputs, &subject.device));
+        }
+        results
+    };
+    run();
+    let (first, second) = (run(), run());
     for (number, (first, second)) in first.iter().zip(&second).enumerate() {
         assert!(first.iter().any(|&value| value != 0.0), "result {number} is zero");
         assert!(first == second, "result {number} is another in the second run");
@@ -237,23 +255,35 @@ pub(crate) fn the_same_from_run_to_run(subject: &Subject) {
 }
 
 /// The outputs of all operations, and the gradients of a sum of them in which each value has a factor of its own.
-fn run_operations(inputs: &[TensorData; 11], device: &Device) -> Vec<Vec<f32>> {
+fn run_operations(inputs: &[TensorData; 17], device: &Device) -> Vec<Vec<f32>> {
     let leaves =
         inputs.each_ref().map(|data| Tensor::<2>::from_data(data.clone(), device).require_grad());
-    let [state, computed, coefs, gamma, query, key, value, bias, logits, table, gate] =
+    let [state, computed, coefs, gamma, query, key, value, bias, logits, table, gate, rest @ ..] =
         leaves.clone();
+    let [p, g, sequence, windows, scalars, distances] = rest;
     let tokens = |count: usize, below: i32| -> Tensor<1, Int> {
         Tensor::arange(0..count as i64, device).mul_scalar(7).remainder_scalar(below)
     };
     let heads = |x: Tensor<2>| x.reshape([4, 65, 3, 8]);
     let bias = Some(bias.reshape([1, 3, 65, 65]));
+    // Not as leaves of their own.
+    let altup = AltUp {
+        prediction_coefs: Param::initialized(ParamId::new(), p),
+        correction_coefs: Param::initialized(ParamId::new(), g.reshape([2])),
+    };
+    let state = state.reshape([2, 2, 257, 96]);
+    let of_block = computed.clone().reshape([2, 257, 96]);
     let outputs = [
-        combine_blocks(
-            state.reshape([2, 2, 257, 96]),
-            computed.clone().reshape([2, 257, 96]),
-            coefs,
+        combine_blocks(state.clone(), of_block.clone(), coefs).flatten(0, 3),
+        altup.update(state, of_block, 1).flatten(0, 3),
+        combine_windows(
+            sequence.reshape([2, 257, 96]),
+            windows.reshape([2, 86, 96]),
+            scalars.reshape([3]),
+            3,
         )
-        .flatten(0, 3),
+        .flatten(0, 2),
+        position_bias(distances, tokens(65 * 65, 32), [65, 65]).flatten(0, 3),
         rms_norm(computed.clone(), gamma.reshape([96]), 1e-6).flatten(0, 1),
         gated_gelu(gate, computed).flatten(0, 1),
         attention(heads(query), heads(key), heads(value), bias, None).flatten(0, 3),
@@ -268,4 +298,34 @@ fn run_operations(inputs: &[TensorData; 11], device: &Device) -> Vec<Vec<f32>> {
     let gradients = weighted.into_iter().reduce(|a, b| a + b).unwrap().backward();
     let gradients = leaves.iter().map(|leaf| values(leaf.grad(&gradients).unwrap()));
     outputs.into_iter().map(values).chain(gradients).collect()
+}
+
+#[derive(Module, Debug)]
+struct Weights {
+    matrix: Param<Tensor<2>>,
+    row: Param<Tensor<2>>,
+}
+
+/// The squared norms of gradients that are too large, and weights after two steps with them.
+fn run_optimizer(kind: OptimizerKind, inputs: &[TensorData; 17], device: &Device) -> Vec<Vec<f32>> {
+    let [.., logits, _, gate, _, _, _, _, _, _] = inputs;
+    let param = |data: &TensorData, device: &Device| Tensor::<2>::from_data(data.clone(), device);
+    let autodiff = device.clone().autodiff();
+    let mut weights = Weights {
+        matrix: Param::from_tensor(param(logits, &autodiff)),
+        row: Param::from_tensor(param(gate, &autodiff)),
+    };
+    let mut optimizer = OptimizerConfig { kind, ..Default::default() }.init();
+    let mut norms = Vec::new();
+    for step in 1..=2 {
+        let mut gradients = GradientsParams::new();
+        let gradient = |data| param(data, device) * f64::from(step);
+        gradients.register::<2>(weights.matrix.id, gradient(logits));
+        gradients.register::<2>(weights.row.id, gradient(gate));
+        let square_sum = global_square_sum(&weights, &gradients).unwrap();
+        clip_gradients(&weights, &mut gradients, &square_sum, 1.0);
+        norms.extend(values(square_sum));
+        weights = optimizer.step(0.1, weights, gradients);
+    }
+    vec![norms, values(weights.matrix.val()), values(weights.row.val())]
 }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::support::{Workspace, assert_same, copy_folder, names_in, rows, set, succeeds};
 
@@ -34,6 +34,7 @@ struct Together {
     mpirun: Child,
     folder: PathBuf,
     said: PathBuf,
+    since: SystemTime,
 }
 
 /// How they ended, and what they wrote to standard error.
@@ -70,7 +71,8 @@ fn start_as(workspace: &Workspace, arguments: &[&str]) -> Together {
         // Open MPI ends a child's whole group, which is its own while the child is starting.
         .process_group(0);
     let folder = workspace.path("").canonicalize().unwrap();
-    Together { mpirun: mpirun.spawn().unwrap(), folder, said }
+    let since = SystemTime::now();
+    Together { mpirun: mpirun.spawn().unwrap(), folder, said, since }
 }
 
 /// Replicas that differ: for each of `parts`, as many as it says, with the options of the launcher and the arguments of
@@ -136,19 +138,35 @@ impl Together {
             .collect()
     }
 
-    fn replica(&self, rank: usize) -> u32 {
-        let found = self.replicas().into_iter().find(|(_, of)| *of == rank);
-        found.unwrap_or_else(|| panic!("replica {rank} does not run")).0
+    fn runs(&mut self) -> bool {
+        self.mpirun.try_wait().unwrap().is_none()
     }
 
-    /// Waits until the run has a row of metrics of `step`.
+    /// The process of the replica `rank`: waits until it has started.
+    #[track_caller]
+    fn replica(&mut self, rank: usize) -> u32 {
+        let since = Instant::now();
+        loop {
+            if let Some((process, _)) = self.replicas().into_iter().find(|(_, of)| *of == rank) {
+                return process;
+            }
+            assert!(self.runs() && since.elapsed() < LIMIT, "replica {rank} does not run");
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until the run has a row of metrics of `step`, and this start has written to them: an earlier one may have
+    /// come as far.
     #[track_caller]
     fn reach(&mut self, run: &Path, step: u64) {
         let since = Instant::now();
+        let metrics = run.join("metrics.jsonl");
+        let started = self.since;
         let reached = || {
-            let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+            let written = fs::metadata(&metrics).and_then(|metadata| metadata.modified());
+            let text = fs::read_to_string(&metrics).unwrap_or_default();
             let row = format!("\"kind\":\"train\",\"step\":{step},");
-            text.contains(&row)
+            written.is_ok_and(|written| written > started) && text.contains(&row)
         };
         while !reached() {
             let ended = self.mpirun.try_wait().unwrap();
@@ -186,11 +204,16 @@ impl Ended {
 }
 
 fn signal(name: &str, process: u32) {
+    assert!(send(name, process), "process {process} is gone");
+}
+
+/// Whether there is the process.
+fn send(name: &str, process: u32) -> bool {
     // The shell's own `kill`: the program of that name is not on every machine.
     let sent = Command::new("sh")
-        .args(["-c", r#"kill -s "$0" "$1""#, name, &process.to_string()])
+        .args(["-c", r#"kill -s "$0" "$1" 2> /dev/null"#, name, &process.to_string()])
         .status();
-    assert!(sent.unwrap().success());
+    sent.unwrap().success()
 }
 
 fn train_alone(workspace: &Workspace, run: &str, flags: &[&str]) {
@@ -233,9 +256,9 @@ fn a_killed_replica_ends_all_and_the_run_goes_on() {
     };
     for (size, rank, step) in [(2, 1, 4), (4, 0, 8)] {
         let mut together = start(&workspace, size, &arguments);
-        together.reach(&run, step);
-        sleep(Duration::from_millis(7 * step));
         let process = together.replica(rank);
+        together.reach(&run, step);
+        sleep(Duration::from_millis(step));
         kill(together, process);
     }
     let checkpoints = run.join("checkpoints");
@@ -243,13 +266,11 @@ fn a_killed_replica_ends_all_and_the_run_goes_on() {
     // A checkpoint may be complete before the kill: then the run begins anew.
     let is_cut_off = (0..20).any(|_| {
         let mut together = start(&workspace, 2, &arguments);
-        together.reach(&run, 12);
         let process = together.replica(0);
-        let mut runs = || together.mpirun.try_wait().unwrap().is_none();
-        while !is_partial() && runs() {}
-        if runs() {
-            signal("KILL", process);
-        }
+        together.reach(&run, 12);
+        while !is_partial() && together.runs() {}
+        // It may have ended just now.
+        send("KILL", process);
         together.end_within(END);
         let is_cut_off = is_partial() && !run.join("summary.json").exists();
         if !is_cut_off {
@@ -528,8 +549,8 @@ fn replicas_in_folders_of_their_own_train_and_resume() {
     let text = set(&["data.train=['/proc/self/cwd/corpus.txt']"]);
     let begin = [&["train", "--output", "run"][..], &short(), &text].concat();
     let mut together = pair(&begin, &begin);
-    together.reach(&workspace.path("a/run"), 8);
     let process = together.replica(1);
+    together.reach(&workspace.path("a/run"), 8);
     signal("KILL", process);
     assert!(!together.end_within(END).status.success());
 

@@ -3,7 +3,8 @@
 //! kernel. Coefficients and sums are f32 whatever the blocks are.
 
 use altup_backend::cube::{
-    Launch, RowLaunch, empty, empty_like, row_memory, sum_of_vector, sum_over_row, sum_rows,
+    Launch, RowLaunch, assert_countable, empty, empty_like, row_memory, sum_of_vector,
+    sum_over_row, sum_rows, zeros,
 };
 use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
@@ -12,7 +13,6 @@ use burn::tensor::{DType, FloatDType, Shape};
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -41,6 +41,7 @@ impl CombineBlocksBackend for CubeBackend {
         let coefs = Self::float_cast(coefs, FloatDType::F32);
         let [state, computed, coefs] = [state, computed, coefs].map(into_contiguous);
         let launch = Launch::new(&computed);
+        assert_countable("vectors", state.shape().num_elements() / launch.vector_size);
         combine_kernel::launch(
             &output.client.clone(),
             launch.cubes,
@@ -67,7 +68,8 @@ impl CombineBlocksBackend for CubeBackend {
         }
         let (coefs_shape, coefs_dtype) = (coefs.shape(), coefs.dtype);
         if computed.shape().num_elements() == 0 {
-            return (state, computed, zeros(coefs.device.clone(), coefs_shape, coefs_dtype));
+            let coefs_grad = zeros(coefs_shape, coefs_dtype, &coefs);
+            return (state, computed, coefs_grad);
         }
         let Spread { state_grad, computed_grad, sums } =
             spread(state, computed, coefs, output_grad);
@@ -100,6 +102,7 @@ pub(in crate::operations) fn spread(
     let values = computed.shape().num_elements();
     let launch = RowLaunch::new(&computed, 1, values);
     let vectors = values / launch.vector_size;
+    assert_countable("vectors", num_blocks * vectors);
     let groups = vectors.div_ceil(VECTORS * launch.units).min(GROUPS);
     let sums = empty(Shape::new([groups, num_blocks * (num_blocks + 1)]), DType::F32, &state);
     spread_kernel::launch(

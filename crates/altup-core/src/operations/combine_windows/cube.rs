@@ -1,17 +1,27 @@
-//! On a GPU in one kernel, with a thread for each vector of a token, or of a window in the backward pass.
+//! On a GPU in one kernel each way, with a thread for each vector of a token, and backward for some of a window. That also
+//! sums the gradients of the three coefficients; those of all groups of threads are added up by a second kernel.
 //! Coefficients and sums are f32 whatever the tokens are.
 
-use altup_backend::cube::{Launch, empty_like};
+use altup_backend::cube::{
+    Launch, RowLaunch, assert_countable, empty, empty_like, row_memory, sum_of_vector,
+    sum_over_row, sum_rows, zeros_like,
+};
 use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::FloatDType;
+use burn::tensor::{DType, FloatDType, Shape};
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use cubecl::prelude::*;
 
-use super::{CombineWindowsBackend, primitive};
+use super::CombineWindowsBackend;
+
+/// Groups of threads that sum the gradients of the coefficients, at most.
+const GROUPS: usize = 1024;
+
+/// Vectors of windows for each of their threads at the least.
+const VECTORS: usize = 8;
 
 impl CombineWindowsBackend for CubeBackend {
     fn combine_windows(
@@ -49,32 +59,38 @@ impl CombineWindowsBackend for CubeBackend {
         output_grad: FloatTensor<Self>,
         stride: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let x_grad = empty_like(&x);
-        let [windows, anchors] = [empty_like(&computed), empty_like(&computed)];
-        let [x, output_grad] = [x, output_grad].map(into_contiguous);
-        if x.shape().num_elements() > 0 {
-            let coefs = Self::float_cast(coefs.clone(), FloatDType::F32);
-            let launch = Launch::new(&windows);
-            spread_kernel::launch(
-                &x_grad.client.clone(),
-                launch.cubes,
-                launch.threads,
-                launch.vector_size,
-                x.clone().into_tensor_arg(),
-                output_grad.clone().into_tensor_arg(),
-                into_contiguous(coefs).into_tensor_arg(),
-                x_grad.clone().into_tensor_arg(),
-                windows.clone().into_tensor_arg(),
-                anchors.clone().into_tensor_arg(),
-                stride,
-                dtype_to_storage_type(x_grad.dtype),
-            );
+        let values = computed.shape().num_elements();
+        if values == 0 {
+            return (x, computed, zeros_like(&coefs));
         }
-        let (computed_grad, coefs_grad) = primitive::gathered_grads::<Self>(
-            [x, output_grad],
-            [windows, anchors, computed],
-            coefs,
+        let (coefs_shape, coefs_dtype) = (coefs.shape(), coefs.dtype);
+        let (x_grad, computed_grad) = (empty_like(&x), empty_like(&computed));
+        let coefs = Self::float_cast(coefs, FloatDType::F32);
+        let [x, computed, coefs, output_grad] =
+            [x, computed, coefs, output_grad].map(into_contiguous);
+        let width = computed.shape()[2];
+        let launch = RowLaunch::joined(&computed, values / width, width);
+        assert_countable("vectors", x.shape().num_elements() / launch.vector_size);
+        let vectors = values / launch.vector_size;
+        let groups = vectors.div_ceil(VECTORS * launch.units).min(GROUPS);
+        let sums = empty(Shape::new([groups, 3]), DType::F32, &x);
+        spread_kernel::launch(
+            &x.client.clone(),
+            CubeCount::new_1d(groups as u32),
+            launch.threads,
+            launch.vector_size,
+            x.into_tensor_arg(),
+            computed.into_tensor_arg(),
+            output_grad.into_tensor_arg(),
+            coefs.into_tensor_arg(),
+            x_grad.clone().into_tensor_arg(),
+            computed_grad.clone().into_tensor_arg(),
+            sums.clone().into_tensor_arg(),
+            stride,
+            launch.units,
+            dtype_to_storage_type(x_grad.dtype),
         );
+        let coefs_grad = sum_rows(sums, [1, groups, 3], coefs_shape, coefs_dtype);
         (x_grad, computed_grad, coefs_grad)
     }
 }
@@ -108,40 +124,66 @@ fn combine_kernel<F: Float, N: Size>(
     output[position] = Vector::cast_from(sum);
 }
 
-/// The transpose of [`combine_kernel`] for x, with each window's sum of gradients, and its anchor.
+/// The transpose of [`combine_kernel`]: with W the sum of a window's gradients, what of the output's gradient belongs to
+/// each token, and c₂ W for what was computed. And a group's sums of dyᵢ xᵢ, W x_kA and W ỹ.
+///
+/// # Shapes
+///
+/// - sums: `[groups, 3]`
 #[cube(launch)]
 fn spread_kernel<F: Float, N: Size>(
     x: &Tensor<Vector<F, N>>,
+    computed: &Tensor<Vector<F, N>>,
     output_grad: &Tensor<Vector<F, N>>,
     coefs: &Tensor<f32>,
     x_grad: &mut Tensor<Vector<F, N>>,
-    windows: &mut Tensor<Vector<F, N>>,
-    anchors: &mut Tensor<Vector<F, N>>,
+    computed_grad: &mut Tensor<Vector<F, N>>,
+    sums: &mut Tensor<f32>,
     #[comptime] stride: usize,
+    #[comptime] units: usize,
     #[define(F)] _dtype: ElemType,
 ) {
-    let position = ABSOLUTE_POS;
-    if position >= windows.len() {
-        terminate!();
-    }
-    let (seq_length, num_windows) = (x.shape(1), windows.shape(1));
-    let width = windows.len() / (windows.shape(0) * num_windows);
-    let window = position / width % num_windows;
-    let row = position / width / num_windows;
-    let anchor = (row * seq_length + window * stride) * width + position % width;
-
+    let mut memory = row_memory(units, 1usize);
+    let (seq_length, num_windows) = (x.shape(1), computed.shape(1));
+    let width = computed.len() / (computed.shape(0) * num_windows);
     let of_token = Vector::<f32, N>::new(coefs[0]);
-    let of_anchor = Vector::<f32, N>::cast_from(output_grad[anchor]);
-    let mut sum = of_anchor;
-    for i in 1..stride {
-        if window * stride + i < seq_length {
-            let grad = Vector::<f32, N>::cast_from(output_grad[anchor + i * width]);
-            x_grad[anchor + i * width] = Vector::cast_from(grad * of_token);
-            sum += grad;
+    let of_anchor = Vector::<f32, N>::new(coefs[1]);
+    let of_computed = Vector::<f32, N>::new(coefs[2]);
+    let mut of_tokens = Vector::<f32, N>::new(0.0f32);
+    let mut of_anchors = Vector::<f32, N>::new(0.0f32);
+    let mut of_layer = Vector::<f32, N>::new(0.0f32);
+    let unit = UNIT_POS_X as usize;
+    let mut position = CUBE_POS * units + unit;
+    while position < computed.len() {
+        let window = position / width % num_windows;
+        let row = position / width / num_windows;
+        let anchor = (row * seq_length + window * stride) * width + position % width;
+
+        let token = Vector::<f32, N>::cast_from(x[anchor]);
+        let anchor_grad = Vector::<f32, N>::cast_from(output_grad[anchor]);
+        let mut sum = anchor_grad;
+        of_tokens += anchor_grad * token;
+        for i in 1..stride {
+            if window * stride + i < seq_length {
+                let place = anchor + i * width;
+                let grad = Vector::<f32, N>::cast_from(output_grad[place]);
+                x_grad[place] = Vector::cast_from(grad * of_token);
+                of_tokens += grad * Vector::<f32, N>::cast_from(x[place]);
+                sum += grad;
+            }
         }
+        x_grad[anchor] = Vector::cast_from(anchor_grad * of_token + sum * of_anchor);
+        of_anchors += sum * token;
+        of_layer += sum * Vector::<f32, N>::cast_from(computed[position]);
+        computed_grad[position] = Vector::cast_from(sum * of_computed);
+        position += CUBE_COUNT * units;
     }
-    let to_anchor = sum * Vector::new(coefs[1]);
-    x_grad[anchor] = Vector::cast_from(of_anchor * of_token + to_anchor);
-    windows[position] = Vector::cast_from(sum);
-    anchors[position] = x[anchor];
+    let of_tokens = sum_over_row(sum_of_vector(of_tokens), &mut memory, units);
+    let of_anchors = sum_over_row(sum_of_vector(of_anchors), &mut memory, units);
+    let of_layer = sum_over_row(sum_of_vector(of_layer), &mut memory, units);
+    if unit == 0 {
+        sums[CUBE_POS * 3] = of_tokens;
+        sums[CUBE_POS * 3 + 1] = of_anchors;
+        sums[CUBE_POS * 3 + 2] = of_layer;
+    }
 }

@@ -30,7 +30,7 @@ pub fn combine_windows_backward<B: Backend>(
     stride: usize,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let places = Places::<B>::new(&x, stride);
-    let [of_token, of_anchor, _] = scalars::<B>(coefs.clone(), x.dtype());
+    let [of_token, of_anchor, of_computed] = scalars::<B>(coefs.clone(), x.dtype());
     let zeros = B::float_zeros(computed.shape(), &computed.device(), computed.dtype().into());
     let windows = B::float_select_assign(
         zeros,
@@ -47,18 +47,6 @@ pub fn combine_windows_backward<B: Backend>(
         IndexingUpdateOp::Add,
     );
     let anchors = B::float_select(x.clone(), 1, places.anchors);
-    let (computed_grad, coefs_grad) =
-        gathered_grads::<B>([x, output_grad], [windows, anchors, computed], coefs);
-    (x_grad, computed_grad, coefs_grad)
-}
-
-/// The gradients of what was computed and of the coefficients: from the tokens and their gradients, and from each
-/// window's sum of gradients, anchor and computed token.
-pub(super) fn gathered_grads<B: Backend>(
-    [x, output_grad]: [FloatTensor<B>; 2],
-    [windows, anchors, computed]: [FloatTensor<B>; 3],
-    coefs: FloatTensor<B>,
-) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = coefs.dtype();
     let inner = |a: FloatTensor<B>, b: FloatTensor<B>| match a.shape().num_elements() {
         // A sum over nothing is left to no backend.
@@ -73,8 +61,7 @@ pub(super) fn gathered_grads<B: Backend>(
         inner(windows.clone(), anchors),
         inner(windows.clone(), computed),
     ];
-    let [_, _, of_computed] = scalars::<B>(coefs, windows.dtype());
-    (B::float_mul(windows, of_computed), B::float_cat(products, 0))
+    (x_grad, B::float_mul(windows, of_computed), B::float_cat(products, 0))
 }
 
 /// The three coefficients, `[1, 1, 1]` each.

@@ -2,14 +2,16 @@
 //! are one kernel behind it, which adds up what its groups of threads summed. The gradient of a selected block is added
 //! where the state's lies.
 
-use altup_backend::cube::{Launch, RowLaunch, empty, empty_like, row_memory, sum_over_row};
+use altup_backend::cube::{
+    Launch, RowLaunch, assert_countable, empty, empty_like, into_owned, row_memory, sum_over_row,
+    zeros_like,
+};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape};
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::zeros;
 use cubecl::prelude::*;
 
 use super::{Selection, UpdateBlocksBackend};
@@ -22,13 +24,13 @@ impl UpdateBlocksBackend for CubeBackend {
         added: FloatTensor<Self>,
         selection: Selection,
     ) -> FloatTensor<Self> {
-        let state = into_contiguous(state);
-        let state = if state.can_mut() { state } else { state.copy() };
+        let state = into_owned(state);
         if added.shape().num_elements() == 0 {
             return state;
         }
         let added = into_contiguous(added);
         let launch = Launch::new(&added);
+        assert_countable("vectors", state.shape().num_elements() / launch.vector_size);
         add_to_block_kernel::launch(
             &state.client.clone(),
             launch.cubes,
@@ -76,8 +78,7 @@ impl UpdateBlocksBackend for CubeBackend {
         selection: Selection,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if computed.shape().num_elements() == 0 {
-            let [p_grad, g_grad] =
-                [p, g].map(|coefs| zeros(coefs.device.clone(), coefs.shape(), coefs.dtype));
+            let [p_grad, g_grad] = [&p, &g].map(zeros_like);
             return (state, computed, p_grad, g_grad);
         }
         let Spread { state_grad, computed_grad, sums } =

@@ -131,6 +131,12 @@ fn on_wgpu() {
     all::<burn::backend::Wgpu>();
 }
 
+#[cfg(all(feature = "cuda", not(feature = "wgpu")))]
+#[test]
+fn on_cuda() {
+    all::<burn::backend::Cuda>();
+}
+
 /// Two layers, of which the second finds a state that is no leaf of the tape. What Burn's own operations do on the same
 /// device: slices, products, sums, and `combine_blocks`.
 fn gradients(

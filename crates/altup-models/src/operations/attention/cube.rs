@@ -6,8 +6,8 @@
 //! are copied head by head, once a pass; outputs are written where they belong.
 
 use altup_backend::cube::{
-    Launch, RowLaunch, empty, empty_like, largest_of_vector, max_over_row, row_memory,
-    sum_of_vector, sum_over_row, sum_rows,
+    Launch, RowLaunch, assert_countable, empty, empty_like, largest_of_vector, max_over_row,
+    row_memory, sum_of_vector, sum_over_row, sum_rows, zeros, zeros_like,
 };
 use altup_backend::philox::DropoutMask;
 use altup_backend::to_f32;
@@ -19,7 +19,6 @@ use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
-use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -40,8 +39,7 @@ impl AttentionBackend for CubeBackend {
         let statistics_shape = Shape::new([2, batch_size, heads, length]);
         if batch_size * length * heads * width * memory == 0 {
             // Of no value, as a product over nothing gives it.
-            let statistics = zeros(query.device.clone(), statistics_shape, DType::F32);
-            return (zeros(query.device.clone(), query.shape(), query.dtype), statistics);
+            return (zeros_like(&query), zeros(statistics_shape, DType::F32, &query));
         }
         let statistics = empty(statistics_shape, DType::F32, &query);
         let query = heads_first(query);
@@ -91,8 +89,7 @@ impl AttentionBackend for CubeBackend {
         let [batch_size, length, heads, width] = query.shape().dims();
         let [_, memory, _, _] = key.shape().dims();
         if batch_size * length * heads * width * memory == 0 {
-            let [query, key, value, bias] = [query, key, value, bias]
-                .map(|input| zeros(input.device.clone(), input.shape(), input.dtype));
+            let [query, key, value, bias] = [&query, &key, &value, &bias].map(zeros_like);
             return (query, key, value, bias);
         }
         let grads = [&query, &key, &value].map(empty_like);
@@ -161,7 +158,10 @@ fn both_heads_first(first: CubeTensor, second: CubeTensor) -> [CubeTensor; 2] {
     let [first, second] = [first, second].map(|input| {
         let strides: &[usize] = input.meta.strides();
         let in_vectors = strides[..3].iter().all(|stride| stride % launch.vector_size == 0);
-        if strides[3] == 1 && in_vectors { input } else { into_contiguous(input) }
+        let input = if strides[3] == 1 && in_vectors { input } else { into_contiguous(input) };
+        let places = input.meta.shape().iter().zip(input.meta.strides().iter());
+        assert_countable("values", places.map(|(size, stride)| (size - 1) * stride).sum());
+        input
     });
     let [first_output, second_output] = outputs.clone().map(CubeTensor::into_tensor_arg);
     heads_first_kernel::launch(
@@ -230,6 +230,7 @@ struct Bias {
 impl Bias {
     fn new(bias: CubeTensor, launch: &RowLaunch) -> Self {
         let tensor = into_contiguous(bias);
+        assert_countable("values", tensor.shape().num_elements());
         let shape @ [_, heads, queries, keys] = tensor.shape().dims();
         let strides = [heads * queries * keys, queries * keys, keys];
         let [of_row, of_head, of_query] =

@@ -1,14 +1,13 @@
 //! On a GPU in two kernels and a fill: the place of each choice among those of its expert, by a group of threads for each
 //! expert that counts through all choices; then the slots. Nothing is read by the host, and nothing added atomically.
 
-use altup_backend::cube::{Launch, empty};
+use altup_backend::cube::{Launch, cubes, empty, zeros};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::IntTensor;
 use burn::tensor::Shape;
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::zeros;
 use cubecl::prelude::*;
 
 use super::host::ROUNDING;
@@ -25,13 +24,13 @@ impl DispatchBackend for CubeBackend {
         let of = |shape: Shape| empty(shape, dtype, &experts);
         let [places, slots] = [experts.shape(), experts.shape()].map(of);
         let [expert_of_tile, chosen] = [tiles, num_experts].map(|count| of(Shape::new([count])));
-        let token_of_slot = zeros(experts.device.clone(), Shape::new([tiles * tile]), dtype);
+        let token_of_slot = zeros(Shape::new([tiles * tile]), dtype, &experts);
         let client = experts.client.clone();
         let storage = dtype_to_storage_type(dtype);
         let threads = client.properties().hardware.max_units_per_cube.min(THREADS);
         place_kernel::launch(
             &client,
-            CubeCount::Static(num_experts as u32, 1, 1),
+            cubes(&client, num_experts),
             CubeDim::new_1d(threads),
             experts.clone().into_tensor_arg(),
             places.clone().into_tensor_arg(),
@@ -65,7 +64,7 @@ impl DispatchBackend for CubeBackend {
 /// # Shapes
 ///
 /// - experts, places: `[tokens, top_k]`
-/// - chosen: `[num_experts]`, for each a group of threads
+/// - chosen: `[num_experts]`, for each a group of threads; there may be a few more, which count nothing
 #[cube(launch)]
 fn place_kernel<I: Int>(
     experts: &Tensor<I>,
@@ -82,7 +81,10 @@ fn place_kernel<I: Int>(
     // The part of the choices that a thread counts through, first choices of all tokens first.
     let share = choices.div_ceil(units);
     let first = min(unit * share, choices);
-    let end = min(first + share, choices);
+    let mut end = min(first + share, choices);
+    if CUBE_POS >= chosen.len() {
+        end = first;
+    }
     let mut count = 0u32;
     for number in first..end {
         let choice = (number % tokens) * top_k + number / tokens;
@@ -104,7 +106,7 @@ fn place_kernel<I: Int>(
             place += 1u32;
         }
     }
-    if unit == units - 1 {
+    if unit == units - 1 && CUBE_POS < chosen.len() {
         chosen[CUBE_POS] = I::cast_from(place);
     }
 }

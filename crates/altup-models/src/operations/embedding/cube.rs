@@ -1,14 +1,13 @@
 //! On a GPU the first token of each kind sums the gradients of all of its kind, in their order and in f32. Burn adds
 //! one token after another, with a thread for each column.
 
-use altup_backend::cube::{RowLaunch, row_memory, sum_over_row};
+use altup_backend::cube::{RowLaunch, assert_countable, row_memory, sum_over_row, zeros};
 use burn::backend::TensorMetadata;
 use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::zeros;
 use cubecl::prelude::*;
 
 use super::EmbeddingBackend;
@@ -23,13 +22,14 @@ impl EmbeddingBackend for CubeBackend {
         tokens: IntTensor<Self>,
         output_grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let grad = zeros(weight.device.clone(), weight.shape(), output_grad.dtype);
+        let grad = zeros(weight.shape(), output_grad.dtype, &weight);
         let (width, count) = (weight.shape()[1], tokens.shape().num_elements());
         if width * count == 0 {
             return grad;
         }
         let (tokens, output_grad) = (into_contiguous(tokens), into_contiguous(output_grad));
         let launch = RowLaunch::new(&output_grad, count, width);
+        assert_countable("vectors", weight.shape().num_elements() / launch.vector_size);
         let of_unit = (width / launch.vector_size).div_ceil(launch.units);
         let dtypes = [grad.dtype, tokens.dtype].map(dtype_to_storage_type);
         sum_tokens_kernel::launch(

@@ -1,14 +1,13 @@
 //! On a GPU the gradient takes two kernels: the sums over all pairs of one distance, and over the distances of one
 //! bucket. Burn adds values at indices one after another, with a thread for each head.
 
-use altup_backend::cube::{Launch, empty, empty_like};
+use altup_backend::cube::{Launch, assert_countable, empty, empty_like, zeros_like};
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape};
 use burn_backend::cubecl::dtype_to_storage_type;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::zeros;
 use cubecl::prelude::*;
 
 use super::{PositionBiasBackend, primitive};
@@ -29,8 +28,9 @@ impl PositionBiasBackend for CubeBackend {
     ) -> FloatTensor<Self> {
         let [_, heads, queries, keys] = output_grad.shape().dims();
         if heads * queries * keys == 0 {
-            return zeros(weight.device.clone(), weight.shape(), weight.dtype);
+            return zeros_like(&weight);
         }
+        assert_countable("values", heads * queries * keys);
         let weight_grad = empty_like(&weight);
         let distances = empty(Shape::new([heads, queries + keys - 1]), DType::F32, &weight);
         let launch = Launch::of_values(&distances);

@@ -2,11 +2,10 @@ use burn::backend::Backend;
 use burn::backend::tensor::IntTensor;
 use burn::tensor::TensorData;
 
-use super::{PositionBiasBackend, primitive};
-use crate::operations::testing::{assert_close, assert_gradients, data, on_each_backend, values};
+use super::PositionBiasBackend;
+use crate::operations::testing::{assert_gradients, data, on_each_backend, values};
 
 on_each_backend! {
-    kernels_are_the_default,
     gradients_agree_with_finite_differences,
     no_position_has_no_gradient,
 }
@@ -19,19 +18,28 @@ fn buckets<B: Backend>([queries, keys]: [usize; 2]) -> IntTensor<B> {
     B::int_from_data(TensorData::new(buckets, [queries * keys]), &B::Device::default())
 }
 
-fn kernels_are_the_default<B: PositionBiasBackend>() {
-    for lengths @ [queries, keys] in [[1, 1], [1, 9], [9, 1], [5, 5], [7, 40], [130, 33]] {
-        for heads in [1, 3] {
-            let weight = || values::<B>(&[5, heads], 1);
-            let grad = || values::<B>(&[1, heads, queries, keys], 2);
-            assert_close::<B>(
-                B::position_bias(weight(), buckets::<B>(lengths), lengths),
-                primitive::position_bias::<B>(weight(), buckets::<B>(lengths), lengths),
-            );
-            assert_close::<B>(
-                B::position_bias_backward(weight(), buckets::<B>(lengths), grad()),
-                primitive::position_bias_backward::<B>(weight(), buckets::<B>(lengths), grad()),
-            );
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod kernels {
+    use super::*;
+    use crate::operations::position_bias::primitive;
+    use crate::operations::testing::{assert_close, on_gpus};
+
+    on_gpus!(kernels_are_the_default);
+
+    fn kernels_are_the_default<B: PositionBiasBackend>() {
+        for lengths @ [queries, keys] in [[1, 1], [1, 9], [9, 1], [5, 5], [7, 40], [130, 33]] {
+            for heads in [1, 3] {
+                let weight = || values::<B>(&[5, heads], 1);
+                let grad = || values::<B>(&[1, heads, queries, keys], 2);
+                assert_close::<B>(
+                    B::position_bias(weight(), buckets::<B>(lengths), lengths),
+                    primitive::position_bias::<B>(weight(), buckets::<B>(lengths), lengths),
+                );
+                assert_close::<B>(
+                    B::position_bias_backward(weight(), buckets::<B>(lengths), grad()),
+                    primitive::position_bias_backward::<B>(weight(), buckets::<B>(lengths), grad()),
+                );
+            }
         }
     }
 }
