@@ -266,6 +266,9 @@ fn run_operations(inputs: &[TensorData; 17], device: &Device) -> Vec<Vec<f32>> {
     };
     let heads = |x: Tensor<2>| x.reshape([4, 65, 3, 8]);
     let bias = Some(bias.reshape([1, 3, 65, 65]));
+    // Of distances from −64 to 64, five in one.
+    let buckets = (0..65 * 65).map(|pair| (pair % 65 - pair / 65 + 64) / 5).collect::<Vec<i32>>();
+    let buckets = Tensor::<1, Int>::from_data(TensorData::new(buckets, [65 * 65]), device);
     // Not as leaves of their own.
     let altup = AltUp {
         prediction_coefs: Param::initialized(ParamId::new(), p),
@@ -283,7 +286,7 @@ fn run_operations(inputs: &[TensorData; 17], device: &Device) -> Vec<Vec<f32>> {
             3,
         )
         .flatten(0, 2),
-        position_bias(distances, tokens(65 * 65, 32), [65, 65]).flatten(0, 3),
+        position_bias(distances, buckets, [65, 65]).flatten(0, 3),
         rms_norm(computed.clone(), gamma.reshape([96]), 1e-6).flatten(0, 1),
         gated_gelu(gate, computed).flatten(0, 1),
         attention(heads(query), heads(key), heads(value), bias, None).flatten(0, 3),
