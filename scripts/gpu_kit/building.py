@@ -65,7 +65,9 @@ def run(args):
         with lzma.open(partial, "wb", filters=FILTERS) as file, tarfile.open(fileobj=file, mode="w") as archive:
             archive.add(kit, NAME)
         partial.replace(args.output)
-    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, {', '.join(features)}", file=sys.stderr)
+    glibc = max((program["glibc"] for program in programs), key=lambda version: [*map(int, version.split("."))])
+    size = f"{args.output.stat().st_size / 1e6:.1f} MB"
+    print(f"{args.output}: {size}, {', '.join(features)}, for glibc {glibc} or later", file=sys.stderr)
     print(f"On the target: python3 -m tarfile -e {args.output.name} && {NAME}/scripts/gpu-kit run", file=sys.stderr)
 
 

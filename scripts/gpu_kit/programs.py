@@ -1,5 +1,6 @@
 """The programs of a kit, what they find on this machine, and how they are run."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -102,8 +103,26 @@ class Program:
         return devices, f"{name}: {listed[name]['missing']}"
 
 
+def offer_libdevice(folder, python):
+    """CUDA's library of functions, which kernels are linked with: without the toolkit, that of PyTorch's triton."""
+    path = "nvvm/libdevice/libdevice.10.bc"
+    roots = ("/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr")  # as in altup-train's device.rs
+    if "CUDA_PATH" in os.environ or any(Path(root, path).exists() for root in roots):
+        return
+    for python in [python] if python else [sys.executable, "python3"]:
+        with contextlib.suppress(Failure, OSError):
+            found = output_of([python, "-c", "import triton; print(*triton.__path__)"], 60)
+            library = Path(found.splitlines()[-1], "backends/nvidia/lib/libdevice.10.bc")
+            if library.exists():
+                (folder / path).parent.mkdir(parents=True)
+                (folder / path).symlink_to(library)
+                os.environ["CUDA_PATH"] = str(folder)
+                return
+
+
 def find_backends(programs, rehearses):
-    """{a backend's name: (its program, its hardware, whether it computes in bf16)}: the first device of each program."""
+    """{a backend's name: (its program, its hardware, whether it computes in bf16)}: the first device of each program, those
+    with bf16 first."""
     found, missing = {}, []
     for program in programs:
         try:
@@ -123,7 +142,7 @@ def find_backends(programs, rehearses):
             missing.append(why)
     if not found:
         sys.exit("\n".join(["error: there is no GPU that a program of this kit could use"] + missing + diagnosis()))
-    return found
+    return dict(sorted(found.items(), key=lambda backend: not backend[1][2]))
 
 
 def diagnosis():

@@ -14,12 +14,15 @@ import time
 from pathlib import Path
 
 from . import plan, report
-from .programs import ROOT, Failure, LeftOut, Program, PyTorch, TimedOut, find_backends, nvidia, output_of, reason, start
+from .programs import ROOT, Failure, LeftOut, Program, PyTorch, TimedOut
+from .programs import find_backends, nvidia, offer_libdevice, output_of, reason, start
 
 MINUTES = 10
 # Losses of two right programs are as close as this, as in `altup bench`.
 LOSS_TOLERANCE = {"f32": 1e-4, "bf16": 1e-2}
 FLOAT_BYTES = {"f32": 4, "bf16": 2}
+# Begins the name of a folder for models, behind which the process stands.
+SCRATCH = "altup-gpu-kit-"
 
 
 def add_arguments(parser):
@@ -36,9 +39,23 @@ def run(args):
         kit = json.loads((ROOT / "kit.json").read_text())
     except FileNotFoundError:
         sys.exit("error: this is no unpacked archive: make one with `scripts/gpu-kit build`, and run it from there")
-    scale = plan.REHEARSAL if args.rehearse else plan.FULL
     if args.rehearse:
         os.environ["CUBECL_AUTOTUNE_LEVEL"] = "minimal"
+    remove_left_overs()
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch:
+        run_in(Path(scratch), args, kit, started)
+
+
+def remove_left_overs():
+    """The models of a run that was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        if not Path("/proc", folder.name.removeprefix(SCRATCH).split("-")[0]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_in(scratch, args, kit, started):
+    scale = plan.REHEARSAL if args.rehearse else plan.FULL
+    offer_libdevice(scratch / "cuda", args.python)
     backends = find_backends([Program(about) for about in kit["programs"]], args.rehearse)
     args.output.mkdir(parents=True, exist_ok=True)
     # Two calls at once would spoil each other's times, and each other's rows.
@@ -49,15 +66,14 @@ def run(args):
         sys.exit(f"error: another run is measuring into {args.output}")
     pytorch = PyTorch(args.python, args.rehearse)
     results = Results(args.output, kit, machine(backends, pytorch, args.rehearse))
-    with tempfile.TemporaryDirectory(prefix="altup-gpu-kit-") as scratch:
-        session = Session(args, scale, backends, pytorch, results, Path(scratch), started)
-        # A connection that breaks ends what was started too, and the scratch folder.
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            # nohup has it ignored, and so it stays.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt):
-            session.run()
+    session = Session(args, scale, backends, pytorch, results, scratch, started)
+    # A connection that breaks ends what was started too, and the scratch folder.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup has it ignored, and so it stays.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        session.run()
     print(f"{session.said()}: {args.output / 'README.md'}", file=sys.stderr)
     if args.rehearse and results.failed():
         sys.exit("error: a rehearsal has failed rows")

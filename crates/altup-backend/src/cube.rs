@@ -2,7 +2,7 @@
 //! and which kernels are launched.
 //!
 //! Sums are made in one order on a device, from run to run: there is no atomic addition. No kernel here knows how many
-//! threads run in lockstep.
+//! threads run in lockstep (a warp, a subgroup).
 
 mod launches;
 #[allow(missing_docs)] // `cube` makes a module of each function, besides the documented one.

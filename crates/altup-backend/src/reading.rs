@@ -7,9 +7,9 @@ use burn::tensor::{ExecutionError, Tensor, TensorData, Transaction, read_sync};
 #[cfg(feature = "cube")]
 use crate::cube::Transfer;
 
-/// Numbers that are being read. A GPU with [kernels](crate::has_kernels) copies them when it gets to where the reading
-/// began, whatever it is told to do after that, and nobody waits for it before [`wait`](Self::wait) or the end of this.
-/// Other devices have them at once; libtorch waits for them.
+/// Numbers that are being read. On a GPU with [kernels](crate::has_kernels) the copy stands behind the work that the GPU was
+/// given before: later work doesn't change the numbers, and nobody waits for them before [`wait`](Self::wait) or the end of
+/// this. A CPU has them at once; libtorch waits for its GPU.
 pub struct Reading(State);
 
 enum State {
@@ -41,6 +41,7 @@ impl Reading {
     /// # Panics
     ///
     /// Panics if the device failed.
+    #[allow(clippy::infallible_destructuring_match)] // Without kernels for GPUs there is one state.
     pub fn wait(self) -> impl Iterator<Item = f64> {
         let values = match self.0 {
             State::Here(values) => values,
@@ -101,7 +102,7 @@ mod tests {
         let device = Device::wgpu(DeviceKind::DefaultDevice);
         let mut number = Tensor::<1>::from_data([1.0f32], &device);
         let rows = Tensor::<2>::from_data([[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]], &device);
-        let column = rows.clone().swap_dims(0, 1).slice([1..2]).squeeze_dim::<1>(0);
+        let column = rows.clone().swap_dims(0, 1).narrow(0, 1, 1).squeeze_dim::<1>(0);
         let tracked = Tensor::<1>::from_data([7.0f32], &device.clone().autodiff()).require_grad();
         let mut readings = vec![Reading::start([number.clone(), column, tracked * 2.0])];
         for _ in 0..4 {

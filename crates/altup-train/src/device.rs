@@ -7,7 +7,9 @@
 #[cfg(feature = "cube")]
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
+use std::ffi::OsStr;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 /// Which device to run on: `flex`, `ndarray`, `wgpu`, `vulkan`, `tch` or `cuda`, for all but the first
@@ -65,6 +67,15 @@ pub enum DeviceError {
         /// What the backend needs.
         needs: &'static str,
     },
+    /// CUDA's library of functions is missing.
+    #[error(
+        "there is no nvvm/libdevice/{LIBDEVICE}, which kernels for CUDA are linked with, in {looked_in}. It is part of the \
+         CUDA toolkit, and of PyTorch's triton: set CUDA_PATH to a folder that has it under this path"
+    )]
+    NoLibdevice {
+        /// The folders that it may be in.
+        looked_in: String,
+    },
 }
 
 impl Backend {
@@ -113,7 +124,9 @@ impl Backend {
                  `scripts/libtorch cargo run --release --features tch -- …`; with an index, an NVIDIA \
                  driver too"
             }
-            Self::Cuda => "It needs an NVIDIA GPU with its driver",
+            Self::Cuda => {
+                "It needs an NVIDIA GPU with its driver, and libdevice.10.bc of the CUDA toolkit"
+            }
         }
     }
 
@@ -249,6 +262,9 @@ impl DeviceName {
             }
             index => devices.into_iter().nth(index.unwrap_or(0)),
         };
+        if backend == Backend::Cuda && device.is_some() {
+            check_libdevice(std::env::var_os("CUDA_PATH").as_deref(), &CUDA_ROOTS)?;
+        }
         device.ok_or_else(|| DeviceError::NotFound {
             name: self.to_string(),
             found: match count {
@@ -258,6 +274,29 @@ impl DeviceName {
             },
             needs: backend.needs(),
         })
+    }
+}
+
+/// CUDA's functions such as exp, as LLVM's bitcode.
+const LIBDEVICE: &str = "libdevice.10.bc";
+
+/// Where cubecl-llvm (0.11.3, `nvptx/libdevice.rs`) looks for the toolkit if `CUDA_PATH` is not set.
+const CUDA_ROOTS: [&str; 4] = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"];
+
+/// CubeCL finds out that it is missing when a kernel is compiled that needs it, in the middle of a step.
+fn check_libdevice(cuda_path: Option<&OsStr>, roots: &[&str]) -> Result<(), DeviceError> {
+    let folders: Vec<&Path> = match cuda_path {
+        Some(folder) => vec![Path::new(folder)],
+        None => roots.iter().map(Path::new).collect(),
+    };
+    let has = |folder: &&Path| folder.join("nvvm/libdevice").join(LIBDEVICE).is_file();
+    match folders.iter().any(has) {
+        true => Ok(()),
+        false => {
+            let names: Vec<String> =
+                folders.iter().map(|folder| folder.display().to_string()).collect();
+            Err(DeviceError::NoLibdevice { looked_in: names.join(", ") })
+        }
     }
 }
 
@@ -317,6 +356,20 @@ mod tests {
     fn a_backend_that_is_not_compiled_in_names_its_feature() {
         let error = "cuda:0".parse::<DeviceName>().unwrap().open().unwrap_err();
         assert!(error.to_string().contains("--features cuda"), "{error}");
+    }
+
+    #[test]
+    fn the_toolkits_library_is_looked_for_where_cubecl_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().to_str().unwrap();
+        let error = check_libdevice(None, &["/nowhere", root]).unwrap_err().to_string();
+        let expected = format!("in /nowhere, {root}. It is part of");
+        assert!(error.contains(&expected) && error.contains("libdevice.10.bc"), "{error}");
+        std::fs::create_dir_all(folder.path().join("nvvm/libdevice")).unwrap();
+        std::fs::write(folder.path().join("nvvm/libdevice/libdevice.10.bc"), "").unwrap();
+        assert_eq!(check_libdevice(None, &["/nowhere", root]), Ok(()));
+        assert_eq!(check_libdevice(Some(root.as_ref()), &[]), Ok(()));
+        assert!(check_libdevice(Some("/nowhere".as_ref()), &[root]).is_err());
     }
 
     #[cfg(feature = "tch")]
