@@ -11,6 +11,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Redirects that the way to a file may take.
 const MAX_REDIRECTS: usize = 5;
 
+/// The hub's name for contents that lie elsewhere, in its answer that leads there.
+pub(super) const LINKED_ETAG: &str = "x-linked-etag";
+
 /// Asks a hub, and whom it sends us to. The token goes to the hub's own scheme, host and port alone.
 pub(super) struct Client<'a> {
     settings: &'a HubSettings,
@@ -27,7 +30,7 @@ pub(super) enum Failure {
 /// Where to follow a redirect to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Redirects {
-    /// Within the hub. An answer that leads out of it is the last one.
+    /// Within the hub. The last answer is one that leads out of it, or that describes the file which it leads to.
     OfHub,
     All,
 }
@@ -73,7 +76,8 @@ impl<'a> Client<'a> {
                 location.ok_or_else(|| Failure::Answer("a redirect to nowhere".to_owned()))?;
             let next = resolved(&url, location)
                 .ok_or_else(|| Failure::Answer(format!("a redirect to {location:?}")))?;
-            if redirects == Redirects::OfHub && !self.is_of_hub(&next) {
+            let describes = response.headers().contains_key(LINKED_ETAG);
+            if redirects == Redirects::OfHub && (describes || !self.is_of_hub(&next)) {
                 return Ok(response);
             }
             url = next;

@@ -6,7 +6,7 @@ use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
 use ureq::http::{HeaderMap, StatusCode};
 
 use super::cache::{CachedModel, is_commit, link};
-use super::client::{Client, Failure, Redirects};
+use super::client::{Client, Failure, LINKED_ETAG, Redirects};
 use super::transfer::Transfer;
 use super::{DownloadProgress, HubError, HubName, HubSettings};
 use crate::ModelDirectory;
@@ -249,7 +249,7 @@ impl<'a> Online<'a> {
             status => return Err(answer(format!("status {status}"))),
         }
         let headers = response.headers();
-        let etag = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
+        let etag = text(headers, LINKED_ETAG).or_else(|| text(headers, ETAG.as_str()));
         let etag = etag.ok_or_else(|| answer("no ETag".into()))?.to_owned();
         let size = size(response.status(), headers).ok_or_else(|| answer("no size".into()))?;
         Ok(Metadata { etag, size })
