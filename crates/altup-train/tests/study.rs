@@ -317,6 +317,40 @@ fn a_run_that_fails_is_named_and_the_others_go_on() {
     assert_eq!(results["missing"], serde_json::json!(["tiny-wild-seed3", "tiny-wild-seed5"]));
     let report = fs::read_to_string(workspace.path("out/report.md")).unwrap();
     assert!(report.contains("Not finished: tiny-wild-seed3, tiny-wild-seed5."));
+    // A reader of the report must know that a mean is of those that didn't diverge, in a later call too.
+    succeeds(run_study(&workspace, &["--only", "report", "--quiet"]));
+    let report = fs::read_to_string(workspace.path("out/report.md")).unwrap();
+    assert!(report.contains("Failed, and in no mean: tiny-wild-seed3: "), "{report}");
+    let reason = self::results(&workspace)["failed"]["tiny-wild-seed5"].to_string();
+    assert!(reason.contains("diverged"), "{reason}");
+}
+
+/// Of runs that are not comparable nothing is reported, and nothing is told of what is no longer the study's.
+#[test]
+fn what_was_computed_otherwise_is_not_compared() {
+    let workspace = workspace();
+    succeeds(run_study(&workspace, &["--quiet"]));
+    let charts = workspace.path("out/charts");
+    fs::write(charts.join("loss-of-another.svg"), "").unwrap();
+    succeeds(run_study(&workspace, &["--only", "report", "--quiet"]));
+    assert!(!charts.join("loss-of-another.svg").exists());
+    assert!(charts.join("loss.svg").exists());
+
+    // Its time was that of two blocks.
+    let times = |results: &Value| results["cells"][1]["times"].as_array().unwrap().len();
+    assert_eq!(times(&results(&workspace)), 3);
+    workspace.write("study.toml", STUDY.replace("num_blocks = 2 }", "num_blocks = 3 }"));
+    succeeds(run_study(&workspace, &["--only", "runs", "--quiet", "--prune"]));
+    assert_eq!(times(&results(&workspace)), 0);
+
+    let result = run_folder(&workspace, RUNS[0]).join("result.json");
+    let kept = fs::read_to_string(&result).unwrap();
+    let other = kept.replace("\"arithmetic\": \"flex, ", "\"arithmetic\": \"vulkan:0, ");
+    assert_ne!(other, kept);
+    fs::write(&result, other).unwrap();
+    let message = fails(run_study(&workspace, &["--only", "report", "--quiet"]));
+    assert!(message.contains(", tiny-dense-seed3 by vulkan:0, arithmetic "), "{message}");
+    assert!(message.contains(" was computed by flex, "), "{message}");
 }
 
 #[test]
@@ -411,6 +445,25 @@ fn a_study_that_makes_no_sense_is_refused_before_anything_runs() {
         "sizes = [\"huge\"]",
         "variants.altup2.sizes \"huge\" is no size",
     );
+    let contrast =
+        |weights: &str| format!("[[contrasts]]\nlabel = \"a\"\nweights = {weights}\n\n[smoke]");
+    refused("[smoke]", &contrast("{ dense = 1, altup = -1 }"), "weights \"altup\" is no variant");
+    refused(
+        "[smoke]",
+        &contrast("{ dense = 1, altup2 = -0.5 }"),
+        "weights must come to 0, not 0.5",
+    );
+    refused("[smoke]", &contrast("{ dense = nan, altup2 = 1 }"), "weights must come to 0, not NaN");
+    // One folder for two runs, and one time for two models.
+    let study = STUDY.replace("steps = 4 }", "steps = 4, multiples = [1, 2] }");
+    workspace.write("study.toml", study.replace("\"altup2\"", "\"dense-2x\""));
+    let message = fails(run_study(&workspace, &[]));
+    assert!(message.contains("make two runs tiny-dense-2x-seed3"), "{message}");
+    let sizes = "[[sizes]]\nname = \"a\"\n\n[[sizes]]\nname = \"a-b\"\n\n[[variants]]\nname = \"b-dense\"\n\n[smoke]";
+    workspace.write("study.toml", STUDY.replace("[smoke]", sizes));
+    let message = fails(run_study(&workspace, &[]));
+    assert!(message.contains("make two "), "{message}");
+    assert!(!workspace.path("out").exists());
 }
 
 #[test]

@@ -299,7 +299,11 @@ impl Side {
         let [program, arguments @ ..] = self.command.as_slice() else {
             bail!("the side {} has no program", self.name);
         };
-        let output = Command::new(program)
+        let mut command = Command::new(program);
+        // The terminal's Ctrl-C is for this program, which stops behind what is being measured.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let output = command
             .args(arguments)
             .arg("--model")
             .arg(model)

@@ -5,6 +5,7 @@ use altup_train::study::execute::{Executor, Outcome};
 use altup_train::study::fine_tuning::PlannedFineTuning;
 use altup_train::study::folder::RunStatus;
 use altup_train::study::job::Job;
+use altup_train::study::latency::NotMeasured;
 use altup_train::study::plan::Overrides;
 use altup_train::study::{Results, StudyFolder, StudyPlan, latency, report};
 use anyhow::{Context, bail};
@@ -119,6 +120,9 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     refuse_several("a study");
+    if !plan.expected.is_empty() && !args.quiet {
+        output::note(&format!("time: {}", plan.expected));
+    }
     let does = |part: Part| args.only.is_none_or(|only| only == part);
     args.backend.open()?;
     let folder = StudyFolder::new(&args.output.context("--output is missing")?);
@@ -134,6 +138,7 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
     let listener = Stop::listen(String::new())?;
     let stop = listener.flag();
     let mut outcome = Outcome::default();
+    let mut not_timed = NotMeasured::new();
     let mut work = |noun, jobs, arguments: Vec<&str>| -> anyhow::Result<()> {
         let executor = Executor {
             jobs,
@@ -174,7 +179,7 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
             false => output::note(text),
         };
         let finished = Results::collect(&plan, &folder)?.runs;
-        latency::measure(&plan, &finished, &folder, &side, &mut note, stop)?;
+        not_timed = latency::measure(&plan, &finished, &folder, &side, &mut note, stop)?;
         outcome.stopped |= stop.load(Ordering::Relaxed);
     }
     let results = Results::collect(&plan, &folder)?;
@@ -213,6 +218,11 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
             more => ("runs and fine-tunings", plan.runs.len() + more),
         };
         bail!("{} of {planned} {what} failed: {}", failed.len(), failed.join("; "));
+    }
+    if !not_timed.is_empty() {
+        let reasons: Vec<String> =
+            not_timed.iter().map(|(model, reason)| format!("{model}: {reason}")).collect();
+        bail!("{} models could not be timed: {}", reasons.len(), reasons.join("; "));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +65,9 @@ pub enum ExecuteError {
         source: io::Error,
     },
 }
+
+/// Begins the line of a log behind which another process writes.
+const STARTED: &str = "-- from step ";
 
 /// A job at work.
 struct AtWork<'a> {
@@ -211,7 +214,11 @@ impl Executor<'_> {
         if self.at_a_time > 1 {
             command.env("RAYON_NUM_THREADS", threads_of_each(self.at_a_time).to_string());
         }
-        let log = self.log(&job.name)?;
+        let mut log = self.log(&job.name)?;
+        writeln!(log, "{STARTED}{from_step}").map_err(|source| StudyFolderError::File {
+            path: self.folder.log(&job.name),
+            source,
+        })?;
         let error = |source| self.process_error(source);
         command.stdin(Stdio::null()).stdout(log.try_clone().map_err(error)?).stderr(log);
         self.bind_to_this_process(&mut command);
@@ -242,7 +249,8 @@ impl Executor<'_> {
     fn reason(&self, name: &str, status: ExitStatus) -> String {
         let log = fs::read_to_string(self.folder.log(name)).unwrap_or_default();
         let last = log.lines().rev().find(|line| !line.trim().is_empty());
-        match last {
+        // One that was killed may have said nothing.
+        match last.filter(|line| !line.starts_with(STARTED)) {
             Some(line) => format!("{} ({status})", line.trim_start_matches("error: ")),
             None => status.to_string(),
         }

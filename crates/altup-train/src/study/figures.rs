@@ -159,7 +159,8 @@ impl Figures<'_> {
                     .filter(|cell| cell.cell.variant == name && cell.cell.size == *size);
                 let point = |cell: &CellResult| {
                     let difference = cell.metrics.get(&Metric::ValidLoss)?.difference?;
-                    let range = difference.interval.map(|interval| (interval.low, interval.high));
+                    let interval = difference.interval.filter(|_| !difference.is_of_few());
+                    let range = interval.map(|interval| (interval.low, interval.high));
                     let x = cell.cell.multiple as f64;
                     Some(Point { y_range: range, ..Point::from((x, difference.mean)) })
                 };
@@ -193,7 +194,9 @@ impl Figures<'_> {
                 let point = |(step, losses): (&u64, &BySeed)| {
                     let spread = Spread::of(losses.values().copied())?;
                     let band = |deviation: f64| (spread.mean - deviation, spread.mean + deviation);
-                    let y_range = spread.standard_deviation.map(band);
+                    let deviation = spread.standard_deviation;
+                    let y_range =
+                        deviation.filter(|_| spread.count >= PairedDifference::FEW).map(band);
                     Some(Point { y_range, ..Point::from((*step as f64, spread.mean)) })
                 };
                 let points: Vec<Point> = by_step.iter().filter_map(point).collect();
@@ -204,7 +207,9 @@ impl Figures<'_> {
                 }
                 let point = |(step, losses): (&u64, &BySeed)| {
                     let difference = PairedDifference::of(losses, baseline.get(step)?)?;
-                    let y_range = difference.interval.map(|interval| (interval.low, interval.high));
+                    // Of 2 seeds it is so wide that all else would be flat.
+                    let interval = difference.interval.filter(|_| !difference.is_of_few());
+                    let y_range = interval.map(|interval| (interval.low, interval.high));
                     Some(Point { y_range, ..Point::from((*step as f64, difference.mean)) })
                 };
                 let points: Vec<Point> = by_step.iter().filter_map(point).collect();

@@ -1,6 +1,6 @@
 //! The folder of a study, and where its runs are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -276,6 +276,29 @@ impl StudyFolder {
     /// What the process of a run wrote.
     pub fn log(&self, name: &str) -> PathBuf {
         self.path.join("logs").join(format!("{name}.log"))
+    }
+
+    /// Removes charts that are none of these: of variants that the study no longer has.
+    ///
+    /// # Errors
+    ///
+    /// If the folder can't be read or a file not be removed.
+    pub(super) fn keep_charts(&self, names: BTreeSet<&str>) -> Result<(), StudyFolderError> {
+        let folder = self.path.join("charts");
+        for name in names_in(&folder)? {
+            if name.ends_with(".svg") && !names.contains(name.as_str()) {
+                let path = folder.join(&name);
+                fs::remove_file(&path).map_err(|source| StudyFolderError::File { path, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the last process of a run has failed, as it said at its end.
+    pub(super) fn failure(&self, name: &str) -> Option<String> {
+        let log = fs::read_to_string(self.log(name)).ok()?;
+        let last = log.lines().rev().find(|line| !line.trim().is_empty())?;
+        last.strip_prefix("error: ").map(str::to_owned)
     }
 
     /// The file of the study.

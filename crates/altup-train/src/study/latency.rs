@@ -33,6 +33,12 @@ pub struct Setting {
     pub machine: Machine,
     /// The backend.
     pub backend: String,
+    /// The hash of the program that was timed.
+    #[serde(default)]
+    pub program: String,
+    /// Its threads.
+    #[serde(default)]
+    pub threads: usize,
     /// Lengths, batch sizes, rounds.
     pub measure: MeasureConfig,
     /// The models: size and variant, and what they are.
@@ -70,7 +76,7 @@ pub enum LatencyError {
         /// The cause.
         source: io::Error,
     },
-    /// A model can't be measured.
+    /// The case that a model is measured on can't be made.
     #[error("cannot measure {model}")]
     Model {
         /// The model.
@@ -79,6 +85,9 @@ pub enum LatencyError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
+
+/// Models that can't be measured, with the reason: running out of memory at a large batch, say.
+pub type NotMeasured = BTreeMap<String, String>;
 
 impl Latency {
     /// What was measured in the folder of a study, if anything was.
@@ -104,6 +113,16 @@ impl Latency {
         self.timed.iter().filter(of).map(|timed| timed.seconds).collect()
     }
 
+    /// Without what was measured of models that those of the runs are no longer.
+    pub(super) fn of_runs(mut self, runs: &[RunResult]) -> Self {
+        let is_still = |model: &str| {
+            let of_model = runs.iter().find(|run| run.cell.model() == model);
+            of_model.is_none_or(|run| self.setting.models.get(model) == Some(&run.model))
+        };
+        self.timed.retain(|timed| is_still(&timed.model));
+        self
+    }
+
     fn has(&self, round: usize, model: &str, batch_size: usize, work: Work) -> bool {
         self.timed.iter().any(|timed| {
             (timed.round, timed.model.as_str()) == (round, model)
@@ -115,9 +134,11 @@ impl Latency {
 /// Measures a model of each size and variant that has a finished run, as long as `stop` isn't set. What an earlier call
 /// has measured in the same setting stays; in another one all is measured anew, for it would not be side by side.
 ///
+/// A model that can't be measured is left out from there on, and the others go on.
+///
 /// # Errors
 ///
-/// If a file can't be read or written, or a model can't be measured.
+/// If a file can't be read or written.
 pub fn measure(
     plan: &StudyPlan,
     runs: &[RunResult],
@@ -125,9 +146,10 @@ pub fn measure(
     side: &Side,
     note: &mut dyn FnMut(&str),
     stop: &AtomicBool,
-) -> Result<(), LatencyError> {
+) -> Result<NotMeasured, LatencyError> {
+    let mut not_measured = NotMeasured::new();
     if plan.measure.rounds == 0 {
-        return Ok(());
+        return Ok(not_measured);
     }
     let mut models = BTreeMap::new();
     for run in runs {
@@ -145,6 +167,8 @@ pub fn measure(
     let setting = Setting {
         machine: Machine::here(),
         backend: side.name.clone(),
+        program: hash_of(&side.command),
+        threads: rayon::current_num_threads(),
         measure: measure.clone(),
         models: models.clone(),
     };
@@ -160,7 +184,10 @@ pub fn measure(
         for (rows, works) in &turns {
             for model in &order {
                 if stop.load(Ordering::Relaxed) {
-                    return Ok(());
+                    return Ok(not_measured);
+                }
+                if not_measured.contains_key(model) {
+                    continue;
                 }
                 if works.iter().all(|&work| latency.has(round, model, *rows, work)) {
                     continue;
@@ -172,9 +199,15 @@ pub fn measure(
                     LatencyError::Model { model: model.clone(), source }
                 };
                 write_case(&directory, &batch, &models[model], *rows, measure).map_err(error)?;
-                let measured = side
-                    .measure(&directory, &batch, works, measure.repeats)
-                    .map_err(|source| error(source.into()))?;
+                let measured = match side.measure(&directory, &batch, works, measure.repeats) {
+                    Ok(measured) => measured,
+                    Err(source) => {
+                        let reason = format!("{source:#}");
+                        note(&format!("{model} can't be measured: {reason}"));
+                        not_measured.insert(model.clone(), reason);
+                        continue;
+                    }
+                };
                 for (work, timing) in measured.measurements {
                     latency.timed.push(Timed {
                         round,
@@ -191,7 +224,13 @@ pub fn measure(
             }
         }
     }
-    Ok(())
+    Ok(not_measured)
+}
+
+/// The hash of a side's program; empty if it can't be read.
+fn hash_of(command: &[String]) -> String {
+    let program = command.first().and_then(|program| std::fs::read(program).ok());
+    program.map_or(String::new(), |bytes| blake3::hash(&bytes).to_hex().to_string())
 }
 
 /// A model with weights as training starts with them, for what they are makes no difference to the time, and a batch of

@@ -34,6 +34,8 @@ struct StudyFile<R, F> {
     budget: Budget,
     #[serde(default = "default_metrics")]
     metrics: Vec<Metric>,
+    #[serde(default)]
+    contrasts: Vec<Contrast>,
     #[serde(default = "none")]
     run: Option<R>,
     #[serde(default = "Vec::new")]
@@ -147,7 +149,17 @@ impl Metric {
 }
 
 fn default_metrics() -> Vec<Metric> {
-    vec![Metric::ValidLoss, Metric::BestValidLoss, Metric::Accuracy]
+    vec![Metric::ValidLoss, Metric::Accuracy]
+}
+
+/// A sum over variants, of the study's first metric, whose sign decides a claim: whether two gains add up, say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contrast {
+    /// What it is called in tables.
+    pub label: String,
+    /// What each variant counts, by its name. They come to 0.
+    pub weights: BTreeMap<String, f64>,
 }
 
 /// How models are timed, side by side.
@@ -204,6 +216,8 @@ pub struct StudyPlan {
     pub multiples: Vec<u64>,
     /// What variants are compared by.
     pub metrics: Vec<Metric>,
+    /// Sums over variants.
+    pub contrasts: Vec<Contrast>,
     /// How models are timed.
     pub measure: MeasureConfig,
     /// The runs, in the order in which they start: all variants of the first seed, then of the second, so that
@@ -530,10 +544,12 @@ impl Reader<'_> {
             baseline: file.baseline,
             multiples: file.budget.multiples,
             metrics: file.metrics,
+            contrasts: file.contrasts,
             measure: file.measure,
             runs,
             fine_tunings,
         };
+        self.check_folders(&plan)?;
         self.check_pairs(&plan)?;
         Ok(plan)
     }
@@ -634,6 +650,20 @@ impl Reader<'_> {
                 return self.error("scaling_line", format!("{name:?} is no variant"));
             }
         }
+        for (number, contrast) in file.contrasts.iter().enumerate() {
+            let key = format!("contrasts[{number}].weights");
+            if let Some(name) =
+                contrast.weights.keys().find(|name| !variants.contains(&name.as_str()))
+            {
+                return self.error(key, format!("{name:?} is no variant"));
+            }
+            let sum: f64 = contrast.weights.values().sum();
+            // False of a weight that is no number.
+            let is_zero = sum.abs() < 1e-9;
+            if contrast.weights.is_empty() || !is_zero {
+                return self.error(key, format!("must come to 0, not {sum}"));
+            }
+        }
         for variant in &file.variants {
             let named = variant.sizes.iter().flatten().map(|size| ("sizes", size));
             for (key, size) in named.chain(variant.by_size.keys().map(|size| ("by_size", size))) {
@@ -684,6 +714,24 @@ impl Reader<'_> {
         }
         if seeds.iter().any(|&seed| seed > i64::MAX as u64) {
             return self.error("seeds", format!("of {cell} must be below 2^63"));
+        }
+        Ok(())
+    }
+
+    /// Each run has a folder of its own, and each model a name.
+    fn check_folders(&self, plan: &StudyPlan) -> Result<(), PlanError> {
+        let mut names = BTreeSet::new();
+        if let Some(run) = plan.runs.iter().find(|run| !names.insert(run.name.as_str())) {
+            let problem = format!("make two runs {}: choose other names", run.name);
+            return self.error("sizes, variants and budget.multiples", problem);
+        }
+        let mut models = BTreeMap::new();
+        for cell in plan.cells() {
+            let of = (cell.size.clone(), cell.variant.clone());
+            if *models.entry(cell.model()).or_insert_with(|| of.clone()) != of {
+                let problem = format!("make two models {}: choose other names", cell.model());
+                return self.error("sizes and variants", problem);
+            }
         }
         Ok(())
     }

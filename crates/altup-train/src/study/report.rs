@@ -5,13 +5,14 @@ use std::io;
 
 use super::figures::{Figure, Figures};
 use super::folder::{StudyFolder, StudyFolderError};
-use super::plan::{Cell, Metric, StudyPlan};
+use super::plan::{Cell, Contrast, Metric, StudyPlan};
 use super::results::{CellResult, Compared, Results, Times};
 use super::statistics::{PairedDifference, SpeedUp, Verdict};
 use super::{markdown, page};
 use crate::bench::Work;
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow};
 use crate::progress::format_count;
+use crate::run_record::BURN_VERSION;
 
 /// Why a report can't be written.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +82,11 @@ pub fn write(
     }
     let document = document(plan, results, &rows);
     let path = |name: &str| folder.path().join(name);
-    for figure in document.sections.iter().flat_map(|section| &section.figures) {
+    let figures = || document.sections.iter().flat_map(|section| &section.figures);
+    for figure in figures() {
         folder.write(&path("charts").join(&figure.file), figure.svg.as_bytes())?;
     }
+    folder.keep_charts(figures().map(|figure| figure.file.as_str()).collect())?;
     folder.write(&path("report.html"), page::html(&document).as_bytes())?;
     folder.write(&path("report.md"), markdown::markdown(&document).as_bytes())?;
     folder.write(&path("results.csv"), results.csv().as_bytes())?;
@@ -104,20 +107,17 @@ fn document(
     let sections = [
         quality(plan, results),
         variant_by_variant(plan, results),
+        contrasts(plan, results),
         fine_tuned(plan, results),
         equal_quality(plan, results, &figures),
         speed(plan, results),
-        Section {
-            heading: "Budget".into(),
-            text: vec!["The paired difference to the baseline by how many times the budget the runs are long.".into()],
-            figures: figures.gaps(),
-            ..Section::default()
-        },
+        budget(plan, results, &figures),
         Section {
             heading: "Curves".into(),
             text: vec![
-                "Means over the seeds. Bands: of a loss, a standard deviation to either side; of a paired difference, its \
-                 95 % interval."
+                "Means over the seeds, on the part of the validation text that is scored while a run trains: the final loss is \
+                 on all of it, and in no curve. Bands, of at least 3 seeds: of a loss, a standard deviation to either side; \
+                 of a paired difference, its 95 % interval."
                     .into(),
             ],
             figures: figures.curves(),
@@ -191,7 +191,16 @@ fn facts(plan: &StudyPlan, results: &Results) -> Vec<(String, String)> {
         let backend = &latency.setting.backend;
         add("Timed on", format!("{}, {} cores, {backend}", machine.cpu, machine.cores));
     }
-    add("Software", format!("altup {}, Burn 0.22.1", results.version));
+    add("Software", format!("altup {}, Burn {BURN_VERSION}", results.version));
+    let mut arithmetic: Vec<&str> = Vec::new();
+    for run in results.runs.iter().filter(|run| !run.arithmetic.is_empty()) {
+        if !arithmetic.contains(&run.arithmetic.as_str()) {
+            arithmetic.push(&run.arithmetic);
+        }
+    }
+    if !arithmetic.is_empty() {
+        add("Computed by", arithmetic.join("; "));
+    }
     facts
 }
 
@@ -278,6 +287,70 @@ fn variant_by_variant(plan: &StudyPlan, results: &Results) -> Section {
         // Of two there is nothing that the baseline's column doesn't say.
         tables: groups(results).iter().filter(|group| group.len() > 2).map(table).collect(),
         figures: Vec::new(),
+    }
+}
+
+/// Sums over variants.
+fn contrasts(plan: &StudyPlan, results: &Results) -> Section {
+    let Some(&metric) = plan.metrics.first() else { return Section::default() };
+    let mut tables: Vec<Table> = Vec::new();
+    for result in &results.contrasts {
+        let (size, multiple) = (result.size.clone(), result.multiple);
+        let cell = Cell { size, variant: plan.baseline.clone(), multiple };
+        let caption = group_caption(plan, &cell);
+        let row = vec![
+            result.label.clone().into(),
+            result.value.pairs.to_string().into(),
+            difference_value(scale(metric), &result.value),
+        ];
+        match tables.last_mut().filter(|table| table.caption == caption) {
+            Some(table) => table.rows.push(row),
+            None => tables.push(Table {
+                caption,
+                header: ["", "Seeds", metric.label()].map(String::from).into(),
+                rows: vec![row],
+            }),
+        }
+    }
+    let formula = |contrast: &Contrast| {
+        let term = |(name, weight): (&String, &f64)| {
+            format!("{} × {}", signed(*weight, 2), plan.label(name))
+        };
+        let terms: Vec<String> = contrast.weights.iter().map(term).collect();
+        format!("{}: {}.", contrast.label, terms.join(", "))
+    };
+    let mut text = vec![
+        "Sums over variants, seed by seed: the mean with its 95 % interval, bold where that doesn't hold zero.".to_owned(),
+    ];
+    text.extend(plan.contrasts.iter().map(formula));
+    Section { heading: "Contrasts".into(), text, tables, figures: Vec::new() }
+}
+
+fn budget(plan: &StudyPlan, results: &Results, figures: &Figures<'_>) -> Section {
+    let Some(&metric) = plan.metrics.first() else { return Section::default() };
+    let least = plan.multiples.iter().min().copied().unwrap_or(1);
+    let rows = results.cells.iter().filter_map(|cell| {
+        let mut name = vec![cell.label.clone(), format!("{} × the budget", cell.cell.multiple)];
+        if plan.sizes.len() > 1 {
+            name.insert(0, cell.cell.size.clone());
+        }
+        Some(vec![name.join(", ").into(), difference_value(scale(metric), cell.change.as_ref()?)])
+    });
+    let rows: Vec<Vec<Value>> = rows.collect();
+    let header = vec![String::new(), format!("change since {least} ×")];
+    let tables = match rows.is_empty() {
+        true => Vec::new(),
+        false => vec![Table { caption: String::new(), header, rows }],
+    };
+    Section {
+        heading: "Budget".into(),
+        text: vec![format!(
+            "The paired difference of the {} to the baseline by how many times the budget the runs are long; and how it has \
+             changed since the least budget, seed by seed, with the 95 % interval, bold where that doesn't hold zero.",
+            metric.label()
+        )],
+        tables,
+        figures: figures.gaps(),
     }
 }
 
@@ -419,8 +492,11 @@ fn difference_text((factor, decimals): Scale, difference: &PairedDifference) -> 
     match difference.interval {
         Some(interval) => {
             text.push_str(&format!(" [{}, {}]", number(interval.low), number(interval.high)));
-            if difference.is_of_few() {
-                text.push_str(&format!(" ({} seeds)", difference.pairs));
+            let seeds = difference.pairs + difference.unpaired;
+            if difference.unpaired > 0 {
+                text.push_str(&format!(" ({} of {seeds} seeds)", difference.pairs));
+            } else if difference.is_of_few() {
+                text.push_str(&format!(" ({seeds} seeds)"));
             }
         }
         None => text.push_str(" (1 seed, no interval)"),
@@ -441,15 +517,21 @@ pub(super) fn signed(value: f64, decimals: usize) -> String {
 /// A ratio of times, and what is known of it.
 fn speed_up_text(speed_up: &SpeedUp) -> String {
     match *speed_up {
-        SpeedUp::OnLine { ratio, low, high, seeds } => {
+        SpeedUp::OnLine { ratio, low, high, seeds, rounds } => {
             let interval = match (low, high) {
                 _ if seeds < 2 => "(1 seed, no interval)".to_owned(),
+                _ if rounds < 2 => "(1 round, no interval)".to_owned(),
                 (Some(low), Some(high)) => format!("[{low:.2}, {high:.2}]"),
                 (Some(low), None) => format!("[{low:.2}, beyond the dense models measured)"),
                 (None, Some(high)) => format!("(beyond the dense models measured, {high:.2}]"),
                 (None, None) => "(no dense model measured is excluded)".to_owned(),
             };
-            format!("{ratio:.2} × {interval}")
+            let of_few = if (2..PairedDifference::FEW).contains(&seeds) {
+                format!(" ({seeds} seeds)")
+            } else {
+                String::new()
+            };
+            format!("{ratio:.2} × {interval}{of_few}")
         }
         SpeedUp::BetterThanLine { above, .. } => {
             let above = above.map_or(String::new(), |above| format!(", above {above:.2} ×"));
@@ -594,25 +676,27 @@ fn times_text(times: &Times) -> String {
 
 fn methods(plan: &StudyPlan, results: &Results) -> Section {
     let mut text = vec![
-        "Runs of a seed see the same batches in the same order, whatever the variant, and start from the same layers: \
-         differences are taken seed by seed, which removes what the seeds have in common. Intervals are Student's t over the \
-         differences, at 95 %; with 2 seeds they are very wide, with 1 there is none. None is adjusted for how many are looked \
-         at."
+        "Runs of a seed see the same batches in the same order, whatever the variant, and are validated on the same examples; \
+         where a layer's shape is the same, it starts from the same weights. Differences are taken seed by seed, which \
+         removes what the variants of a seed share. Intervals are Student's t over the differences, at 95 %: they are about \
+         other seeds, not about other text. With 2 seeds they are very wide, with 1 there is none. None is adjusted for how \
+         many are looked at: of 20 that hold zero in truth, one is bold."
             .to_owned(),
         "The interval of a speed-up is Fieller's: it holds the latencies at which the interpolated dense models don't differ \
-         from the variant by their paired t test. The spread of the latencies over rounds is added in quadrature. An end that \
-         no dense model measured bounds is left open."
+         from the variant by their paired t test. Half the width of the interval of the rounds' ratios is added in quadrature. \
+         An end that no dense model measured bounds is left open."
             .to_owned(),
     ];
     if !plan.scaling_line.is_empty() {
         let line: Vec<&str> = plan.scaling_line.iter().map(|name| plan.label(name)).collect();
         text.push(format!("The line of dense models: {}.", line.join(", ")));
     }
-    if !plan.expected.is_empty() {
-        text.push(format!("Expected time: {}.", plan.expected));
-    }
     if !results.missing.is_empty() {
         text.push(format!("Not finished: {}.", results.missing.join(", ")));
+    }
+    for (run, reason) in &results.failed {
+        // A loss that is no number can't be averaged: the means are of the others, and so too good.
+        text.push(format!("Failed, and in no mean: {run}: {reason}"));
     }
     Section { heading: "Methods".into(), text, ..Section::default() }
 }
@@ -710,6 +794,7 @@ mod tests {
                 tokens_per_second: 9000.0,
                 train_seconds: 170.0,
                 data: String::new(),
+                arithmetic: String::new(),
                 tasks: Vec::new(),
             });
         }
@@ -742,6 +827,8 @@ mod tests {
         let setting = Setting {
             machine: Machine { cpu: "a made processor".into(), cores: 2, system: "none".into() },
             backend: "flex".into(),
+            program: String::new(),
+            threads: 2,
             measure: plan.measure.clone(),
             models: BTreeMap::new(),
         };
@@ -772,7 +859,7 @@ mod tests {
         assert_eq!(row(tiny, "dense")[5].text, "", "the baseline has no difference to itself");
         let mini = table(&document, "Quality", "mini");
         assert_eq!(row(mini, "AltUp K=2")[3].text, "2 of 3");
-        assert!(row(mini, "AltUp K=2")[5].text.ends_with("(2 seeds)"));
+        assert!(row(mini, "AltUp K=2")[5].text.ends_with("(2 of 3 seeds)"));
         assert!(row(mini, "Sum K=2")[5].text.ends_with("(1 seed, no interval)"));
 
         // What a row is beside a column, here −0.036 − (−0.012) with the same noise, and never the other way round.
@@ -786,15 +873,26 @@ mod tests {
         let mini = table(&document, "Variant by variant", "mini");
         assert!(row(mini, "Sum K=2")[2].text.ends_with("(1 seed, no interval)"));
 
+        // Seed by seed, from the runs themselves.
+        let contrast = &table(&document, "Contrasts", "tiny").rows[0];
+        let loss = |variant: &str, seed: u64| {
+            let name = format!("tiny-{variant}-seed{seed}");
+            results.runs.iter().find(|run| run.name == name).unwrap().valid_loss
+        };
+        let lack =
+            |seed| loss("recycled-k2", seed) - (loss("altup-k2", seed) + loss("dense", seed)) / 2.0;
+        let mean = (1..=5).map(lack).sum::<f64>() / 5.0;
+        assert!(contrast[2].text.starts_with(&signed(mean, 4)), "{}, {mean}", contrast[2].text);
+        assert_eq!(contrast[1].text, "5");
+
         let speed_up = table(&document, "Speed at equal quality", "");
         // 0.036 of 0.25 nats on the way from 10 to 30 ms: 3^0.144 / 1.15 = 1.02; Recycled 3^0.12 / 1.03 = 1.11.
         let recycled = row(speed_up, "tiny: Recycled-AltUp K=2");
         assert!(recycled[1].text.starts_with("1.1"), "{}", recycled[1].text);
         let wide = &row(speed_up, "mini: dense, 2 × width")[1].text;
         assert!(wide.starts_with("beyond the dense models measured: better than all"), "{wide}");
-        assert!(
-            speed_up.rows.iter().all(|row| !row[0].text.contains(": dense, 2 ×") || row.len() == 3)
-        );
+        let of_dense = |row: &&Vec<Value>| row[0].text.ends_with(": dense");
+        assert_eq!(speed_up.rows.iter().filter(of_dense).count(), 0, "the line is not on itself");
 
         let speed = row(table(&document, "Speed", "tiny"), "AltUp K=2");
         assert!(
@@ -841,6 +939,8 @@ mod tests {
         assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325]");
         difference.pairs = 2;
         assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325] (2 seeds)");
+        (difference.pairs, difference.unpaired) = (3, 2);
+        assert_eq!(loss(&difference), "−0.0363 [−0.0400, −0.0325] (3 of 5 seeds)");
         difference.interval = None;
         assert_eq!(loss(&difference), "−0.0363 (1 seed, no interval)");
         assert_eq!(difference_text(PERCENT, &difference), "−3.63 (1 seed, no interval)");
@@ -850,8 +950,10 @@ mod tests {
 
     #[test]
     fn a_speed_up_beyond_the_line_is_said_to_be() {
-        let on = SpeedUp::OnLine { ratio: 1.5, low: Some(1.25), high: None, seeds: 3 };
+        let on = SpeedUp::OnLine { ratio: 1.5, low: Some(1.25), high: None, seeds: 3, rounds: 5 };
         assert_eq!(speed_up_text(&on), "1.50 × [1.25, beyond the dense models measured)");
+        let once = SpeedUp::OnLine { ratio: 1.5, low: None, high: None, seeds: 3, rounds: 1 };
+        assert_eq!(speed_up_text(&once), "1.50 × (1 round, no interval)");
         let better = SpeedUp::BetterThanLine { above: Some(2.0), seeds: 3 };
         let text = "beyond the dense models measured: better than all, above 2.00 ×";
         assert_eq!(speed_up_text(&better), text);

@@ -1,6 +1,6 @@
 //! What came of a study: a row for each finished run, read from its folder, and what the rows come to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{RunStatus, StudyFolder, StudyFolderError};
 use super::latency::{Latency, LatencyError};
-use super::plan::{Cell, Metric, PlannedRun, StudyPlan};
+use super::plan::{Cell, Contrast, Metric, PlannedRun, StudyPlan};
 use super::statistics::{BySeed, PairedDifference, Placed, SpeedUp, Spread};
 use super::task_scores::{self, ComparedTasks, TaskFigures};
 use crate::bench::Work;
@@ -30,6 +30,9 @@ pub struct Results {
     pub planned: usize,
     /// Those of them that are not finished.
     pub missing: Vec<String>,
+    /// Why those of them have failed that have: what their programs said last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<String, String>,
     /// Fine-tunings that the study plans.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub planned_fine_tunings: usize,
@@ -40,6 +43,9 @@ pub struct Results {
     pub runs: Vec<RunResult>,
     /// What the runs of each size, budget and variant come to, in the order of tables.
     pub cells: Vec<CellResult>,
+    /// The study's sums over variants, for each size and budget that has a seed of all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contrasts: Vec<ContrastResult>,
     /// What was measured side by side.
     pub latency: Option<Latency>,
 }
@@ -81,6 +87,10 @@ pub struct RunResult {
     pub train_seconds: f64,
     /// What the tokens to train and to validate on are, by content: runs of a seed with the same saw the same batches.
     pub data: String,
+    /// What it was computed by: the backend, the version of the arithmetic and the type. Empty in results of before it was
+    /// kept.
+    #[serde(default)]
+    pub arithmetic: String,
     /// The learned scalars of AltUp and Sequence-AltUp at the end, layer by layer.
     pub coefficients: Vec<LayerCoefficients>,
     /// What the model made of the tasks that it was fine-tuned on. Not part of what is kept in the run's folder.
@@ -119,11 +129,27 @@ pub struct CellResult {
     /// other's name.
     #[serde(default)]
     pub to_others: BTreeMap<String, PairedDifference>,
+    /// How the difference of that figure to the baseline has changed since the study's least budget, on the same seeds.
+    #[serde(default)]
+    pub change: Option<PairedDifference>,
     /// What the models made of the study's tasks.
     #[serde(default)]
     pub fine_tuned: ComparedTasks,
     /// Times of the model, side by side with the others.
     pub times: Vec<Times>,
+}
+
+/// What a sum over variants comes to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContrastResult {
+    /// Its name in tables.
+    pub label: String,
+    /// The size.
+    pub size: String,
+    /// How many times the budget.
+    pub multiple: u64,
+    /// Its mean over the seeds that all its variants have, and the interval.
+    pub value: PairedDifference,
 }
 
 /// A figure of a variant.
@@ -207,6 +233,20 @@ pub enum ResultsError {
         /// Another of its size and budget.
         other: String,
     },
+    /// Runs that are compared were computed otherwise.
+    #[error(
+        "{run} was computed by {is}, {other} by {was}: they are not compared; remove one of them"
+    )]
+    OtherArithmetic {
+        /// A run.
+        run: String,
+        /// What it was computed by.
+        is: String,
+        /// Another of the study.
+        other: String,
+        /// What that was computed by.
+        was: String,
+    },
     /// Models that were to learn the same examples of a task have learned others.
     #[error(
         "{run} and {other} were fine-tuned on different examples: the task's files have changed between them; remove one of \
@@ -227,17 +267,21 @@ impl Results {
     ///
     /// If a file of a finished run is missing or damaged, or if runs that are compared have seen different text.
     pub fn collect(plan: &StudyPlan, folder: &StudyFolder) -> Result<Self, ResultsError> {
-        let (mut runs, mut missing) = (Vec::new(), Vec::new());
+        let (mut runs, mut missing, mut failed) = (Vec::new(), Vec::new(), BTreeMap::new());
         for run in &plan.runs {
-            match folder.status(&run.name) {
-                RunStatus::Finished => runs.push(RunResult::of(run, folder)?),
-                _ => missing.push(run.name.clone()),
+            if folder.status(&run.name) == RunStatus::Finished {
+                runs.push(RunResult::of(run, folder)?);
+                continue;
             }
+            missing.push(run.name.clone());
+            failed.extend(folder.failure(&run.name).map(|reason| (run.name.clone(), reason)));
         }
         check_data(&runs)?;
+        check_arithmetic(&runs)?;
         let missing_fine_tunings = task_scores::read(plan, folder, &mut runs)?;
-        let results = Self::of(plan, runs, missing, Latency::read(folder)?);
-        Ok(Self { missing_fine_tunings, ..results })
+        let latency = Latency::read(folder)?.map(|latency| latency.of_runs(&runs));
+        let results = Self::of(plan, runs, missing, latency);
+        Ok(Self { failed, missing_fine_tunings, ..results })
     }
 
     /// What runs and times come to.
@@ -252,9 +296,11 @@ impl Results {
             version: env!("CARGO_PKG_VERSION").into(),
             planned: plan.runs.len(),
             missing,
+            failed: BTreeMap::new(),
             planned_fine_tunings: plan.fine_tunings.len(),
             missing_fine_tunings: Vec::new(),
             cells: cells(plan, &runs, latency.as_ref()),
+            contrasts: contrasts(plan, &runs),
             runs,
             latency,
         }
@@ -356,6 +402,7 @@ impl RunResult {
         let size =
             |parameters: Vec<ParameterInfo>| parameters.iter().map(ParameterInfo::size).sum();
         let coefficients = CoefficientsRow::of(&model, last_train.step);
+        let record = files.record()?;
         Ok(Self {
             name: run.name.clone(),
             cell: run.cell.clone(),
@@ -372,7 +419,13 @@ impl RunResult {
             valid_tokens: last.tokens,
             tokens_per_second: median(&speeds),
             train_seconds: last_train.elapsed_seconds,
-            data: data_fingerprint(run, folder)?,
+            data: record.data.as_ref().map(|data| data.fingerprint()).unwrap_or_default(),
+            arithmetic: format!(
+                "{}, arithmetic {}, {}",
+                record.backend,
+                record.numerics,
+                record.precision.name()
+            ),
             coefficients: coefficients.map_or(Vec::new(), |row| row.layers),
             tasks: Vec::new(),
         })
@@ -383,12 +436,6 @@ impl RunResult {
 pub(super) fn train_seconds(run: &RunFolder) -> Option<f64> {
     let rows = MetricsLog::read(&run.metrics()).ok()?;
     train_rows(&rows).last().map(|row| row.elapsed_seconds)
-}
-
-/// What a run was trained and validated on, as its record says it.
-fn data_fingerprint(run: &PlannedRun, folder: &StudyFolder) -> Result<String, ResultsError> {
-    let data = folder.run_folder(&run.name).record()?.data;
-    Ok(data.map(|data| data.fingerprint()).unwrap_or_default())
 }
 
 /// Runs of the same size and budget are planned on the same text: their tokens must be the same too. Those of a seed then
@@ -404,6 +451,21 @@ fn check_data(runs: &[RunResult]) -> Result<(), ResultsError> {
         }
     }
     Ok(())
+}
+
+/// All runs of a study are computed in the same way, where it is known.
+fn check_arithmetic(runs: &[RunResult]) -> Result<(), ResultsError> {
+    let mut known = runs.iter().filter(|run| !run.arithmetic.is_empty());
+    let Some(first) = known.next() else { return Ok(()) };
+    match known.find(|run| run.arithmetic != first.arithmetic) {
+        None => Ok(()),
+        Some(other) => Err(ResultsError::OtherArithmetic {
+            run: other.name.clone(),
+            is: other.arithmetic.clone(),
+            other: first.name.clone(),
+            was: first.arithmetic.clone(),
+        }),
+    }
 }
 
 pub(super) fn train_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &TrainRow> {
@@ -450,12 +512,16 @@ fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec
             (&other.size, other.multiple) == (&cell.size, cell.multiple) && *other != cell
         });
         let all = [Metric::ValidLoss, Metric::BestValidLoss, Metric::Accuracy, Metric::Perplexity];
+        let seen = |cell: &Cell| runs.iter().find(|run| run.cell == *cell).map(|run| &run.data);
         let speed_up = |rows: usize| {
             if plan.scaling_line.contains(&cell.variant) {
                 return None;
             }
+            // Losses on other text, or of other tokens, don't make a line.
             let on_line = cells.iter().filter(|other| {
-                plan.scaling_line.contains(&other.variant) && other.multiple == cell.multiple
+                plan.scaling_line.contains(&other.variant)
+                    && other.multiple == cell.multiple
+                    && seen(other) == seen(cell)
             });
             let line: Vec<Placed> = on_line
                 .map(|other| placed(other, rows))
@@ -463,7 +529,20 @@ fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec
                 .collect();
             SpeedUp::of(&placed(cell, rows), &line)
         };
+        let least = plan.multiples.iter().min().copied().unwrap_or(1);
+        let change = || {
+            let metric = *plan.metrics.first()?;
+            let gap = |multiple: u64| -> BySeed {
+                let cell = Cell { multiple, ..cell.clone() };
+                let baseline = by_seed(&plan.baseline_of(&cell), metric);
+                let own = by_seed(&cell, metric).into_iter();
+                own.filter_map(|(seed, value)| Some((seed, value - baseline.get(&seed)?))).collect()
+            };
+            PairedDifference::of(&gap(cell.multiple), &gap(least))
+        };
+        let has_change = *cell != baseline && cell.multiple != least;
         CellResult {
+            change: has_change.then(change).flatten(),
             label: plan.label(&cell.variant).to_owned(),
             planned: plan.runs.iter().filter(|run| run.cell == *cell).count(),
             parameters: runs.iter().find(|run| run.cell == *cell).map(|run| run.parameters),
@@ -475,6 +554,37 @@ fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec
         }
     };
     cells.iter().map(result).collect()
+}
+
+fn contrasts(plan: &StudyPlan, runs: &[RunResult]) -> Vec<ContrastResult> {
+    let Some(&metric) = plan.metrics.first() else { return Vec::new() };
+    let mut results = Vec::new();
+    for size in &plan.sizes {
+        for &multiple in &plan.multiples {
+            for Contrast { label, weights } in &plan.contrasts {
+                let of_seed = |seed: u64| -> Option<f64> {
+                    let of_variant = |(variant, weight): (&String, &f64)| {
+                        let (size, variant) = (size.clone(), variant.clone());
+                        let cell = Cell { size, variant, multiple };
+                        let run = runs.iter().find(|run| run.cell == cell && run.seed == seed)?;
+                        Some(weight * run.metric(metric))
+                    };
+                    weights.iter().map(of_variant).sum()
+                };
+                let seeds: BTreeSet<u64> = runs.iter().map(|run| run.seed).collect();
+                let sums: BySeed =
+                    seeds.into_iter().filter_map(|seed| Some((seed, of_seed(seed)?))).collect();
+                let zeros = sums.keys().map(|&seed| (seed, 0.0)).collect();
+                results.extend(PairedDifference::of(&sums, &zeros).map(|value| ContrastResult {
+                    label: label.clone(),
+                    size: size.clone(),
+                    multiple,
+                    value,
+                }));
+            }
+        }
+    }
+    results
 }
 
 fn times(
