@@ -53,11 +53,10 @@ impl<'a> Client<'a> {
     /// The last answer on the way that begins at an address.
     pub(super) fn get(
         &self,
-        url: String,
+        mut url: String,
         headers: &[(HeaderName, String)],
         redirects: Redirects,
     ) -> Result<Response<Body>, Failure> {
-        let mut url = url;
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.agent.get(&url);
             for (name, value) in headers {

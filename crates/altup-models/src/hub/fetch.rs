@@ -39,8 +39,8 @@ impl Hub {
 
     /// The directory of a model in the cache: its `config.json`, weights in safetensors, tokenizer and the small files
     /// beside it. What is missing is downloaded, one file after the other. A branch is looked up each time, so that its
-    /// newest commit is taken. Of a commit nothing is asked whose configuration, tokenizer and weights are in the cache. `progress` is told of each step
-    /// of a download.
+    /// newest commit is taken. Of a commit nothing is asked whose configuration, tokenizer and weights are in the cache.
+    /// `progress` is told of each step of a download.
     ///
     /// A file is in the cache whole or not at all. A download that was cut off goes on where it stopped, when the model
     /// is asked for again.
@@ -73,8 +73,8 @@ impl Hub {
         };
         let folder = cached.snapshot(&commit);
         let has = |file: &str| folder.join(file).exists();
-        let tokenizer = if has(SENTENCEPIECE) { SENTENCEPIECE } else { TOKENIZER };
-        let tokenizer = if has(TOKENIZER) { TOKENIZER } else { tokenizer };
+        let has_sentencepiece_alone = has(SENTENCEPIECE) && !has(TOKENIZER);
+        let tokenizer = if has_sentencepiece_alone { SENTENCEPIECE } else { TOKENIZER };
         let mut needed = vec![CONFIG.to_owned(), tokenizer.to_owned()];
         match !has(WEIGHTS) && has(INDEX) {
             true => needed.extend(shards_of_index(&folder.join(INDEX))?),
