@@ -111,6 +111,11 @@ impl PretrainingData {
         self.lengths.target
     }
 
+    /// Whether a target is a token of the text: no sentinel, and not the end.
+    pub fn is_text(&self, target: u32) -> bool {
+        target != self.special.eos && !self.special.sentinels.contains(&target)
+    }
+
     /// Example number `n`.
     pub fn example(&self, n: u64) -> Example {
         let segments = self.num_segments();
@@ -173,14 +178,10 @@ mod tests {
         PretrainingData::training(row, &tokenizer, Arc::new(CORRUPTION), seed).unwrap()
     }
 
-    fn is_special(id: u32, data: &PretrainingData) -> bool {
-        id == data.special.eos || data.special.sentinels.contains(&id)
-    }
-
     /// The tokens of an example's segment that are in its inputs and targets, in any order.
     fn text_of(example: &Example, data: &PretrainingData) -> Vec<u32> {
         let all = example.inputs.iter().chain(&example.targets);
-        let mut text: Vec<u32> = all.filter(|id| !is_special(**id, data)).copied().collect();
+        let mut text: Vec<u32> = all.filter(|id| data.is_text(**id)).copied().collect();
         text.sort_unstable();
         text
     }

@@ -63,7 +63,7 @@ pub use masks::{HIDDEN, causal_bias, padding_bias};
 pub use mixture_of_experts::{Experts, LayerRouting, MixtureOfExperts, MixtureOfExpertsConfig};
 pub use model::T5;
 pub use noise::{Noise, Place};
-pub use operations::cross_entropy::CrossEntropyOptions;
+pub use operations::cross_entropy::{CrossEntropyOptions, cross_entropy};
 pub use parameters::{
     AttentionKind, ParameterInfo, ParameterMapper, ParameterVisitor, Role, Stack, freeze,
     map_parameters, num_parameters, parameters, unfreeze, visit_parameters,

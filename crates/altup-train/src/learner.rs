@@ -6,7 +6,7 @@
 
 use altup_data::{Batch, Example, PretrainingData};
 use altup_models::{
-    CrossEntropyOptions, LayerRouting, Noise, T5, correct_tokens, cross_entropy_sum,
+    CrossEntropyOptions, LayerRouting, Noise, T5, cross_entropy, cross_entropy_sum,
     cross_entropy_sum_with,
 };
 use burn::data::dataloader::batcher::Batcher;
@@ -51,10 +51,17 @@ pub struct BatchLoss {
     pub sum: Tensor<1>,
     /// What the sum is divided by, as in [`DeviceBatch`].
     pub loss_targets: u64,
-    /// How many of them the model gets right, `[1]`; counted in evaluation only.
-    pub correct: Option<Tensor<1, Int>>,
     /// How each layer with experts routed the tokens; in training only.
     pub routing: Vec<LayerRouting>,
+}
+
+/// What a model makes of each label of a batch, still on the device, row by row.
+#[derive(Clone, Debug)]
+pub struct LabelScores {
+    /// The cross-entropy in nats, 0 of padding, `[batch_size * target_length]`.
+    pub losses: Tensor<1>,
+    /// The token with the highest logit, `[batch_size * target_length]`.
+    pub predictions: Tensor<1, Int>,
 }
 
 impl ItemLazy for BatchLoss {
@@ -136,6 +143,19 @@ impl Batcher<Example, DeviceBatch> for LearnerBatcher {
     }
 }
 
+impl Learner {
+    /// Scores each label of a batch, without dropout.
+    pub fn score(&self, batch: DeviceBatch) -> LabelScores {
+        let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
+        let [batch_size, target_length, vocab_size] = logits.dims();
+        let labels = batch_size * target_length;
+        let logits = logits.reshape([labels, vocab_size]);
+        let predictions = logits.clone().argmax(1).reshape([labels]);
+        let losses = cross_entropy(logits, batch.labels.reshape([labels]), Default::default());
+        LabelScores { losses, predictions }
+    }
+}
+
 impl TrainStep for Learner {
     type Input = DeviceBatch;
     type Output = BatchLoss;
@@ -156,7 +176,7 @@ impl TrainStep for Learner {
         }
         let gradients = loss.backward();
         let routing = routing.into_iter().map(LayerRouting::without_tape).collect();
-        TrainOutput::new(self, gradients, BatchLoss { sum, loss_targets, correct: None, routing })
+        TrainOutput::new(self, gradients, BatchLoss { sum, loss_targets, routing })
     }
 }
 
@@ -181,13 +201,7 @@ impl InferenceStep for Learner {
 
     fn step(&self, batch: DeviceBatch) -> BatchLoss {
         let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
-        let correct = correct_tokens(logits.clone(), batch.labels.clone());
         let sum = cross_entropy_sum(logits, batch.labels);
-        BatchLoss {
-            sum,
-            loss_targets: batch.loss_targets,
-            correct: Some(correct),
-            routing: Vec::new(),
-        }
+        BatchLoss { sum, loss_targets: batch.loss_targets, routing: Vec::new() }
     }
 }

@@ -202,7 +202,7 @@ impl RoutingRow {
 }
 
 /// The score of one pass over the validation data.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct ValidRow {
     /// Optimizer steps done before the pass.
     pub step: u64,
@@ -214,6 +214,9 @@ pub struct ValidRow {
     pub accuracy: f64,
     /// Target tokens scored.
     pub tokens: u64,
+    /// The scores over the tokens of the text alone; none in fine-tuning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextScore>,
     /// The scores by source, where there are several; those above are then means by the sources'
     /// rates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -232,6 +235,18 @@ impl ValidRow {
             tasks => 1.0 - self.tasks.iter().map(TaskScore::mean).sum::<f64>() / tasks as f64,
         }
     }
+}
+
+/// The scores over the targets that are tokens of the text: without sentinels and `</s>`, which are most of what a model of
+/// little training gets right.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
+pub struct TextScore {
+    /// Loss in nats per token.
+    pub loss: f64,
+    /// Share of tokens predicted right, from 0 to 1.
+    pub accuracy: f64,
+    /// Tokens scored.
+    pub tokens: u64,
 }
 
 /// The metrics of a task, from one pass over its validation examples.
@@ -345,6 +360,9 @@ impl MetricsRow {
                     ("validation accuracy", row.accuracy),
                 ]
                 .into_iter()
+                .chain(row.text.iter().flat_map(|text| {
+                    [("loss of the text", text.loss), ("accuracy of the text", text.accuracy)]
+                }))
                 .chain(row.sources.iter().flat_map(|source| {
                     [("loss of a source", source.loss), ("accuracy of a source", source.accuracy)]
                 }))
@@ -578,6 +596,7 @@ mod tests {
             perplexity: 2f64.exp(),
             accuracy: 1.0 / 7.0,
             tokens: u64::MAX,
+            text: Some(TextScore { loss: 0.1 + 0.2, accuracy: 1.0 / 9.0, tokens: 5 }),
             sources: vec![SourceScore {
                 name: "books".into(),
                 loss: 1.0 / 3.0,

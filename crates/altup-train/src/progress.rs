@@ -318,6 +318,9 @@ fn valid_line(row: &ValidRow, total_steps: u64) -> String {
         row.perplexity,
         100.0 * row.accuracy
     );
+    if let Some(text) = &row.text {
+        line.push_str(&format!(", of text {:.1} %", 100.0 * text.accuracy));
+    }
     for source in &row.sources {
         line.push_str(&format!("  {} {:.3}", source.name, source.loss));
     }
@@ -374,7 +377,7 @@ fn scaled(value: u64, units: [&str; 5]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{SourceScore, TaskScore};
+    use crate::metrics::{SourceScore, TaskScore, TextScore};
 
     fn row(step: u64) -> TrainRow {
         TrainRow {
@@ -445,11 +448,13 @@ mod tests {
             perplexity: 20.09,
             accuracy: 0.412,
             tokens: 9,
-            sources: Vec::new(),
-            tasks: Vec::new(),
+            ..ValidRow::default()
         };
         let line = "step 20/1000  validation loss 3.000  perplexity 20.1  accuracy 41.2 %";
         assert_eq!(valid_line(&valid, 1000), line);
+        valid.text = Some(TextScore { loss: 4.0, accuracy: 0.082, tokens: 6 });
+        assert_eq!(valid_line(&valid, 1000), format!("{line}, of text 8.2 %"));
+        valid.text = None;
         valid.sources = vec![score("news", 2.5), score("books", 3.5)];
         assert_eq!(valid_line(&valid, 1000), format!("{line}  news 2.500  books 3.500"));
         valid.sources.clear();

@@ -239,6 +239,10 @@ fn scalars(row: &MetricsRow) -> Vec<(String, f64)> {
             add("loss/validation", row.loss);
             add("validation/perplexity", row.perplexity);
             add("validation/accuracy", row.accuracy);
+            if let Some(text) = &row.text {
+                add("validation/text_loss", text.loss);
+                add("validation/text_accuracy", text.accuracy);
+            }
             for source in &row.sources {
                 add(&format!("validation_loss/{}", source.name), source.loss);
                 add(&format!("validation_accuracy/{}", source.name), source.accuracy);
@@ -369,8 +373,7 @@ mod tests {
             perplexity: 12.0,
             accuracy: 0.5,
             tokens: 9,
-            sources: Vec::new(),
-            tasks: Vec::new(),
+            ..ValidRow::default()
         })
     }
 

@@ -22,7 +22,7 @@ question = "Does AltUp learn anything from made words?"
 baseline = "dense"
 seeds = [3, 5]
 budget = { steps = 4 }
-metrics = ["valid_loss", "accuracy"]
+metrics = ["valid_loss", "text_accuracy"]
 measure = { batch_sizes = [1], train_batch_size = 1, input_length = 16, target_length = 8, rounds = 2, repeats = 1 }
 
 [run]

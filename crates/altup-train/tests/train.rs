@@ -488,7 +488,12 @@ fn evaluate_scores_a_model_as_its_run_did() {
             let [found, expected] = [&scores, &expected].map(|row| row[key].as_f64().unwrap());
             assert_close(&[found], &[expected], 1e-6, &format!("{run}, {key}"));
         }
+        for key in ["loss", "accuracy"] {
+            let text = [&scores, &expected].map(|row| row["text"][key].as_f64().unwrap());
+            assert_close(&text[..1], &text[1..], 1e-6, &format!("{run}, {key} of the text"));
+        }
         assert_eq!(scores["tokens"], expected["tokens"], "{run}");
+        assert_eq!(scores["text"]["tokens"], expected["text"]["tokens"], "{run}");
     }
 }
 

@@ -4,6 +4,7 @@ use altup_train::config::RunConfig;
 use altup_train::evaluation::evaluate_mixture;
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::learner::Learner;
+use altup_train::metrics::TextScore;
 use altup_train::progress::{Progress, ProgressMode};
 use altup_train::run_data::{DataCache, RunData};
 use altup_train::run_folder::RunFolder;
@@ -123,17 +124,25 @@ pub(super) fn run(args: EvaluateArgs) -> anyhow::Result<()> {
             "perplexity": scores.perplexity,
             "accuracy": scores.accuracy,
             "tokens": scores.tokens,
+            "text": scores.text,
             "sources": scores.sources,
         }))?);
     }
     for source in &scores.sources {
         output::line(&format!("{}: loss {:.4} nats/token", source.name, source.loss))?;
     }
-    Ok(output::line(&format!(
+    output::line(&format!(
         "loss {:.4} nats/token · perplexity {:.2} · accuracy {:.2} % · {} target tokens",
         scores.loss,
         scores.perplexity,
         100.0 * scores.accuracy,
         scores.tokens,
-    ))?)
+    ))?;
+    if let Some(TextScore { loss, accuracy, tokens }) = scores.text {
+        output::line(&format!(
+            "of the text alone: loss {loss:.4} nats/token · accuracy {:.2} % · {tokens} tokens",
+            100.0 * accuracy,
+        ))?;
+    }
+    Ok(())
 }

@@ -58,15 +58,7 @@ impl Validation for TaskValidation {
         _device: &Device,
         turns: Turns<'_>,
     ) -> Result<Option<Validated>, TrainError> {
-        let mut row = ValidRow {
-            step,
-            loss: 0.0,
-            perplexity: 0.0,
-            accuracy: 0.0,
-            tokens: 0,
-            sources: Vec::new(),
-            tasks: Vec::new(),
-        };
+        let mut row = ValidRow { step, ..ValidRow::default() };
         for split in &self.splits {
             let answers =
                 answer_in_turns(&learner.model, &self.tokenizer, split, &self.answers, turns)?;
@@ -123,11 +115,8 @@ mod tests {
         MetricsRow::Valid(ValidRow {
             step,
             loss: 9.0 - step as f64,
-            perplexity: 1.0,
-            accuracy: 0.0,
-            tokens: 1,
-            sources: Vec::new(),
             tasks: metrics.iter().map(task).collect(),
+            ..ValidRow::default()
         })
     }
 

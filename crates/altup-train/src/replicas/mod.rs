@@ -53,7 +53,7 @@ impl fmt::Debug for Replicas {
 }
 
 /// A number that may be no number, on its way to other replicas bit by bit.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Exact(pub f64);
 
 impl Serialize for Exact {

@@ -194,8 +194,7 @@ mod tests {
             perplexity: loss.exp(),
             accuracy: 0.5,
             tokens: 9,
-            sources: Vec::new(),
-            tasks: Vec::new(),
+            ..ValidRow::default()
         })
     }
 

@@ -144,7 +144,10 @@ impl Tile {
                 add("Validation loss", format!("{:.3}", last.loss), note);
                 let note = format!("best {}", decimal(best.perplexity));
                 add("Perplexity", decimal(last.perplexity), note);
-                add("Accuracy", percent(last.accuracy), "of target tokens".to_owned());
+                let of_text = last.text.map_or(String::new(), |text| {
+                    format!("; of the text's {}", percent(text.accuracy))
+                });
+                add("Accuracy", percent(last.accuracy), format!("of target tokens{of_text}"));
             }
         }
         if let Some(loss) = unigram_loss {
@@ -359,11 +362,21 @@ impl Report {
                     format!("{:.4}", row.loss),
                     decimal(row.perplexity),
                     percent(row.accuracy),
+                    or_dash(row.text.map(|text| format!("{:.4}", text.loss))),
+                    or_dash(row.text.map(|text| percent(text.accuracy))),
                     row.tokens.to_string(),
                 ];
                 TableRow { cells, is_best: row.step == best.step }
             });
-            let header = header(["Step", "Loss", "Perplexity", "Accuracy", "Target tokens"]);
+            let header = header([
+                "Step",
+                "Loss",
+                "Perplexity",
+                "Accuracy",
+                "Loss of the text",
+                "Accuracy of the text",
+                "Target tokens",
+            ]);
             Some(vec![Table { heading: self.heading(run), header, rows: rows.collect() }])
         };
         self.runs.iter().filter_map(table).flatten().collect()
@@ -509,7 +522,7 @@ mod tests {
     use crate::coefficients::{CoefficientsRow, LayerCoefficients};
     use crate::config::RunConfig;
     use crate::metrics::{
-        MetricsLog, MetricsRow, SourceEpochs, SourceScore, StartRow, TaskScore, TrainRow,
+        MetricsLog, MetricsRow, SourceEpochs, SourceScore, StartRow, TaskScore, TextScore, TrainRow,
     };
     use crate::samples::SamplesLog;
 
@@ -545,8 +558,8 @@ mod tests {
                     perplexity: final_loss.exp(),
                     accuracy: 0.4321,
                     tokens: 1140,
-                    sources: Vec::new(),
-                    tasks: Vec::new(),
+                    text: Some(TextScore { loss: 4.5, accuracy: 0.1234, tokens: 800 }),
+                    ..ValidRow::default()
                 }));
                 rows.push(MetricsRow::Coefficients(CoefficientsRow {
                     step,
@@ -811,8 +824,7 @@ mod tests {
                     perplexity: 20.0,
                     accuracy: 0.5,
                     tokens: 1140,
-                    sources: Vec::new(),
-                    tasks: Vec::new(),
+                    ..ValidRow::default()
                 });
                 let valid = (step % 20 == 0).then_some(valid);
                 std::iter::once(train).chain(valid)

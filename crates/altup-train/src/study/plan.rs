@@ -124,9 +124,23 @@ pub enum Metric {
     Accuracy,
     /// e to the power of the validation loss after the last step.
     Perplexity,
+    /// As the validation loss, over the tokens of the text alone.
+    TextLoss,
+    /// As the accuracy, over the tokens of the text alone.
+    TextAccuracy,
 }
 
 impl Metric {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::ValidLoss,
+        Self::BestValidLoss,
+        Self::Accuracy,
+        Self::Perplexity,
+        Self::TextLoss,
+        Self::TextAccuracy,
+    ];
+
     /// Its name in files.
     pub fn name(self) -> &'static str {
         match self {
@@ -134,6 +148,8 @@ impl Metric {
             Self::BestValidLoss => "best_valid_loss",
             Self::Accuracy => "accuracy",
             Self::Perplexity => "perplexity",
+            Self::TextLoss => "text_loss",
+            Self::TextAccuracy => "text_accuracy",
         }
     }
 
@@ -144,12 +160,14 @@ impl Metric {
             Self::BestValidLoss => "best loss",
             Self::Accuracy => "accuracy, %",
             Self::Perplexity => "perplexity",
+            Self::TextLoss => "loss of the text",
+            Self::TextAccuracy => "accuracy of the text, %",
         }
     }
 }
 
 fn default_metrics() -> Vec<Metric> {
-    vec![Metric::ValidLoss, Metric::Accuracy]
+    vec![Metric::ValidLoss, Metric::TextAccuracy]
 }
 
 /// A sum over variants, of the study's first metric, whose sign decides a claim: whether two gains add up, say.

@@ -473,8 +473,8 @@ const PERCENT: Scale = (100.0, 2);
 
 fn scale(metric: Metric) -> Scale {
     match metric {
-        Metric::ValidLoss | Metric::BestValidLoss => (1.0, 4),
-        Metric::Accuracy => PERCENT,
+        Metric::ValidLoss | Metric::BestValidLoss | Metric::TextLoss => (1.0, 4),
+        Metric::Accuracy | Metric::TextAccuracy => PERCENT,
         Metric::Perplexity => (1.0, 2),
     }
 }
@@ -755,8 +755,7 @@ mod tests {
                     perplexity,
                     accuracy,
                     tokens,
-                    sources: Vec::new(),
-                    tasks: Vec::new(),
+                    ..ValidRow::default()
                 })
             };
             let last = valid(1200);
@@ -791,6 +790,7 @@ mod tests {
                 accuracy: last.accuracy,
                 perplexity: last.perplexity,
                 valid_tokens: 109_000,
+                text: None,
                 tokens_per_second: 9000.0,
                 train_seconds: 170.0,
                 data: String::new(),

@@ -14,7 +14,7 @@ use super::statistics::{BySeed, PairedDifference, Placed, SpeedUp, Spread};
 use super::task_scores::{self, ComparedTasks, TaskFigures};
 use crate::bench::Work;
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
-use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TrainRow, ValidRow};
+use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TextScore, TrainRow, ValidRow};
 use crate::run_folder::{RunFolder, RunFolderError};
 use crate::statistics::median;
 use crate::summary::SummaryError;
@@ -80,6 +80,9 @@ pub struct RunResult {
     pub perplexity: f64,
     /// Validation targets scored after the last step.
     pub valid_tokens: u64,
+    /// The scores over the tokens of the text alone; none in results of before they were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextScore>,
     /// Input and target tokens a second: the median over the rows of the metrics. Runs side by side on a machine slow each
     /// other down; `latency` has figures that can be compared.
     pub tokens_per_second: f64,
@@ -324,7 +327,7 @@ impl Results {
         }
         let mut csv = String::from(
             "name,size,variant,multiple,seed,table_parameters,other_parameters,steps,tokens,valid_loss,best_valid_loss,\
-             best_step,accuracy,perplexity,valid_tokens,tokens_per_second,train_seconds",
+             best_step,accuracy,perplexity,valid_tokens,text_loss,text_accuracy,tokens_per_second,train_seconds",
         );
         tasks.iter().for_each(|(task, metric)| csv.push_str(&format!(",{task}_{metric}")));
         for run in &self.runs {
@@ -332,20 +335,22 @@ impl Results {
             let Cell { size, variant, multiple } = cell;
             let Parameters { tables, rest } = parameters;
             csv.push_str(&format!(
-                "\n{name},{size},{variant},{multiple},{seed},{tables},{rest},{steps},{tokens},{},{},{},{},{},{},{},{}",
+                "\n{name},{size},{variant},{multiple},{seed},{tables},{rest},{steps},{tokens},{},{},{},{},{},{},{},{},{},{}",
                 run.valid_loss,
                 run.best_valid_loss,
                 run.best_step,
                 run.accuracy,
                 run.perplexity,
                 run.valid_tokens,
+                or_empty(run.metric(Metric::TextLoss)),
+                or_empty(run.metric(Metric::TextAccuracy)),
                 run.tokens_per_second,
                 run.train_seconds
             ));
             for &(task, metric) in &tasks {
                 let figures = run.tasks.iter().find(|figures| figures.task == task);
                 let value = figures.and_then(|figures| figures.metrics.get(metric));
-                csv.push_str(&format!(",{}", value.map_or(String::new(), f64::to_string)));
+                csv.push_str(&format!(",{}", or_empty(value.copied())));
             }
         }
         csv.push('\n');
@@ -353,14 +358,21 @@ impl Results {
     }
 }
 
+/// A cell of a CSV file.
+fn or_empty(value: Option<f64>) -> String {
+    value.map_or(String::new(), |value| value.to_string())
+}
+
 impl RunResult {
-    /// A figure.
-    pub fn metric(&self, metric: Metric) -> f64 {
+    /// A figure; none where the result is of before it was kept.
+    pub fn metric(&self, metric: Metric) -> Option<f64> {
         match metric {
-            Metric::ValidLoss => self.valid_loss,
-            Metric::BestValidLoss => self.best_valid_loss,
-            Metric::Accuracy => self.accuracy,
-            Metric::Perplexity => self.perplexity,
+            Metric::ValidLoss => Some(self.valid_loss),
+            Metric::BestValidLoss => Some(self.best_valid_loss),
+            Metric::Accuracy => Some(self.accuracy),
+            Metric::Perplexity => Some(self.perplexity),
+            Metric::TextLoss => self.text.map(|text| text.loss),
+            Metric::TextAccuracy => self.text.map(|text| text.accuracy),
         }
     }
 
@@ -417,6 +429,7 @@ impl RunResult {
             accuracy: last.accuracy,
             perplexity: last.perplexity,
             valid_tokens: last.tokens,
+            text: last.text,
             tokens_per_second: median(&speeds),
             train_seconds: last_train.elapsed_seconds,
             data: record.data.as_ref().map(|data| data.fingerprint()).unwrap_or_default(),
@@ -486,7 +499,7 @@ pub(super) fn valid_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &ValidRow>
 fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec<CellResult> {
     let by_seed = |cell: &Cell, metric: Metric| -> BySeed {
         let of_cell = runs.iter().filter(|run| run.cell == *cell);
-        of_cell.map(|run| (run.seed, run.metric(metric))).collect()
+        of_cell.filter_map(|run| Some((run.seed, run.metric(metric)?))).collect()
     };
     let placed = |cell: &Cell, rows: usize| Placed {
         seconds: latency
@@ -511,7 +524,6 @@ fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec
         let others = cells.iter().filter(|other| {
             (&other.size, other.multiple) == (&cell.size, cell.multiple) && *other != cell
         });
-        let all = [Metric::ValidLoss, Metric::BestValidLoss, Metric::Accuracy, Metric::Perplexity];
         let seen = |cell: &Cell| runs.iter().find(|run| run.cell == *cell).map(|run| &run.data);
         let speed_up = |rows: usize| {
             if plan.scaling_line.contains(&cell.variant) {
@@ -546,7 +558,7 @@ fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec
             label: plan.label(&cell.variant).to_owned(),
             planned: plan.runs.iter().filter(|run| run.cell == *cell).count(),
             parameters: runs.iter().find(|run| run.cell == *cell).map(|run| run.parameters),
-            metrics: all.into_iter().filter_map(compared).collect(),
+            metrics: Metric::ALL.into_iter().filter_map(compared).collect(),
             to_others: others.filter_map(to_other).collect(),
             fine_tuned: task_scores::compare(plan, runs, cell, &baseline),
             times: latency.map_or(Vec::new(), |latency| times(latency, cell, &baseline, speed_up)),
@@ -567,7 +579,7 @@ fn contrasts(plan: &StudyPlan, runs: &[RunResult]) -> Vec<ContrastResult> {
                         let (size, variant) = (size.clone(), variant.clone());
                         let cell = Cell { size, variant, multiple };
                         let run = runs.iter().find(|run| run.cell == cell && run.seed == seed)?;
-                        Some(weight * run.metric(metric))
+                        Some(weight * run.metric(metric)?)
                     };
                     weights.iter().map(of_variant).sum()
                 };
