@@ -112,6 +112,7 @@ fn a_study_trains_its_runs_measures_them_and_reports() {
         let rows = losses(&run_folder(&workspace, run["name"].as_str().unwrap()));
         let last = rows.iter().rfind(|row| row["kind"] == "valid").unwrap();
         assert_eq!(run["valid_loss"], last["loss"]);
+        assert_eq!(run["text"], last["text"]);
         assert_eq!(run["steps"], 4);
         assert_eq!(run["data"], runs[0]["data"], "the same text");
         let layers = run["coefficients"].as_array().unwrap();
@@ -153,7 +154,7 @@ fn a_study_trains_its_runs_measures_them_and_reports() {
     }
     let csv = fs::read_to_string(workspace.path("out/results.csv")).unwrap();
     let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
-    assert_eq!(columns, [17; 5]);
+    assert_eq!(columns, [19; 5]);
 }
 
 #[test]
@@ -351,6 +352,25 @@ fn what_was_computed_otherwise_is_not_compared() {
     let message = fails(run_study(&workspace, &["--only", "report", "--quiet"]));
     assert!(message.contains(", tiny-dense-seed3 by vulkan:0, arithmetic "), "{message}");
     assert!(message.contains(" was computed by flex, "), "{message}");
+}
+
+#[test]
+fn a_result_of_before_the_text_was_scored_apart_lacks_these_figures_alone() {
+    let workspace = workspace();
+    succeeds(run_study(&workspace, &["--only", "runs", "--quiet"]));
+    let kept = run_folder(&workspace, RUNS[0]).join("result.json");
+    let mut result: Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+    assert!(result.as_object_mut().unwrap().remove("text").is_some());
+    fs::write(&kept, result.to_string()).unwrap();
+    succeeds(run_study(&workspace, &["--only", "report", "--quiet"]));
+    let results = results(&workspace);
+    let counts = |metric: &str| {
+        let [dense, altup] = [0, 1].map(|cell| &results["cells"][cell]["metrics"][metric]);
+        [&dense["spread"]["count"], &altup["spread"]["count"], &altup["difference"]["pairs"]]
+            .map(|count| count.as_u64().unwrap())
+    };
+    assert_eq!(counts("valid_loss"), [2, 2, 2]);
+    assert_eq!(counts("text_accuracy"), [1, 2, 1]);
 }
 
 #[test]
@@ -649,7 +669,7 @@ fn the_models_of_a_study_are_fine_tuned_on_its_tasks() {
 
     let csv = fs::read_to_string(workspace.path("out/results.csv")).unwrap();
     assert!(csv.lines().next().unwrap().ends_with(",sst2_accuracy,mrpc_accuracy,mrpc_f1"), "{csv}");
-    assert!(csv.lines().all(|line| line.split(',').count() == 20), "{csv}");
+    assert!(csv.lines().all(|line| line.split(',').count() == 22), "{csv}");
     let report = fs::read_to_string(workspace.path("out/report.md")).unwrap();
     for text in [
         "## Fine-tuned",
