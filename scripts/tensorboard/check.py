@@ -53,6 +53,9 @@ def expected(rows):
         for field, tag in TAGS.get(row["kind"], {}).items():
             if field in row:
                 add(tag, row[field])
+        if row["kind"] == "valid" and "text" in row:
+            add("validation/text_loss", row["text"]["loss"])
+            add("validation/text_accuracy", row["text"]["accuracy"])
         for layer in row.get("routing", []):
             name = f"{layer['stack']}_{layer['layer']}"
             add(f"most_chosen_expert/{name}", max(layer["loads"]) * len(layer["loads"]))
@@ -63,6 +66,8 @@ def expected(rows):
         for source in row.get("sources", []):
             add(f"validation_loss/{source['name']}", source["loss"])
             add(f"validation_accuracy/{source['name']}", source["accuracy"])
+            if "text" in source:
+                add(f"validation_text_accuracy/{source['name']}", source["text"]["accuracy"])
         for task in row.get("tasks", []):
             for metric, value in task["metrics"].items():
                 add(f"{task['task']}/{metric}", value)

@@ -111,9 +111,9 @@ impl PretrainingData {
         self.lengths.target
     }
 
-    /// Whether a target is a token of the text: no sentinel, and not the end.
+    /// Whether a target is a token of the text, be it `<unk>`: no padding, no sentinel, and not the end.
     pub fn is_text(&self, target: u32) -> bool {
-        target != self.special.eos && !self.special.sentinels.contains(&target)
+        target != 0 && target != self.special.eos && !self.special.sentinels.contains(&target)
     }
 
     /// Example number `n`.

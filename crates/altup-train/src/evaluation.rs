@@ -2,12 +2,13 @@
 
 use altup_data::{Batch, Mixture, PretrainingData};
 use burn::tensor::Device;
+use burn::train::InferenceStep;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
 
 use crate::learner::{Learner, ToDevice};
-use crate::metrics::{SourceScore, TextScore, ValidRow};
+use crate::metrics::{SourceScore, TokenScore, ValidRow};
 use crate::replicas::{Exact, Replicas, Turns};
 
 /// Scores the first `max_examples` examples of `data`, without dropout.
@@ -68,6 +69,29 @@ struct Scored {
     text: Sums,
 }
 
+impl Scored {
+    /// Sums over the labels that are not padding, each with its loss and the model's prediction.
+    fn of(
+        labels: &[i32],
+        losses: impl Iterator<Item = f64>,
+        predictions: impl Iterator<Item = i32>,
+        is_text: impl Fn(i32) -> bool,
+    ) -> Self {
+        let mut scored = Self::default();
+        for ((&label, loss), prediction) in labels.iter().zip(losses).zip(predictions) {
+            if label > 0 {
+                let correct = u64::from(prediction == label);
+                let sums = Sums { loss: Exact(loss), correct, tokens: 1 };
+                scored.all.add(sums);
+                if is_text(label) {
+                    scored.text.add(sums);
+                }
+            }
+        }
+        scored
+    }
+}
+
 /// Sums over tokens.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Sums {
@@ -83,10 +107,10 @@ impl Sums {
         self.tokens += other.tokens;
     }
 
-    fn score(self) -> TextScore {
+    fn score(self) -> TokenScore {
         let tokens = self.tokens as f64;
         let (loss, accuracy) = (self.loss.0 / tokens, self.correct as f64 / tokens);
-        TextScore { loss, accuracy, tokens: self.tokens }
+        TokenScore { loss, accuracy, tokens: self.tokens }
     }
 }
 
@@ -104,7 +128,7 @@ impl Pass<'_> {
             all.add(batch.all);
             text.add(batch.text);
         }
-        let TextScore { loss, accuracy, tokens } = all.score();
+        let TokenScore { loss, accuracy, tokens } = all.score();
         Some(ValidRow {
             step: self.step,
             loss,
@@ -117,22 +141,10 @@ impl Pass<'_> {
     }
 
     fn score_batch(self, batch: &Batch, data: &PretrainingData) -> Scored {
-        let scores = self.learner.score(batch.to_device(batch.num_targets(), self.device));
+        let scores = self.learner.step(batch.to_device(batch.num_targets(), self.device));
         let (losses, predictions) = (scores.losses.into_data(), scores.predictions.into_data());
-        let of_labels = losses.iter::<f64>().zip(predictions.iter::<i32>());
-        let mut scored = Scored::default();
-        for (&label, (loss, prediction)) in batch.labels.iter().zip(of_labels) {
-            if label == 0 {
-                continue;
-            }
-            let correct = u64::from(prediction == label);
-            let sums = Sums { loss: Exact(loss), correct, tokens: 1 };
-            scored.all.add(sums);
-            if data.is_text(label as u32) {
-                scored.text.add(sums);
-            }
-        }
-        scored
+        let is_text = |label: i32| data.is_text(label as u32);
+        Scored::of(&batch.labels, losses.iter(), predictions.iter(), is_text)
     }
 
     /// Scores a mixture as [`evaluate_mixture`] does. None if it was ended.
@@ -152,7 +164,8 @@ impl Pass<'_> {
                 text.accuracy += source.rate * score.accuracy;
                 text.tokens += score.tokens;
             }
-            row.sources.push(SourceScore { name: source.name.clone(), loss, accuracy, tokens });
+            let name = source.name.clone();
+            row.sources.push(SourceScore { name, loss, accuracy, tokens, text });
         }
         row.perplexity = row.loss.exp();
         Some(row)
@@ -164,7 +177,10 @@ mod tests {
     use std::fs;
     use std::sync::Arc;
 
-    use altup_data::{Corpus, OnError, PrepareOptions, SpanCorruption, TextTokenizer, TokenStore};
+    use altup_data::objective::PrefixLm;
+    use altup_data::{
+        Corpus, Objective, OnError, PrepareOptions, SpanCorruption, TextTokenizer, TokenStore,
+    };
     use altup_models::T5Config;
     use burn::tensor::activation::log_softmax;
 
@@ -172,9 +188,12 @@ mod tests {
     use crate::config::RunConfig;
     use crate::learner::DeviceBatch;
 
+    const WORDS: &str = "a quick brown fox jumps over the lazy dog and so on ";
     const EXAMPLES: u64 = 5;
+    const CORRUPTION: SpanCorruption =
+        SpanCorruption { noise_density: 0.3, mean_span_length: 2.0, input_length: 16 };
 
-    fn data(words: &str) -> (PretrainingData, TextTokenizer) {
+    fn data(words: &str, objective: impl Objective + 'static) -> (PretrainingData, TextTokenizer) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text.txt");
         fs::write(&path, words.repeat(100)).unwrap();
@@ -183,9 +202,7 @@ mod tests {
         let store = TokenStore::new(&folder.path().join("store"));
         let options = PrepareOptions::default();
         let row = store.prepare(&corpus, &tokenizer, options, &mut |_| ()).unwrap();
-        let corruption =
-            SpanCorruption { noise_density: 0.3, mean_span_length: 2.0, input_length: 16 };
-        let objective = Arc::new(corruption);
+        let objective = Arc::new(objective);
         let data = PretrainingData::validation(Arc::new(row), &tokenizer, objective, 3).unwrap();
         (data, tokenizer)
     }
@@ -196,13 +213,13 @@ mod tests {
         Learner { model: config.init(4, device) }
     }
 
-    /// Loss, hits and count of the targets that `counts` has, of log-probabilities in f64.
+    /// Loss, hits and count of the targets that `counts` has, from log-probabilities.
     fn by_hand(
         learner: &Learner,
         data: &PretrainingData,
         device: &Device,
         counts: impl Fn(i32) -> bool,
-    ) -> TextScore {
+    ) -> TokenScore {
         let batch = data.batch(0, EXAMPLES as usize);
         let DeviceBatch { input_ids, padding, labels, .. } = batch.to_device(1, device);
         let logits = learner.model.forward(input_ids, padding, labels);
@@ -218,39 +235,63 @@ mod tests {
             }
         }
         let count = tokens as f64;
-        TextScore { loss: loss / count, accuracy: hits as f64 / count, tokens }
+        TokenScore { loss: loss / count, accuracy: hits as f64 / count, tokens }
     }
 
-    fn assert_near(found: TextScore, expected: TextScore) {
+    fn assert_near(found: TokenScore, expected: TokenScore) {
         assert_eq!((found.tokens, found.accuracy), (expected.tokens, expected.accuracy));
         assert!((found.loss - expected.loss).abs() < 1e-5, "{found:?} is not {expected:?}");
     }
 
-    /// Four examples in the first batch, one in the second; targets are of several lengths, so that some are padded.
+    /// A hit and a miss in the text, a hit on a sentinel (9), a miss at the end (1), and padding, which a prediction can't hit.
     #[test]
-    fn all_targets_are_scored_and_those_of_the_text_apart() {
+    fn sums_by_hand() {
+        let labels = [5, 9, 6, 1, 0, -100];
+        let predictions = [5, 9, 5, 6, 0, -100];
+        let losses = [0.5, 0.25, 2.0, 4.0, 8.0, 16.0];
+        let (losses, predictions) = (losses.into_iter(), predictions.into_iter());
+        let scored = Scored::of(&labels, losses, predictions, |label| label != 9 && label != 1);
+        let (all, text) = (scored.all.score(), scored.text.score());
+        assert_eq!(all, TokenScore { loss: 6.75 / 4.0, accuracy: 0.5, tokens: 4 });
+        assert_eq!(text, TokenScore { loss: 1.25, accuracy: 0.5, tokens: 2 });
+    }
+
+    /// Four examples in the first batch, one in the second.
+    fn check_against_log_probabilities(data: &PretrainingData, tokenizer: &TextTokenizer) {
         let device = crate::device::cpu();
-        let (data, tokenizer) = data("a quick brown fox jumps over the lazy dog and so on ");
         let learner = learner(&device);
-        let row = evaluate(&learner, &data, EXAMPLES, 4, 7, &device);
+        let row = evaluate(&learner, data, EXAMPLES, 4, 7, &device);
         let is_special = |label: i32| {
             label as u32 == tokenizer.eos_id() || tokenizer.sentinels().contains(&(label as u32))
         };
-        let all = by_hand(&learner, &data, &device, |label| label != 0);
-        let text = by_hand(&learner, &data, &device, |label| label != 0 && !is_special(label));
+        let all = by_hand(&learner, data, &device, |label| label != 0);
+        let text = by_hand(&learner, data, &device, |label| label != 0 && !is_special(label));
         assert!(text.tokens > 0 && text.tokens < all.tokens);
         let ValidRow { step, loss, perplexity, accuracy, tokens, .. } = row;
         assert_eq!((step, perplexity), (7, loss.exp()));
-        assert_near(TextScore { loss, accuracy, tokens }, all);
+        assert_near(TokenScore { loss, accuracy, tokens }, all);
         assert_near(row.text.unwrap(), text);
+    }
+
+    #[test]
+    fn all_targets_are_scored_and_those_of_the_text_apart() {
+        let (data, tokenizer) = data(WORDS, CORRUPTION);
+        check_against_log_probabilities(&data, &tokenizer);
+    }
+
+    #[test]
+    fn targets_of_several_lengths_are_scored() {
+        let (data, tokenizer) = data(WORDS, PrefixLm { input_length: 16, target_share: 0.5 });
+        assert!(data.batch(0, EXAMPLES as usize).labels.contains(&0));
+        check_against_log_probabilities(&data, &tokenizer);
     }
 
     #[test]
     fn the_scores_of_a_mixture_are_means_by_the_rates() {
         let device = crate::device::cpu();
         let learner = learner(&device);
-        let (first, _) = data("a quick brown fox jumps over the lazy dog and so on ");
-        let (second, _) = data("nothing of that is in the other text ");
+        let (first, _) = data(WORDS, CORRUPTION);
+        let (second, _) = data("nothing of that is in the other text ", CORRUPTION);
         let scores =
             [&first, &second].map(|data| evaluate(&learner, data, EXAMPLES, 4, 7, &device));
         let sources = vec![("first".into(), first, 3.0), ("second".into(), second, 1.0)];
@@ -262,6 +303,7 @@ mod tests {
         assert_eq!(text.accuracy, mean(|row| row.text.unwrap().accuracy));
         let tokens = scores.iter().map(|row| row.text.unwrap().tokens).sum::<u64>();
         assert_eq!(text.tokens, tokens);
-        assert_eq!(row.sources.len(), 2);
+        let of_sources: Vec<_> = row.sources.iter().map(|source| source.text).collect();
+        assert_eq!(of_sources, scores.iter().map(|row| row.text).collect::<Vec<_>>());
     }
 }

@@ -44,14 +44,14 @@ pub struct DeviceBatch {
     pub loss: CrossEntropyOptions,
 }
 
-/// The loss of a batch, as numbers still on the device.
+/// The loss of a batch in training, as numbers still on the device.
 #[derive(Clone, Debug)]
 pub struct BatchLoss {
     /// The summed cross-entropy of the labels that are not padding, in nats, `[1]`.
     pub sum: Tensor<1>,
     /// What the sum is divided by, as in [`DeviceBatch`].
     pub loss_targets: u64,
-    /// How each layer with experts routed the tokens; in training only.
+    /// How each layer with experts routed the tokens.
     pub routing: Vec<LayerRouting>,
 }
 
@@ -62,11 +62,26 @@ pub struct LabelScores {
     pub losses: Tensor<1>,
     /// The token with the highest logit, `[batch_size * target_length]`.
     pub predictions: Tensor<1, Int>,
+    /// What the sum of the losses is divided by, as in [`DeviceBatch`].
+    pub loss_targets: u64,
 }
 
 impl ItemLazy for BatchLoss {
     fn sync(self) -> Result<Self, ExecutionError> {
         Ok(self)
+    }
+}
+
+impl ItemLazy for LabelScores {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        Ok(self)
+    }
+}
+
+impl Adaptor<LossInput> for LabelScores {
+    /// The mean loss of the batch, for burn-train's `LossMetric`.
+    fn adapt(&self) -> LossInput {
+        LossInput::new(self.losses.clone().sum() / self.loss_targets as f64)
     }
 }
 
@@ -143,19 +158,6 @@ impl Batcher<Example, DeviceBatch> for LearnerBatcher {
     }
 }
 
-impl Learner {
-    /// Scores each label of a batch, without dropout.
-    pub fn score(&self, batch: DeviceBatch) -> LabelScores {
-        let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
-        let [batch_size, target_length, vocab_size] = logits.dims();
-        let labels = batch_size * target_length;
-        let logits = logits.reshape([labels, vocab_size]);
-        let predictions = logits.clone().argmax(1).reshape([labels]);
-        let losses = cross_entropy(logits, batch.labels.reshape([labels]), Default::default());
-        LabelScores { losses, predictions }
-    }
-}
-
 impl TrainStep for Learner {
     type Input = DeviceBatch;
     type Output = BatchLoss;
@@ -197,11 +199,16 @@ fn losses(
 
 impl InferenceStep for Learner {
     type Input = DeviceBatch;
-    type Output = BatchLoss;
+    type Output = LabelScores;
 
-    fn step(&self, batch: DeviceBatch) -> BatchLoss {
+    /// Scores each label, without dropout.
+    fn step(&self, batch: DeviceBatch) -> LabelScores {
         let logits = self.model.forward(batch.input_ids, batch.padding, batch.labels.clone());
-        let sum = cross_entropy_sum(logits, batch.labels);
-        BatchLoss { sum, loss_targets: batch.loss_targets, routing: Vec::new() }
+        let [batch_size, target_length, vocab_size] = logits.dims();
+        let labels = batch_size * target_length;
+        let logits = logits.reshape([labels, vocab_size]);
+        let predictions = logits.clone().argmax(1).reshape([labels]);
+        let losses = cross_entropy(logits, batch.labels.reshape([labels]), Default::default());
+        LabelScores { losses, predictions, loss_targets: batch.loss_targets }
     }
 }

@@ -214,9 +214,10 @@ pub struct ValidRow {
     pub accuracy: f64,
     /// Target tokens scored.
     pub tokens: u64,
-    /// The scores over the tokens of the text alone; none in fine-tuning.
+    /// The scores over the targets that are tokens of the text, without sentinels and `</s>`; none in fine-tuning. A model
+    /// that has learned little by span corruption gets the sentinels right and hardly any of the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<TextScore>,
+    pub text: Option<TokenScore>,
     /// The scores by source, where there are several; those above are then means by the sources'
     /// rates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -237,10 +238,9 @@ impl ValidRow {
     }
 }
 
-/// The scores over the targets that are tokens of the text: without sentinels and `</s>`, which are most of what a model of
-/// little training gets right.
+/// Scores over some of the targets.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
-pub struct TextScore {
+pub struct TokenScore {
     /// Loss in nats per token.
     pub loss: f64,
     /// Share of tokens predicted right, from 0 to 1.
@@ -278,7 +278,7 @@ impl From<Scores> for TaskScore {
 }
 
 /// The score of one pass over the validation data of a source of a mixture.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct SourceScore {
     /// The source.
     pub name: String,
@@ -288,6 +288,9 @@ pub struct SourceScore {
     pub accuracy: f64,
     /// Target tokens scored.
     pub tokens: u64,
+    /// The scores over the tokens of the text alone; none in fine-tuning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TokenScore>,
 }
 
 /// How training diverged, went back to a checkpoint, and passed over the data in between.
@@ -354,13 +357,15 @@ impl MetricsRow {
             .chain(row.epochs.iter().map(|source| ("number of epochs", source.epochs)))
             .collect(),
             Self::Valid(row) => {
+                let of_sources = row.sources.iter().filter_map(|source| source.text.as_ref());
+                let texts = row.text.iter().chain(of_sources);
                 [
                     ("validation loss", row.loss),
                     ("validation perplexity", row.perplexity),
                     ("validation accuracy", row.accuracy),
                 ]
                 .into_iter()
-                .chain(row.text.iter().flat_map(|text| {
+                .chain(texts.flat_map(|text| {
                     [("loss of the text", text.loss), ("accuracy of the text", text.accuracy)]
                 }))
                 .chain(row.sources.iter().flat_map(|source| {
@@ -596,12 +601,13 @@ mod tests {
             perplexity: 2f64.exp(),
             accuracy: 1.0 / 7.0,
             tokens: u64::MAX,
-            text: Some(TextScore { loss: 0.1 + 0.2, accuracy: 1.0 / 9.0, tokens: 5 }),
+            text: Some(TokenScore { loss: 0.1 + 0.2, accuracy: 1.0 / 9.0, tokens: 5 }),
             sources: vec![SourceScore {
                 name: "books".into(),
                 loss: 1.0 / 3.0,
                 accuracy: 0.1,
                 tokens: 3,
+                text: Some(TokenScore { loss: 0.7, accuracy: 0.3, tokens: 2 }),
             }],
             tasks: vec![TaskScore {
                 task: "mrpc".into(),

@@ -377,7 +377,7 @@ fn scaled(value: u64, units: [&str; 5]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{SourceScore, TaskScore, TextScore};
+    use crate::metrics::{SourceScore, TaskScore, TokenScore};
 
     fn row(step: u64) -> TrainRow {
         TrainRow {
@@ -441,7 +441,7 @@ mod tests {
         assert!(figures(&waits(2.5), Some(&row(10)), 1).ends_with("  waiting for data 25 %"));
         assert_eq!((eta(Some(200.0)), eta(None)), ("  ETA 3m 20s".into(), String::new()));
         let score =
-            |name: &str, loss| SourceScore { name: name.into(), loss, accuracy: 0.4, tokens: 4 };
+            |name: &str, loss| SourceScore { name: name.into(), loss, ..SourceScore::default() };
         let mut valid = ValidRow {
             step: 20,
             loss: 3.0,
@@ -452,7 +452,7 @@ mod tests {
         };
         let line = "step 20/1000  validation loss 3.000  perplexity 20.1  accuracy 41.2 %";
         assert_eq!(valid_line(&valid, 1000), line);
-        valid.text = Some(TextScore { loss: 4.0, accuracy: 0.082, tokens: 6 });
+        valid.text = Some(TokenScore { loss: 4.0, accuracy: 0.082, tokens: 6 });
         assert_eq!(valid_line(&valid, 1000), format!("{line}, of text 8.2 %"));
         valid.text = None;
         valid.sources = vec![score("news", 2.5), score("books", 3.5)];

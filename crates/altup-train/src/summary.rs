@@ -8,7 +8,7 @@ use altup_data::corpus::SkippedInFile;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{SourceEpochs, SourceScore};
+use crate::metrics::{SourceEpochs, SourceScore, TokenScore};
 
 /// The figures of a finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct Summary {
     pub valid_perplexity: f64,
     /// Share of validation tokens predicted right, from 0 to 1.
     pub valid_accuracy: f64,
+    /// The last scores over the tokens of the text alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_text: Option<TokenScore>,
     /// The loss of guessing each target token by its frequency alone.
     pub unigram_loss: f64,
     /// Input and target tokens a second.

@@ -246,6 +246,9 @@ fn scalars(row: &MetricsRow) -> Vec<(String, f64)> {
             for source in &row.sources {
                 add(&format!("validation_loss/{}", source.name), source.loss);
                 add(&format!("validation_accuracy/{}", source.name), source.accuracy);
+                if let Some(text) = &source.text {
+                    add(&format!("validation_text_accuracy/{}", source.name), text.accuracy);
+                }
             }
             for task in &row.tasks {
                 for (metric, value) in &task.metrics {
@@ -351,7 +354,7 @@ fn masked_crc(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{StartRow, TrainRow, ValidRow};
+    use crate::metrics::{StartRow, TokenScore, TrainRow, ValidRow};
 
     fn start() -> MetricsRow {
         MetricsRow::Start(StartRow { unix_seconds: 1000.0, ..StartRow::default() })
@@ -373,6 +376,7 @@ mod tests {
             perplexity: 12.0,
             accuracy: 0.5,
             tokens: 9,
+            text: Some(TokenScore { loss: 3.5, accuracy: 0.25, tokens: 6 }),
             ..ValidRow::default()
         })
     }

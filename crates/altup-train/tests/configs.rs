@@ -131,7 +131,7 @@ fn small_configurations_score_a_batch() {
         let targets = batch.num_targets();
         assert_eq!(targets, (BATCH_SIZE * TARGET_LENGTH) as u64);
         let scored = learner.step(batch.to_device(targets, &device));
-        let loss = scored.sum.into_scalar::<f64>() / targets as f64;
+        let loss = scored.losses.sum().into_scalar::<f64>() / targets as f64;
         assert!(loss.is_finite() && loss > 0.0, "{name}: {loss}");
     }
 }

@@ -4,7 +4,7 @@ use altup_train::config::RunConfig;
 use altup_train::evaluation::evaluate_mixture;
 use altup_train::fine_tuning::FineTuningConfig;
 use altup_train::learner::Learner;
-use altup_train::metrics::TextScore;
+use altup_train::metrics::TokenScore;
 use altup_train::progress::{Progress, ProgressMode};
 use altup_train::run_data::{DataCache, RunData};
 use altup_train::run_folder::RunFolder;
@@ -138,7 +138,7 @@ pub(super) fn run(args: EvaluateArgs) -> anyhow::Result<()> {
         100.0 * scores.accuracy,
         scores.tokens,
     ))?;
-    if let Some(TextScore { loss, accuracy, tokens }) = scores.text {
+    if let Some(TokenScore { loss, accuracy, tokens }) = scores.text {
         output::line(&format!(
             "of the text alone: loss {loss:.4} nats/token · accuracy {:.2} % · {tokens} tokens",
             100.0 * accuracy,

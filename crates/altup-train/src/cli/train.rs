@@ -271,6 +271,7 @@ fn finish(args: &TrainArgs, running: &mut Running) -> anyhow::Result<()> {
         valid_loss: valid.loss,
         valid_perplexity: valid.perplexity,
         valid_accuracy: valid.accuracy,
+        valid_text: valid.text,
         unigram_loss: data.unigram_loss(config.training.eval_examples_at(state.step)),
         tokens_per_second: state.tokens as f64 / state.elapsed_seconds,
         train_seconds: state.elapsed_seconds,
@@ -303,13 +304,16 @@ fn examples_seen(config: &RunConfig, steps: u64) -> u64 {
 
 fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
     let together = summary::together(summary.replicas, summary.exchange_share);
+    let of_text =
+        summary.valid_text.map(|text| format!(", of text {:.1} %", 100.0 * text.accuracy));
     output::line(&format!(
         "\nvalidation loss {:.3} nats a token, where a unigram model has {:.3}\n\
-         perplexity {:.1} · accuracy {:.1} % · {} steps in {} · {:.0} tokens/s{}",
+         perplexity {:.1} · accuracy {:.1} %{} · {} steps in {} · {:.0} tokens/s{}",
         summary.valid_loss,
         summary.unigram_loss,
         summary.valid_perplexity,
         100.0 * summary.valid_accuracy,
+        of_text.unwrap_or_default(),
         summary.steps,
         format_duration(summary.train_seconds),
         summary.tokens_per_second,

@@ -70,6 +70,7 @@ impl Validation for TaskValidation {
                 loss: answers.loss / tokens,
                 accuracy: answers.correct as f64 / tokens,
                 tokens: answers.tokens,
+                text: None,
             };
             row.loss += score.loss / self.splits.len() as f64;
             row.accuracy += score.accuracy / self.splits.len() as f64;

@@ -40,6 +40,11 @@ pub(super) fn curves(runs: &[RunCurves]) -> Vec<Figure> {
     });
     let unit = "% of target tokens predicted right";
     add("accuracy", "Validation accuracy", Axis::linear(unit), accuracy);
+    let of_text = series(runs, Style::Marked, |history| {
+        validations(history, |row| Some(100.0 * row.text?.accuracy))
+    });
+    let unit = "% of the text's tokens predicted right";
+    add("text_accuracy", "Validation accuracy over the text", Axis::linear(unit), of_text);
     for SourceChart { file, title, unit, series } in source_charts(runs) {
         add(&file, &title, Axis::linear(unit), series);
     }

@@ -145,7 +145,7 @@ impl Tile {
                 let note = format!("best {}", decimal(best.perplexity));
                 add("Perplexity", decimal(last.perplexity), note);
                 let of_text = last.text.map_or(String::new(), |text| {
-                    format!("; of the text's {}", percent(text.accuracy))
+                    format!("; {} of the text's", percent(text.accuracy))
                 });
                 add("Accuracy", percent(last.accuracy), format!("of target tokens{of_text}"));
             }
@@ -393,12 +393,20 @@ impl Report {
                     score.name.clone(),
                     format!("{:.4}", score.loss),
                     percent(score.accuracy),
+                    or_dash(score.text.map(|text| percent(text.accuracy))),
                     score.tokens.to_string(),
                     or_dash(seen.map(|source| format!("{:.2}", source.epochs))),
                 ];
                 TableRow { cells, is_best: false }
             });
-            let header = header(["Source", "Loss", "Accuracy", "Target tokens", "Epochs"]);
+            let header = header([
+                "Source",
+                "Loss",
+                "Accuracy",
+                "Accuracy of the text",
+                "Target tokens",
+                "Epochs",
+            ]);
             Some(Table { heading: self.heading(run), header, rows: rows.collect() })
         };
         self.runs.iter().filter_map(table).collect()
@@ -522,7 +530,8 @@ mod tests {
     use crate::coefficients::{CoefficientsRow, LayerCoefficients};
     use crate::config::RunConfig;
     use crate::metrics::{
-        MetricsLog, MetricsRow, SourceEpochs, SourceScore, StartRow, TaskScore, TextScore, TrainRow,
+        MetricsLog, MetricsRow, SourceEpochs, SourceScore, StartRow, TaskScore, TokenScore,
+        TrainRow,
     };
     use crate::samples::SamplesLog;
 
@@ -558,7 +567,7 @@ mod tests {
                     perplexity: final_loss.exp(),
                     accuracy: 0.4321,
                     tokens: 1140,
-                    text: Some(TextScore { loss: 4.5, accuracy: 0.1234, tokens: 800 }),
+                    text: Some(TokenScore { loss: 4.5, accuracy: 0.1234, tokens: 800 }),
                     ..ValidRow::default()
                 }));
                 rows.push(MetricsRow::Coefficients(CoefficientsRow {
@@ -650,6 +659,7 @@ mod tests {
                 "learning_rate.svg",
                 "loss.svg",
                 "memory.svg",
+                "text_accuracy.svg",
                 "tokens_per_second.svg",
                 "utilization.svg"
             ]
@@ -695,6 +705,7 @@ mod tests {
                             loss,
                             accuracy: 0.25,
                             tokens: 77,
+                            text: Some(TokenScore { loss: 3.0, accuracy: 0.125, tokens: 50 }),
                         };
                         row.sources = vec![of("web", 2.5), of("old & new", row.loss)];
                     }
@@ -705,7 +716,10 @@ mod tests {
         };
         let one = Report { runs: vec![mixed("altup")], ..report(&[]) };
         let (folder, html) = written(&one);
-        assert!(html.contains("<td>old &amp; new</td><td>3.3750</td><td>25.0 %</td>"), "{html}");
+        assert!(
+            html.contains("<td>old &amp; new</td><td>3.3750</td><td>25.0 %</td><td>12.5 %</td>"),
+            "{html}"
+        );
         assert!(html.contains("<td>77</td><td>2.34</td>") && html.contains("<td>1.00</td>"));
         assert!(html.contains("old &amp; new: 4 points, from 3.38 at 25.0"), "{html}");
         for file in ["source_loss.svg", "source_accuracy.svg", "source_epochs.svg"] {

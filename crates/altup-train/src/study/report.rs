@@ -372,7 +372,11 @@ fn quality_row(plan: &StudyPlan, cell: &CellResult) -> Vec<Value> {
     for &metric in &plan.metrics {
         match cell.metrics.get(&metric) {
             Some(compared) => {
-                row.extend(compared_values(scale(metric), compared));
+                let [mut own, difference] = compared_values(scale(metric), compared);
+                if compared.spread.count != count {
+                    own.text.push_str(&format!(" ({} of {count} seeds)", compared.spread.count));
+                }
+                row.extend([own, difference]);
             }
             None => row.extend(nothing()),
         }
@@ -706,7 +710,7 @@ mod tests {
     use super::*;
     use crate::coefficients::LayerCoefficients;
     use crate::machine::Machine;
-    use crate::metrics::ValidRow;
+    use crate::metrics::{TokenScore, ValidRow};
     use crate::study::latency::{Latency, Setting, Timed};
     use crate::study::plan::Overrides;
     use crate::study::results::{Parameters, RunResult};
@@ -755,6 +759,11 @@ mod tests {
                     perplexity,
                     accuracy,
                     tokens,
+                    text: Some(TokenScore {
+                        loss: loss + 1.0,
+                        accuracy: accuracy / 4.0,
+                        tokens: 14_000,
+                    }),
                     ..ValidRow::default()
                 })
             };
@@ -790,7 +799,7 @@ mod tests {
                 accuracy: last.accuracy,
                 perplexity: last.perplexity,
                 valid_tokens: 109_000,
-                text: None,
+                text: last.text,
                 tokens_per_second: 9000.0,
                 train_seconds: 170.0,
                 data: String::new(),
@@ -846,6 +855,21 @@ mod tests {
         table.rows.iter().find(|row| row[0].text == label).unwrap()
     }
 
+    /// Results of before a figure was kept are in none of its means, also where those of the baseline lack it too.
+    #[test]
+    fn a_figure_that_some_runs_lack_says_of_how_many_it_is() {
+        let (plan, mut results, rows) = simulated(&[]);
+        for run in results.runs.iter_mut().filter(|run| run.seed == 1) {
+            run.text = None;
+        }
+        let results = Results::of(&plan, results.runs, Vec::new(), results.latency);
+        let document = document(&plan, &results, &rows);
+        let altup = row(table(&document, "Quality", "tiny"), "AltUp K=2");
+        assert_eq!(altup[3].text, "5");
+        assert!(!altup[4].text.contains("seeds"), "{}", altup[6].text);
+        assert!(altup[6].text.ends_with(" (4 of 5 seeds)"), "{}", altup[6].text);
+    }
+
     #[test]
     fn a_report_says_what_simulated_results_hold() {
         let missing = ["mini-altup-k2-seed3", "mini-sum-k2-seed2", "mini-sum-k2-seed3"];
@@ -857,6 +881,14 @@ mod tests {
         assert_eq!(altup[3].text, "5");
         assert!(altup[5].text.starts_with("−0.03") && altup[5].is_decided, "{}", altup[5].text);
         assert_eq!(row(tiny, "dense")[5].text, "", "the baseline has no difference to itself");
+        // A quarter of the accuracy, which is near 0.32.
+        assert_eq!(tiny.header[6], "accuracy of the text, %");
+        assert!(
+            altup[6].text.starts_with("7.") || altup[6].text.starts_with("8."),
+            "{}",
+            altup[6].text
+        );
+        assert!(!altup[6].text.contains("seeds"), "{}", altup[6].text);
         let mini = table(&document, "Quality", "mini");
         assert_eq!(row(mini, "AltUp K=2")[3].text, "2 of 3");
         assert!(row(mini, "AltUp K=2")[5].text.ends_with("(2 of 3 seeds)"));

@@ -14,7 +14,7 @@ use super::statistics::{BySeed, PairedDifference, Placed, SpeedUp, Spread};
 use super::task_scores::{self, ComparedTasks, TaskFigures};
 use crate::bench::Work;
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
-use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TextScore, TrainRow, ValidRow};
+use crate::metrics::{MetricsError, MetricsLog, MetricsRow, TokenScore, TrainRow, ValidRow};
 use crate::run_folder::{RunFolder, RunFolderError};
 use crate::statistics::median;
 use crate::summary::SummaryError;
@@ -82,7 +82,7 @@ pub struct RunResult {
     pub valid_tokens: u64,
     /// The scores over the tokens of the text alone; none in results of before they were kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<TextScore>,
+    pub text: Option<TokenScore>,
     /// Input and target tokens a second: the median over the rows of the metrics. Runs side by side on a machine slow each
     /// other down; `latency` has figures that can be compared.
     pub tokens_per_second: f64,
