@@ -525,6 +525,26 @@ fn a_budget_of_tokens_is_rounded_up_to_steps() {
     }
 }
 
+/// What is left of a study is estimated by it. Targets have 8 tokens by span corruption, and up to 31 in place of 8.
+#[test]
+fn a_run_costs_what_the_examples_of_its_objective_do() {
+    let workspace = workspace();
+    let cost = |study: &str| {
+        workspace.write("study.toml", study);
+        let plan = StudyPlan::read(&workspace.path("study.toml"), &Overrides::default()).unwrap();
+        plan.runs[0].cost()
+    };
+    let objective = |name: &str| {
+        STUDY.replace(
+            "input_length = 32 }",
+            &format!("input_length = 32, objective = \"{name}\" }}"),
+        )
+    };
+    let span_corruption = cost(STUDY);
+    assert!(cost(&objective("prefix_lm")) > 1.5 * span_corruption);
+    assert_eq!(cost(&objective("ul2")), span_corruption);
+}
+
 /// A fingerprint of the first batches that a run trains on.
 fn batches_seen(workspace: &Workspace, config: &RunConfig) -> String {
     let progress = Progress::new(ProgressMode::Quiet, 1, 0);

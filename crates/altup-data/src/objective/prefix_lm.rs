@@ -1,5 +1,5 @@
 //! Language modelling behind a prefix: "prefix LM" in Raffel et al. 2020
-//! (<https://arxiv.org/abs/1910.10683>), section 3.2.2, and in T5's code `prefix_lm` of
+//! (<https://arxiv.org/abs/1910.10683>), section 3.3.1, and in T5's code `prefix_lm` of
 //! `t5/data/preprocessors.py`. "LM adaptation" (Lester et al. 2021,
 //! <https://arxiv.org/abs/2104.08691>, section 3.1) goes on with a T5 under this objective.
 //!

@@ -322,7 +322,7 @@ fn print(summary: &Summary, samples: &[SampleRow]) -> anyhow::Result<()> {
     let last: Vec<&SampleRow> =
         samples.iter().filter(|sample| sample.step == summary.steps).collect();
     if !last.is_empty() {
-        output::line("\nWhat it fills into blanks:")?;
+        output::line("\nWhat it writes:")?;
     }
     for SampleRow { prompt, filled, .. } in &last {
         output::line(&format!("  {}\n  → {}", in_a_line(prompt), in_a_line(filled)))?;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use altup_data::objective::PrefixLm;
+use altup_data::objective::{Lengths, PrefixLm};
 use altup_data::tasks::TaskError;
 use altup_data::{Objective, SpanCorruption};
 use altup_models::forward_cost;
@@ -303,11 +303,25 @@ impl PlannedRun {
         let RunConfig { data, training, .. } = &self.config;
         let vocabulary = self.config.model.vocab_size.unwrap_or(data.vocab_size.max(64));
         let Ok(model) = self.config.model_config(vocabulary) else { return 0.0 };
-        let corruption = span_corruption(&self.config).lengths();
-        let parts = forward_cost(&model, data.input_length as u64, corruption.target as u64);
+        // Of ul2, whose examples differ in length, those of span corruption.
+        let target = lengths(&self.config).map_or_else(
+            || span_corruption(&self.config).lengths().target,
+            |lengths| lengths.target,
+        );
+        let parts = forward_cost(&model, data.input_length as u64, target as u64);
         let example: f64 = parts.iter().map(|part| part.flops as f64).sum();
         let examples = training.batch_size * training.gradient_accumulation;
         3.0 * example * examples as f64 * training.steps as f64
+    }
+}
+
+/// The lengths of a run's examples; none where they differ.
+fn lengths(config: &RunConfig) -> Option<Lengths> {
+    let input_length = config.data.input_length;
+    match config.data.objective {
+        ObjectiveKind::SpanCorruption => Some(span_corruption(config).lengths()),
+        ObjectiveKind::PrefixLm => Some(PrefixLm { input_length, ..PrefixLm::default() }.lengths()),
+        ObjectiveKind::Ul2 => None,
     }
 }
 
@@ -612,16 +626,11 @@ impl Reader<'_> {
         let Some(tokens) = budget.tokens else {
             return Ok(budget.steps.unwrap_or_default());
         };
-        let input_length = config.data.input_length;
-        let lengths = match config.data.objective {
-            ObjectiveKind::SpanCorruption => span_corruption(config).lengths(),
-            ObjectiveKind::PrefixLm => PrefixLm { input_length, ..PrefixLm::default() }.lengths(),
-            ObjectiveKind::Ul2 => {
-                return self.error(
-                    "budget.tokens",
-                    "has no meaning with ul2, whose examples differ in length: give steps",
-                );
-            }
+        let Some(lengths) = lengths(config) else {
+            return self.error(
+                "budget.tokens",
+                "has no meaning with ul2, whose examples differ in length: give steps",
+            );
         };
         let training = &config.training;
         let examples = training.batch_size * training.gradient_accumulation;
