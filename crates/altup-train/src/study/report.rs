@@ -866,7 +866,7 @@ mod tests {
         let document = document(&plan, &results, &rows);
         let altup = row(table(&document, "Quality", "tiny"), "AltUp K=2");
         assert_eq!(altup[3].text, "5");
-        assert!(!altup[4].text.contains("seeds"), "{}", altup[6].text);
+        assert!(!altup[4].text.contains("seeds"), "{}", altup[4].text);
         assert!(altup[6].text.ends_with(" (4 of 5 seeds)"), "{}", altup[6].text);
     }
 
