@@ -1,7 +1,7 @@
 //! What describes a run: defaults, below a TOML file, below the command line.
 
 use altup_data::mixture::weights_by_size;
-use altup_data::objective::{MODES, MixtureOfDenoisers, PrefixLm};
+use altup_data::objective::{FixedPrefixLm, MODES, MixtureOfDenoisers, PrefixLm};
 use altup_data::{DataError, Objective, OnError, SpanCorruption, TextTokenizer};
 use altup_models::{
     Activation, AltUpModelConfig, DirectoryError, ModelDirectory, MoeConfig, T5Config, size,
@@ -119,7 +119,7 @@ pub struct DataConfig {
     pub tokenizer: Option<PathBuf>,
     /// The vocabulary of a tokenizer trained from the corpus. Default: 4096
     pub vocab_size: usize,
-    /// The task: `span_corruption`, `prefix_lm` or `ul2`. Default: span_corruption
+    /// The task: `span_corruption`, `prefix_lm`, `fixed_prefix_lm` or `ul2`. Default: span_corruption
     pub objective: ObjectiveKind,
     /// Length of the inputs, in tokens. Default: 512, which makes targets of 114 in span corruption
     pub input_length: usize,
@@ -218,6 +218,8 @@ pub enum ObjectiveKind {
     SpanCorruption,
     /// A prefix is to be continued, as in T5's LM adaptation.
     PrefixLm,
+    /// The first half of a segment is to be continued, so that nothing is padded.
+    FixedPrefixLm,
     /// UL2's mixture of denoisers.
     Ul2,
 }
@@ -891,6 +893,7 @@ impl RunConfig {
                 Arc::new(SpanCorruption { noise_density, mean_span_length, input_length })
             }
             ObjectiveKind::PrefixLm => Arc::new(PrefixLm { input_length, ..PrefixLm::default() }),
+            ObjectiveKind::FixedPrefixLm => Arc::new(FixedPrefixLm { input_length }),
             ObjectiveKind::Ul2 => {
                 let modes = self.data.modes.each_ref().map(String::as_str);
                 Arc::new(MixtureOfDenoisers::new(input_length, modes, tokenizer)?)

@@ -414,7 +414,7 @@ fn a_broken_line_stops_a_run_or_is_left_out_and_reported() {
 #[test]
 fn other_objectives_train_resume_and_are_scored() {
     let workspace = Workspace::new();
-    for objective in ["prefix_lm", "ul2"] {
+    for objective in ["prefix_lm", "fixed_prefix_lm", "ul2"] {
         let key = format!("data.objective={objective}");
         let flags = set(&[&key, "training.eval_every=30", "training.steps=60"]);
         succeeds(workspace.train(objective, &flags));

@@ -525,7 +525,7 @@ fn a_budget_of_tokens_is_rounded_up_to_steps() {
     }
 }
 
-/// What is left of a study is estimated by it. Targets have 8 tokens by span corruption, and up to 31 in place of 8.
+/// What is left of a study is estimated by it. Beside 32 inputs are 8 targets by span corruption, and up to 32 in place of 8.
 #[test]
 fn a_run_costs_what_the_examples_of_its_objective_do() {
     let workspace = workspace();
@@ -542,6 +542,7 @@ fn a_run_costs_what_the_examples_of_its_objective_do() {
     };
     let span_corruption = cost(STUDY);
     assert!(cost(&objective("prefix_lm")) > 1.5 * span_corruption);
+    assert!(cost(&objective("fixed_prefix_lm")) > cost(&objective("prefix_lm")));
     assert_eq!(cost(&objective("ul2")), span_corruption);
 }
 

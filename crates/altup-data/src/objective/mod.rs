@@ -1,5 +1,6 @@
 //! What a model is asked to do with a stretch of text.
 
+mod fixed_prefix_lm;
 mod mixture_of_denoisers;
 mod prefix_lm;
 mod span_corruption;
@@ -10,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{DataError, TextTokenizer};
 
+pub use self::fixed_prefix_lm::FixedPrefixLm;
 pub use self::mixture_of_denoisers::{MODES, MixtureOfDenoisers};
 pub use self::prefix_lm::PrefixLm;
 pub use self::span_corruption::SpanCorruption;

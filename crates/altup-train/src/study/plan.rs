@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use altup_data::objective::{Lengths, PrefixLm};
+use altup_data::objective::{FixedPrefixLm, Lengths, PrefixLm};
 use altup_data::tasks::TaskError;
 use altup_data::{Objective, SpanCorruption};
 use altup_models::forward_cost;
@@ -321,6 +321,7 @@ fn lengths(config: &RunConfig) -> Option<Lengths> {
     match config.data.objective {
         ObjectiveKind::SpanCorruption => Some(span_corruption(config).lengths()),
         ObjectiveKind::PrefixLm => Some(PrefixLm { input_length, ..PrefixLm::default() }.lengths()),
+        ObjectiveKind::FixedPrefixLm => Some(FixedPrefixLm { input_length }.lengths()),
         ObjectiveKind::Ul2 => None,
     }
 }
