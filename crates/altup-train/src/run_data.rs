@@ -94,6 +94,15 @@ impl DataCache {
     }
 }
 
+/// Finds the texts of a run, without reading them.
+///
+/// # Errors
+///
+/// Names the text that is not there.
+pub fn find_texts(config: &RunConfig) -> Result<(), DataError> {
+    text_sources(config).map(drop)
+}
+
 /// What the texts of a run are, without preparing them.
 ///
 /// # Errors

@@ -515,6 +515,16 @@ fn runs_that_can_not_be_compared_are_refused() {
 }
 
 #[test]
+fn a_text_that_is_not_there_is_one_error_before_any_run() {
+    let workspace = workspace();
+    let refused = fails(run_study(&workspace, &["--valid", "missing.txt"]));
+    assert!(refused.contains("cannot run tiny-dense-seed3: no data at"), "{refused}");
+    assert!(refused.contains("missing.txt"), "{refused}");
+    assert_eq!(refused.matches("missing.txt").count(), 1, "{refused}");
+    assert!(!workspace.path("out/runs").exists());
+}
+
+#[test]
 fn a_budget_of_tokens_is_rounded_up_to_steps() {
     let workspace = workspace();
     // Inputs of 32 and targets of 8 tokens, 4 examples a step: 160 tokens.
@@ -572,7 +582,15 @@ fn variants_of_a_seed_see_the_same_batches_in_the_same_order() {
 fn every_shipped_study_runs_on_its_smoke_budget() {
     let folder = Path::new("../../configs/studies");
     let names = names_in(folder);
-    let expected = ["budget", "coefficients", "encoder", "experts", "learning-rate", "widths"];
+    let expected = [
+        "budget",
+        "coefficients",
+        "encoder",
+        "experts",
+        "learning-rate",
+        "t5-vocabulary",
+        "widths",
+    ];
     assert_eq!(names, expected.map(|name| format!("{name}.toml")));
     let workspace = Workspace::new();
     for name in &names {

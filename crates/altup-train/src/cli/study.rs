@@ -1,12 +1,14 @@
 use altup_train::bench::comparison::Side;
+use altup_train::config::RunConfig;
 use altup_train::progress::{ProgressMode, format_count};
+use altup_train::run_data::find_texts;
 use altup_train::run_folder::RunFolder;
 use altup_train::study::execute::{Executor, Outcome};
 use altup_train::study::fine_tuning::PlannedFineTuning;
 use altup_train::study::folder::RunStatus;
 use altup_train::study::job::Job;
 use altup_train::study::latency::NotMeasured;
-use altup_train::study::plan::Overrides;
+use altup_train::study::plan::{Overrides, PlannedRun};
 use altup_train::study::{Results, StudyFolder, StudyPlan, latency, report};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -86,6 +88,19 @@ enum Part {
     Report,
 }
 
+/// Refuses a study with a text that is not there, which otherwise each of its runs would fail for.
+fn check_texts(plan: &StudyPlan, folder: &StudyFolder) -> anyhow::Result<()> {
+    let is_left = |run: &&PlannedRun| folder.status(&run.name) != RunStatus::Finished;
+    let mut found: Vec<&RunConfig> = Vec::new();
+    for PlannedRun { name, config, .. } in plan.runs.iter().filter(is_left) {
+        if !found.iter().any(|other| other.data == config.data) {
+            find_texts(config).with_context(|| format!("cannot run {name}"))?;
+            found.push(config);
+        }
+    }
+    Ok(())
+}
+
 /// What came of a study.
 #[derive(Serialize)]
 struct Summary {
@@ -156,6 +171,7 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
         Ok(())
     };
     if does(Part::Runs) {
+        check_texts(&plan, &folder)?;
         let cache = args.cache.folder();
         let cache = cache.to_str().context("the path of the cache folder is not UTF-8")?;
         let jobs = plan.runs.iter().map(|run| run.job(&folder)).collect();
