@@ -115,9 +115,9 @@ fn document(
         Section {
             heading: "Curves".into(),
             text: vec![
-                "Means over the seeds, on the part of the validation text that is scored while a run trains: the final loss is \
-                 on all of it, and in no curve. Bands, of at least 3 seeds: of a loss, a standard deviation to either side; \
-                 of a paired difference, its 95 % interval."
+                "Means over the seeds, on the training.eval_examples that are scored while a run trains. Where \
+                 training.final_eval_examples are more, the final loss is on those, and in no curve. Bands, of at least \
+                 3 seeds: of a loss, a standard deviation to either side; of a paired difference, its 95 % interval."
                     .into(),
             ],
             figures: figures.curves(),
