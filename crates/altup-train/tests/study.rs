@@ -522,6 +522,12 @@ fn a_text_that_is_not_there_is_one_error_before_any_run() {
     assert!(refused.contains("missing.txt"), "{refused}");
     assert_eq!(refused.matches("missing.txt").count(), 1, "{refused}");
     assert!(!workspace.path("out/runs").exists());
+
+    // Nor is anything removed for it that another study has left.
+    let left = run_folder(&workspace, "tiny-another-seed3");
+    fs::create_dir_all(&left).unwrap();
+    fails(run_study(&workspace, &["--valid", "missing.txt", "--prune"]));
+    assert!(left.exists());
 }
 
 #[test]

@@ -44,11 +44,11 @@ impl Objective for FixedPrefixLm {
 
     fn lengths(&self) -> Lengths {
         let length = self.input_length;
-        Lengths { segment: 2 * (length - 1), input: length, target: length }
+        Lengths { segment: 2 * length.saturating_sub(1), input: length, target: length }
     }
 
     fn example(&self, tokens: &[u32], special: &SpecialTokens, _rng: &mut ChaCha8Rng) -> Example {
-        let (inputs, targets) = tokens.split_at(self.input_length - 1);
+        let (inputs, targets) = tokens.split_at(tokens.len() / 2);
         let ended = |part: &[u32]| [part, &[special.eos]].concat();
         Example { inputs: ended(inputs), targets: ended(targets) }
     }

@@ -142,6 +142,9 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
     args.backend.open()?;
     let folder = StudyFolder::new(&args.output.context("--output is missing")?);
     let lock = folder.lock(LOCK_PATIENCE)?;
+    if does(Part::Runs) {
+        check_texts(&plan, &folder)?;
+    }
     folder.reconcile(&plan, args.prune)?;
     let text = std::fs::read(&args.study)
         .with_context(|| format!("cannot use {}", args.study.display()))?;
@@ -171,7 +174,6 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
         Ok(())
     };
     if does(Part::Runs) {
-        check_texts(&plan, &folder)?;
         let cache = args.cache.folder();
         let cache = cache.to_str().context("the path of the cache folder is not UTF-8")?;
         let jobs = plan.runs.iter().map(|run| run.job(&folder)).collect();
