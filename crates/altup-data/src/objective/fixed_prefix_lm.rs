@@ -13,7 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use super::{Example, Lengths, Objective, SpecialTokens};
 use crate::DataError;
 
-/// The decoder goes on for as many tokens as the encoder has read.
+/// [`PrefixLm`](super::PrefixLm) with every split in the middle of a segment: the decoder goes on for as
+/// many tokens as the encoder has read. Raffel et al. 2020, section 3.3.1, draws the split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FixedPrefixLm {
     /// The length of the inputs and of the targets, each with `</s>`; a segment of text has twice as
