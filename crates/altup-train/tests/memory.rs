@@ -98,13 +98,13 @@ fn a_peak_is_as_estimated() {
     }
 }
 
-/// With 1 GB of addresses, a batch of 8192 rows can't be had: one line says so, and what to do.
+/// With 1 GB of memory of its own, a batch of 8192 rows can't be had: one line says so, and what to do.
 #[test]
 fn running_out_of_memory_is_one_error() {
     let workspace = Workspace::new();
     let altup = workspace.altup(&[]);
     let program = altup.get_program().to_owned();
-    let script = "ulimit -v 1000000; exec \"$0\" \"$@\"";
+    let script = "ulimit -d 1000000; exec \"$0\" \"$@\"";
     let mut limited = Command::new("sh");
     limited.args(["-c", script]).arg(program);
     limited.args(["train", "--config", "config.toml", "--train", "corpus.txt", "--output", "run"]);

@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 
 use super::{assert_countable, cubes, empty, threads, zeros};
 
-/// Shared memory for [`sum_over_row`] and [`max_over_row`].
+/// Shared memory for [`sum_over_row()`] and [`max_over_row()`].
 #[cube]
 pub fn row_memory(#[comptime] units: usize, #[comptime] rows: usize) -> Shared<[f32]> {
     Shared::<[f32]>::new_slice(comptime!(units * rows))
@@ -20,7 +20,7 @@ pub fn sum_over_row(value: f32, memory: &mut Shared<[f32]>, #[comptime] units: u
     over_row(value, memory, units, false)
 }
 
-/// As [`sum_over_row`], the largest of the values.
+/// As [`sum_over_row()`], the largest of the values.
 #[cube]
 pub fn max_over_row(value: f32, memory: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
     over_row(value, memory, units, true)

@@ -48,10 +48,12 @@ pub(crate) fn dense_cases() -> impl Iterator<Item = &'static str> {
     CASES.iter().copied().filter(|case| case.starts_with("dense-"))
 }
 
+#[cfg(feature = "ndarray")] // altup-train's tests, which read this file too, also run without it.
 pub(crate) fn devices() -> [Device; 2] {
     [Device::flex(), altup_ndarray()]
 }
 
+#[cfg(feature = "ndarray")]
 #[allow(deprecated)] // Burn will drop ndarray; it is tested while it ships.
 pub(crate) fn altup_ndarray() -> Device {
     Device::ndarray()

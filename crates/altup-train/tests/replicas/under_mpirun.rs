@@ -484,7 +484,7 @@ fn a_replica_without_memory_ends_all() {
         [&["train", "--output", "run"][..], &short(), &set(&["training.batch_size=8192"])];
     let arguments = arguments.concat();
     let one = [&["-n", "1", program], &arguments[..]].concat();
-    let limited = ["-n", "1", "sh", "-c", "ulimit -v 1000000; exec \"$0\" \"$@\"", program];
+    let limited = ["-n", "1", "sh", "-c", "ulimit -d 1000000; exec \"$0\" \"$@\"", program];
     let other = [&[":"], &limited[..], &arguments].concat();
     // What the launcher says then is another each time: it too may lack the memory for its words.
     let message = start_as(&workspace, &[one, other].concat()).end_within(LIMIT).message();
