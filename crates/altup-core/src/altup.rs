@@ -208,6 +208,11 @@ impl AltUp {
 
     fn check(&self, state: &Tensor<4>, block: usize) {
         let num_blocks = self.num_blocks();
+        let p = self.prediction_coefs.dims();
+        assert_eq!(
+            p, [num_blocks; 2],
+            "p must be a matrix of as many rows and columns as g has values. Got p={p:?}, g=[{num_blocks}]"
+        );
         assert_eq!(
             state.dims()[0],
             num_blocks,
@@ -284,6 +289,15 @@ mod tests {
         let device = Device::flex();
         let state = Tensor::zeros([3, 1, 1, 2], &device);
         AltUpConfig::new(2).init(&device).forward(state, 0, |x| x);
+    }
+
+    #[test]
+    #[should_panic(expected = "p=[3, 3], g=[2]")]
+    fn coefficients_that_do_not_fit_are_a_bug() {
+        let device = Device::flex();
+        let mut altup = AltUpConfig::new(2).init(&device);
+        altup.prediction_coefs = AltUpConfig::new(3).init(&device).prediction_coefs;
+        altup.forward(Tensor::zeros([2, 1, 1, 2], &device), 0, |x| x);
     }
 
     #[test]

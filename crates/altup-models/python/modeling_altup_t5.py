@@ -302,7 +302,8 @@ class MixtureOfExperts(nn.Module):
         factor = self.capacity_factor if self.training else self.eval_capacity_factor
         if factor is None:
             return is_choice
-        capacity = math.ceil(factor * (int(real.sum()) * self.top_k / self.num_experts))
+        # Of a factor such as 1.1 the product may be rounded up to just above a whole number.
+        capacity = math.ceil(factor * (int(real.sum()) * self.top_k / self.num_experts) * (1 - 1e-6))
         by_rank = F.one_hot(chosen, self.num_experts).mul(is_choice[..., None]).transpose(0, 1)  # [top_k, B T, E]
         place = by_rank.flatten(0, 1).cumsum(0).view_as(by_rank).transpose(0, 1)
         return is_choice & (place.gather(2, chosen[..., None]).squeeze(2) <= capacity)

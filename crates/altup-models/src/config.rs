@@ -167,7 +167,7 @@ pub struct MoeConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoder_layers: Option<Vec<usize>>,
     /// In training, an expert takes at most this many times its even share of a batch's tokens, and
-    /// those beyond are dropped: they pass through the residual alone. Default: 1.25
+    /// those beyond are dropped: they get nothing from it. Default: 1.25
     #[serde(default = "default_capacity_factor")]
     pub capacity_factor: f64,
     /// The same outside of training. In generation it counts the rows that have ended, too. Default: none, no token is

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::activation::{relu, softmax};
 use burn::tensor::module::linear;
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::initialization::{normal, projection};
 use crate::noise::Noise;
@@ -419,7 +419,8 @@ impl Routed {
             }
             None => values.sum_dim(0) / tokens as f64,
         };
-        let chosen = self.slots.chosen.clone().float().cast(DType::F32);
+        // Not by way of the device's own type: f16 counts no further than 2,048.
+        let chosen = self.slots.chosen.clone().cast(FloatDType::F32);
         let choices = chosen.clone().sum();
         let at_least_one = choices.clone().clamp_min(1.0);
         let loads = chosen / at_least_one.clone();

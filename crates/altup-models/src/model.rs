@@ -182,7 +182,7 @@ impl T5 {
         let embedded = self.embed(Tensor::cat(ids, 1));
         let [_, _, width] = embedded.dims();
         let part = |first, count, [rows, length]: [usize; 2]| {
-            embedded.clone().narrow(1, first, count).reshape([rows, length, width])
+            embedded.clone().slice([0..1, first..first + count]).reshape([rows, length, width])
         };
         [part(0, of_inputs, shapes[0]), part(of_inputs, of_targets, shapes[1])]
     }
@@ -252,7 +252,7 @@ impl T5 {
         let [batch_size, target_length] = labels.dims();
         let start = self.start_tokens(batch_size);
         if target_length <= 1 {
-            return start.narrow(1, 0, target_length);
+            return start.slice([0..batch_size, 0..target_length]);
         }
         let before = labels.narrow(1, 0, target_length - 1).clamp_min(0);
         Tensor::cat(vec![start, before], 1)

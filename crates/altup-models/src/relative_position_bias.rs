@@ -37,7 +37,7 @@ pub struct RelativePositionBias {
     max_distance: usize,
     /// The buckets of whole stretches of positions, as in training: those of queries and keys, and the stride.
     #[module(skip)]
-    buckets: Kept<(Range<usize>, Range<usize>, usize), Tensor<1, Int>>,
+    buckets: Kept<(Range<usize>, Range<usize>, [usize; 2]), Tensor<1, Int>>,
 }
 
 impl RelativePositionBiasConfig {
@@ -91,7 +91,14 @@ impl RelativePositionBias {
         let buckets = match queries.len() {
             // Of a token that is decoded there are others each time.
             0 | 1 => make(),
-            _ => self.buckets.get((queries.clone(), keys.clone(), stride), device, make),
+            _ => {
+                let [num_buckets, _] = self.weight.dims();
+                self.buckets.get(
+                    (queries.clone(), keys.clone(), [stride, num_buckets]),
+                    device,
+                    make,
+                )
+            }
         };
         position_bias(self.weight.val(), buckets, lengths)
     }
@@ -200,6 +207,23 @@ mod tests {
     #[should_panic(expected = "Got max_distance=8")]
     fn a_maximum_within_the_exact_buckets_is_refused() {
         relative_position_bucket(-9, true, 32, 8);
+    }
+
+    /// Buckets of a larger table are no rows of a smaller one.
+    #[test]
+    fn another_table_has_its_own_buckets() {
+        let device = Device::flex();
+        let table = |rows: i64| {
+            Param::from_tensor(Tensor::<1, Int>::arange(0..rows, &device).float().reshape([-1, 1]))
+        };
+        let mut bias = RelativePositionBiasConfig::new(true, 1).init(&device);
+        let largest = |bias: &RelativePositionBias| {
+            bias.forward(0..100, 0..100, &device).max().into_scalar::<f32>()
+        };
+        bias.weight = table(32);
+        assert_eq!(largest(&bias), 31.0);
+        bias.weight = table(16);
+        assert_eq!(largest(&bias), 15.0);
     }
 
     #[test]

@@ -197,6 +197,28 @@ mod tests {
         found.cast(DType::F32).into_data().assert_approx_eq(&TensorData::from(expected), tolerance);
     }
 
+    /// What is loaded on a device of another type is of that type.
+    #[test]
+    fn adafactor_goes_on_from_a_state_of_another_type() {
+        use burn::optim::Optimizer;
+        use burn::tensor::DType;
+        let device = Device::flex();
+        let optimizer = Adafactor {
+            settings: ParameterSettings { learning_rate_factor: 1.0, weight_decay: 0.0 },
+        };
+        let param = || Tensor::<2>::from_data([[1f32, 2.0], [3.0, 4.0]], &device);
+        let grad = || Tensor::<2>::from_data([[0.5f32, -0.5], [0.25, 1.0]], &device);
+        let (_, state) = optimizer.step(0.01, param(), grad(), None);
+        let (expected, _) = optimizer.step(0.01, param(), grad(), state.clone());
+        let mut state = state.unwrap();
+        state.second_moment = state.second_moment.cast(DType::F16);
+        state.column_second_moment = state.column_second_moment.map(|of| of.cast(DType::F16));
+        let (found, state) = optimizer.step(0.01, param(), grad(), Some(state));
+        assert_eq!(state.unwrap().second_moment.dtype(), DType::F32);
+        let tolerance = Tolerance::<f32>::absolute(1e-4);
+        found.into_data().assert_approx_eq(&expected.into_data(), tolerance);
+    }
+
     /// In f16, ε is 0 and so is the square of 1e-4; in bf16, 0.999 is 1. Each step is the rate, as all gradients of a
     /// value are equal; at a gradient of 0 there is none.
     #[test]

@@ -20,6 +20,9 @@ pub const RUN_FORMAT: u32 = 1;
 /// values, of the loss, of an optimizer, of dropout's numbers, or of a Burn release that computes
 /// otherwise. What examples the data makes has a version of its own,
 /// [`EXAMPLES_VERSION`](altup_data::pretraining::EXAMPLES_VERSION).
+///
+/// Sums in half types, and a GPU's Adafactor, have changed since 4 without another number: no release had them, and f32 on
+/// a CPU is what it was.
 pub const NUMERICS: u32 = 4;
 
 /// The Burn that this release is built on.

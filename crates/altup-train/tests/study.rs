@@ -229,9 +229,33 @@ fn a_finished_run_needs_no_model() {
         let output = run_study(&workspace, &["--train", train, "--only", "runs"]);
         let is_other = train == "other.txt";
         assert_eq!(output.status.success(), !is_other, "{}", errors(&output));
-        assert!(errors(&output).contains(&format!("started {}\n", RUNS[3])));
-        assert_eq!(errors(&output).contains("were trained on different tokens"), is_other);
+        // Before any time is spent on it.
+        assert_eq!(errors(&output).contains(&format!("started {}\n", RUNS[3])), !is_other);
+        let said = format!("{} would not be trained on what {} was trained on", RUNS[3], RUNS[0]);
+        assert_eq!(errors(&output).contains(&said), is_other, "{}", errors(&output));
+        assert_eq!(errors(&output).contains("the training text has changed"), is_other);
     }
+    let run = RUNS[1];
+    let result = run_folder(&workspace, run).join("result.json");
+    let kept = fs::read_to_string(&result).unwrap();
+
+    // Of a run that had the folder before.
+    let loss = serde_json::from_str::<Value>(&kept).unwrap()["valid_loss"].to_string();
+    fs::write(&result, kept.replacen(&format!("\"valid_loss\": {loss}"), "\"valid_loss\": 1.5", 1))
+        .unwrap();
+    let message = fails(run_study(&workspace, &["--only", "report"]));
+    assert!(message.contains(&format!("cannot use the model of the run {run}")), "{message}");
+    fs::write(&result, kept).unwrap();
+
+    // Runs on another backend would not be compared with these.
+    fs::remove_dir_all(run_folder(&workspace, RUNS[3])).unwrap();
+    let record = run_folder(&workspace, RUNS[0]).join("run.json");
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replace("\"backend\": \"flex\"", "\"backend\": \"cuda:1\"")).unwrap();
+    let message = fails(run_study(&workspace, &["--only", "runs"]));
+    let said = format!("{} would be computed by flex, arithmetic ", RUNS[3]);
+    assert!(message.contains(&said), "{message}");
+    assert!(message.contains(&format!(", {} by cuda, arithmetic ", RUNS[0])), "{message}");
 
     let kept = run_folder(&workspace, RUNS[1]).join("result.json");
     fs::write(&kept, "{}").unwrap();

@@ -4,7 +4,7 @@ mod role;
 mod schema;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::T5;
 
@@ -162,13 +162,14 @@ impl<M: ParameterMapper> ModuleMapper for Walk<'_, M> {
     }
 }
 
-/// The parameter with other values, in Burn's layout.
+/// The parameter with other values, in Burn's layout and f32.
 pub(crate) fn with_values<const D: usize>(
     param: Param<Tensor<D>>,
     values: Vec<f32>,
     device: &Device,
 ) -> Param<Tensor<D>> {
-    let tensor = Tensor::from_data(TensorData::new(values, param.lazy_shape()), device);
+    let data = TensorData::new(values, param.lazy_shape());
+    let tensor = Tensor::from_data(data, (device, DType::F32));
     let mut with_values = Param::from_tensor(tensor);
     with_values.id = param.id;
     with_values

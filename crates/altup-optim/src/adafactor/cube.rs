@@ -319,8 +319,8 @@ fn update_squares_kernel<N: Size>(
         for number in 0..rows_of_group {
             if first_row + number < height {
                 let row = matrix * height + first_row + number;
-                let value = grad[row * vectors + column];
-                of_column += value * value * Vector::new(mean / new_rows[row]);
+                let value = grad[row * vectors + column] * Vector::new(scale(mean, new_rows[row]));
+                of_column += value * value;
             }
         }
         squares += of_column / moment;
@@ -330,6 +330,12 @@ fn update_squares_kernel<N: Size>(
     if group < groups && UNIT_POS_X == 0 {
         sums[2 * groups + group] = square;
     }
+}
+
+/// √(mean / moment of the row). A row without a gradient has 1e-30, by which a large mean can't be divided.
+#[cube]
+fn scale(mean: f32, of_row: f32) -> f32 {
+    mean.sqrt() / of_row.sqrt()
 }
 
 /// The parameter and the moments of columns after the step.
@@ -389,8 +395,7 @@ fn update_kernel<N: Size>(
         for number in 0..rows_of_group {
             if first_row + number < height {
                 let row = matrix * height + first_row + number;
-                let update =
-                    grad[row * vectors + column] / Vector::new((new_rows[row] / mean).sqrt());
+                let update = grad[row * vectors + column] * Vector::new(scale(mean, new_rows[row]));
                 let old = param[row * vectors + column];
                 new_param[row * vectors + column] =
                     old * Vector::new(kept) - update / root * Vector::new(size);

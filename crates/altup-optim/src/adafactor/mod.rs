@@ -58,8 +58,9 @@ impl Optimizer for Adafactor {
             rate: lr as f32,
         };
         let (tensor, grad) = (tensor.into_dispatch(), grad.into_dispatch());
-        let second_moment = state.second_moment.into_dispatch();
-        match state.column_second_moment {
+        // One that was loaded is of the device's type.
+        let second_moment = state.second_moment.cast(DType::F32).into_dispatch();
+        match state.column_second_moment.map(|columns| columns.cast(DType::F32)) {
             Some(columns) => {
                 let (tensor, rows, columns) = <Dispatch as AdafactorBackend>::adafactor_matrix_step(
                     tensor,

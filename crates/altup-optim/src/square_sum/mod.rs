@@ -4,10 +4,11 @@ mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
 
+use altup_backend::to_f32;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch, TensorMetadata};
-use burn::tensor::{Shape, Slice, Tensor};
+use burn::tensor::{FloatDType, Shape, Slice, Tensor};
 
 /// Parts of a tensor whose sums a GPU makes side by side.
 #[cfg(any(feature = "cube", feature = "fusion"))]
@@ -44,13 +45,14 @@ altup_backend::operations! {
     /// Sums of squares on a backend, in one order whatever the number of threads. A GPU keeps several sums of each tensor,
     /// where Burn's own sum of a whole tensor adds atomically, in any order.
     pub trait SquareSumBackend {
-        /// Room for the sums of `count` tensors, on the device of one.
+        /// Room for the sums of `count` tensors, on the device of one, in f32: the square of a gradient may be more than f16
+        /// holds, or less.
         #[fusion(meta = |_beside, count| {
             let dtype = burn::tensor::DType::F32;
             burn::backend::fusion::custom::TensorSpec::new(Shape::new([*count, PARTS]), dtype)
         })]
         fn square_sums(beside: FloatTensor<Self>, count: usize) -> FloatTensor<Self> {
-            Self::float_zeros(Shape::new([count]), &beside.device(), beside.dtype().into())
+            Self::float_zeros(Shape::new([count]), &beside.device(), FloatDType::F32)
         }
 
         /// The same with the sum of squares of `tensor`, the one with this number.
@@ -63,7 +65,7 @@ altup_backend::operations! {
             if Self::on_host([&sums, &tensor]) {
                 return cpu::with_square_sum::<Self>(sums, &tensor, number);
             }
-            let sum = Self::float_sum(Self::float_powi_scalar(tensor, 2.into()));
+            let sum = Self::float_sum(Self::float_powi_scalar(to_f32::<Self>(tensor), 2.into()));
             Self::float_slice_assign(sums, &[Slice::from(number..number + 1)], sum)
         }
 
@@ -81,7 +83,29 @@ impl<B: SquareSumBackend, C: CheckpointStrategy> SquareSumBackend for Autodiff<B
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::{DType, Device, TensorData};
+
+    /// The square of 300 is more than f16 holds, and that of 1e-4 less; gradients of several types have one norm.
+    #[test]
+    fn squares_are_f32_whatever_the_gradients_are() {
+        let device = Device::flex();
+        let tensor =
+            |values: [f32; 2], dtype: DType| Tensor::<1>::from_data(values, &device).cast(dtype);
+        for first in [DType::F16, DType::BF16, DType::F32] {
+            let mut sum = SquareSum::new();
+            sum.add(tensor([300.0, 1e-4], first));
+            sum.add(tensor([0.0, 0.0], DType::F32));
+            sum.add(tensor([1e-4, 1e-4], DType::F16));
+            let total = sum.total().unwrap();
+            assert_eq!(total.dtype(), DType::F32);
+            let total = total.into_scalar::<f32>();
+            assert!((total / 9e4 - 1.0).abs() < 1e-2, "{first:?}: {total}");
+        }
+        let mut small = SquareSum::new();
+        small.add(tensor([1e-4, 0.0], DType::F16));
+        let total = small.total().unwrap().into_scalar::<f32>();
+        assert!((total / 1e-8 - 1.0).abs() < 1e-2, "{total}");
+    }
 
     /// As large as a table of embeddings: from 4 Mi values on, flex's own sum is made by whatever thread is free.
     #[test]

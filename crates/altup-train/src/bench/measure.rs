@@ -16,6 +16,7 @@ use crate::device::hardware_name;
 use crate::learner::{DeviceBatch, Learner, ToDevice};
 use crate::memory;
 use crate::precision::Precision;
+use crate::run_record::BURN_VERSION;
 use crate::token_rows;
 use altup_optim::{OptimizerConfig, OptimizerKind};
 
@@ -173,7 +174,7 @@ pub fn measure(
 }
 
 fn program() -> String {
-    format!("altup {} (Burn 0.22.1)", env!("CARGO_PKG_VERSION"))
+    format!("altup {} (Burn {BURN_VERSION})", env!("CARGO_PKG_VERSION"))
 }
 
 /// Steps of AdamW, each from where the last one ended.

@@ -154,6 +154,12 @@ impl XyChart {
         let frame = Area { left, top, right: width - EDGE, bottom };
         let frame = Frame { area: frame, x, y };
         frame.draw_axes(&mut svg, &y_ticks, &self.x.caption());
+        // Below all lines, and the fainter the more there are, for where they overlap.
+        let with_bands: Vec<&Drawn<'_>> = drawn.iter().filter(|drawn| drawn.has_band()).collect();
+        let opacity = 0.18 * (2.0 / with_bands.len() as f64).min(1.0);
+        for drawn in with_bands {
+            drawn.draw_band(&mut svg, &frame, opacity);
+        }
         for drawn in &drawn {
             drawn.draw(&mut svg, &frame);
         }
@@ -279,18 +285,11 @@ impl<'a> Drawn<'a> {
         let dashed = dashes.map_or(String::new(), |d| format!(" stroke-dasharray=\"{d}\""));
         let line = format!("l s{color}");
         match self.series.style {
-            Style::Line => {
-                if self.has_band() {
-                    self.draw_band(svg, frame);
-                }
-                frame.draw_curve(svg, &line, &dashed, &places);
-            }
-            Style::Marked => frame.draw_curve(svg, &line, &dashed, &places),
+            Style::Line | Style::Marked => frame.draw_curve(svg, &line, &dashed, &places),
             Style::Smoothed => {
-                let faint = " style=\"stroke-width:1\" stroke-opacity=\"0.3\"";
-                match self.has_band() {
-                    true => self.draw_band(svg, frame),
-                    false => frame.draw_curve(svg, &line, faint, &places),
+                if !self.has_band() {
+                    let faint = " style=\"stroke-width:1\" stroke-opacity=\"0.3\"";
+                    frame.draw_curve(svg, &line, faint, &places);
                 }
                 frame.draw_curve(svg, &line, &dashed, &moving_mean(&places));
             }
@@ -316,17 +315,20 @@ impl<'a> Drawn<'a> {
         }
     }
 
+    /// Whether the ranges of its points are a band.
     fn has_band(&self) -> bool {
-        self.points.iter().any(|point| point.y_low < point.y_high)
+        matches!(self.series.style, Style::Line | Style::Smoothed)
+            && self.points.iter().any(|point| point.y_low < point.y_high)
     }
 
-    fn draw_band(&self, svg: &mut Svg, frame: &Frame) {
+    fn draw_band(&self, svg: &mut Svg, frame: &Frame, opacity: f64) {
         let end = |x: f64, y: f64| frame.pixel((x, y.min(frame.y.high)));
         let above = self.points.iter().map(|point| end(point.at.0, point.y_high));
         let below = self.points.iter().rev().map(|point| end(point.at.0, point.y_low));
         let outline: Vec<(f64, f64)> = above.chain(below).collect();
         let color = series_color(self.series.color);
-        svg.area(&format!("f{color}"), &outline, " fill-opacity=\"0.18\"");
+        let opacity = format!(" fill-opacity=\"{opacity:.3}\"");
+        svg.area(&format!("f{color}"), &outline, &opacity);
     }
 
     fn draw_error_bars(&self, svg: &mut Svg, frame: &Frame) {
@@ -628,6 +630,11 @@ mod tests {
         assert_eq!(attributes(&smoothed, "path", "f0", "d"), band);
         assert_eq!(attributes(&smoothed, "path", "l s0", "d").len(), 1);
         assert!(attributes(&smoothed, "line", "s0", "x1").is_empty());
+
+        // No band hides the line of another.
+        let several = (0..4).map(|color| Series::new("", points(), Style::Line).color(color));
+        let several = chart(several.collect(), Scale::Linear).svg();
+        assert!(several.rfind("fill-opacity=\"0.090\"") < several.find("class=\"l s0\""));
 
         let dots = chart(vec![Series::new("", points(), Style::Scattered)], Scale::Linear).svg();
         assert!(attributes(&dots, "path", "f0", "d").is_empty());

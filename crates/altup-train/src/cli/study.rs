@@ -1,7 +1,7 @@
 use altup_train::bench::comparison::Side;
 use altup_train::config::RunConfig;
-use altup_train::progress::{ProgressMode, format_count};
-use altup_train::run_data::find_texts;
+use altup_train::progress::{Progress, ProgressMode, format_count};
+use altup_train::run_data::{DataCache, find_texts};
 use altup_train::run_folder::RunFolder;
 use altup_train::study::execute::{Executor, Outcome};
 use altup_train::study::fine_tuning::PlannedFineTuning;
@@ -9,7 +9,7 @@ use altup_train::study::folder::RunStatus;
 use altup_train::study::job::Job;
 use altup_train::study::latency::NotMeasured;
 use altup_train::study::plan::{Overrides, PlannedRun};
-use altup_train::study::{Results, StudyFolder, StudyPlan, latency, report};
+use altup_train::study::{Results, StudyFolder, StudyPlan, comparable, latency, report};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -146,13 +146,18 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
         check_texts(&plan, &folder)?;
     }
     folder.reconcile(&plan, args.prune)?;
+    let backend = args.backend.backend.to_string();
+    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
+    if does(Part::Runs) {
+        let (cache, progress) = (DataCache::new(&args.cache.folder()), Progress::new(mode, 0, 0));
+        comparable::check_planned(&plan, &folder, &backend, &cache, &progress)?;
+        progress.finish();
+    }
     let text = std::fs::read(&args.study)
         .with_context(|| format!("cannot use {}", args.study.display()))?;
     folder.write(&folder.study_file(), &text)?;
 
     let program = std::env::current_exe().context("cannot find this program")?;
-    let backend = args.backend.backend.to_string();
-    let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
     let listener = Stop::listen(String::new())?;
     let stop = listener.flag();
     let mut outcome = Outcome::default();

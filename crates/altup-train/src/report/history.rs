@@ -89,7 +89,11 @@ impl History {
             }
             MetricsRow::Valid(row) => {
                 self.validations_behind_the_best += 1;
-                if self.best_valid.as_ref().is_none_or(|best| row.cost() < best.cost()) {
+                // A loss over other targets, as the last one may be, is not compared. Scores of tasks are of the same examples.
+                let is_better = |best: &ValidRow| {
+                    row.cost() < best.cost() || row.tasks.is_empty() && row.tokens != best.tokens
+                };
+                if self.best_valid.as_ref().is_none_or(is_better) {
                     self.best_valid = Some(row.clone());
                     self.validations_behind_the_best = 0;
                 }
@@ -120,7 +124,8 @@ impl History {
         self.valid.newest()
     }
 
-    /// The best validation: the first of the lowest loss, or in fine-tuning of the highest mean score.
+    /// The best validation: the first of the lowest loss, of those over as many targets as the newest one, or in
+    /// fine-tuning of the highest mean score.
     pub fn best_valid(&self) -> Option<&ValidRow> {
         self.best_valid.as_ref()
     }
@@ -245,6 +250,17 @@ mod tests {
         let coefficients: Vec<u64> = history.coefficients().map(|row| row.step).collect();
         assert!(coefficients.len() <= POINTS + 1 && coefficients.last() == Some(&ROWS));
         assert_eq!(history.step(), ROWS);
+    }
+
+    /// The last pass is over more examples, where the configuration says so: 1.0 at step 2 is no better than that.
+    #[test]
+    fn the_best_loss_is_of_as_many_targets_as_the_last() {
+        let MetricsRow::Valid(mut last) = valid(3, 1.5) else { unreachable!() };
+        last.tokens = 40;
+        let mut rows = vec![valid(1, 2.0), valid(2, 1.0)];
+        assert_eq!(History::of(&rows).best_valid().unwrap().step, 2);
+        rows.push(MetricsRow::Valid(last));
+        assert_eq!(History::of(&rows).best_valid().unwrap().step, 3);
     }
 
     #[test]

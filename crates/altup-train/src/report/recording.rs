@@ -11,7 +11,7 @@ use crate::json_lines::{JsonLines, LineError};
 use crate::metrics::{MetricsError, MetricsRow, RollbackRow};
 use crate::progress::{format_bytes, format_count};
 use crate::run_folder::{RunFolder, RunFolderError};
-use crate::run_record::RunRecord;
+use crate::run_record::{BURN_VERSION, RunRecord};
 use crate::samples::{SampleRow, SamplesError};
 use crate::summary::{self, SkippedLines, Summary};
 
@@ -271,7 +271,7 @@ impl Recording {
         }
         add("Seed", trainer.seed.to_string());
         if let Some(start) = start {
-            add("Software", format!("altup {}, Burn 0.22.1", start.version));
+            add("Software", format!("altup {}, Burn {BURN_VERSION}", start.version));
         }
         if let Some(together) = settled.together() {
             add("Together", together);

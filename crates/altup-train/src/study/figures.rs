@@ -222,7 +222,7 @@ impl Figures<'_> {
                 ("loss", "Validation loss", losses),
                 (
                     "difference",
-                    "Validation loss minus the baseline's, paired, behind the first quarter",
+                    "Validation loss minus the baseline's, paired, after the first quarter",
                     differences,
                 ),
             ];
@@ -243,14 +243,12 @@ impl Figures<'_> {
         figures
     }
 
-    /// The validation losses of a cell's runs at each step. A last pass over more examples is left out of the curve of a
-    /// run, where it would be a jump.
+    /// The validation losses of a cell's runs at each step, the last one over more examples where the runs have it so.
     fn loss_by_step(&self, cell: &Cell) -> BTreeMap<u64, BySeed> {
         let mut by_step: BTreeMap<u64, BySeed> = BTreeMap::new();
         for run in self.results.of_cell(cell) {
             let rows = self.rows.get(&run.name).map_or(&[][..], Vec::as_slice);
-            let first = valid_rows(rows).next().map(|row| row.tokens);
-            for row in valid_rows(rows).filter(|row| Some(row.tokens) == first) {
+            for row in valid_rows(rows) {
                 by_step.entry(row.step).or_default().insert(run.seed, row.loss);
             }
         }
@@ -273,7 +271,7 @@ impl Figures<'_> {
             figures.push(self.learned(cell, &runs));
             let chart = self.distances(cell, &runs);
             if chart.series.iter().any(|series| series.points.len() > 1) {
-                figures.push(Figure::of(format!("coefficients-{}-steps.svg", cell.cell), chart));
+                figures.push(Figure::of(format!("changes-{}.svg", cell.cell), chart));
             }
         }
         figures

@@ -10,9 +10,9 @@ use altup_models::{DirectoryError, ModelDirectory};
 
 use super::fine_tuning::PlannedFineTuning;
 use super::job::Job;
-use super::plan::StudyPlan;
+use super::plan::{PlannedRun, StudyPlan};
 use crate::config::{RunConfig, RunConfigError};
-use crate::config_changes::Difference;
+use crate::config_changes::{Difference, UNSET};
 use crate::durable::replace_file;
 use crate::fine_tuning::FineTuningConfig;
 use crate::folder_lock::{FolderLock, LockError};
@@ -26,7 +26,7 @@ use crate::run_folder::RunFolder;
 ///                  folder for each task and seed that its model is fine-tuned on
 /// logs/            what the processes of the runs wrote
 /// configs/         the configuration of each run
-/// latency.json     what was measured side by side
+/// latency.json     what was measured side by side, and latency.partial.json while that is done
 /// results.json     a row for each run, and what they come to; results.csv has the rows
 /// report.html      report.md, and charts/*.svg
 /// lock             held while a study or one of its runs is at work
@@ -152,57 +152,79 @@ impl StudyFolder {
     /// Names those that have another configuration, or that the plan doesn't have; with `prune` they are removed.
     pub fn reconcile(&self, plan: &StudyPlan, prune: bool) -> Result<(), StudyFolderError> {
         let (mut changed, mut models) = (Vec::new(), BTreeMap::new());
-        for name in self.run_names()? {
+        remove_discarded(&self.runs())?;
+        for name in names_in(&self.runs())? {
+            remove_discarded(&self.fine_tunings(&name))?;
             let stored = self.run_folder(&name);
-            if !stored.config().exists() {
-                continue; // Nothing was computed in it yet.
-            }
-            let Some(planned) = plan.runs.iter().find(|run| run.name == name) else {
-                changed.push((self.run(&name), format!("{name} is not in the study")));
-                continue;
+            let is_planned = |run: &&PlannedRun| run.name == name;
+            let what = if !stored.config().exists() {
+                match self.has_results(&name) {
+                    true => Some("has results, and no config.toml that says what of".to_owned()),
+                    false => continue, // Nothing was computed in it yet.
+                }
+            } else if let Some(planned) = plan.runs.iter().find(is_planned) {
+                difference(&stored, &planned.config, &mut models)?
+            } else {
+                Some("is not in the study".to_owned())
             };
-            if let Some(what) = difference(&stored, &planned.config, &mut models)? {
-                changed.push((self.run(&name), format!("{name} {what}")));
-                continue;
+            match what {
+                Some(what) => changed.push(Changed { folder: self.run(&name), name, what }),
+                None => changed.extend(self.changed_fine_tunings(plan, &name)?),
             }
-            changed.extend(self.changed_fine_tunings(plan, &name)?);
         }
         if !prune && !changed.is_empty() {
-            let runs = changed.into_iter().map(|(_, what)| what).collect();
+            let runs = changed.iter().map(|Changed { name, what, .. }| format!("{name} {what}"));
+            let runs = runs.collect();
             return Err(StudyFolderError::Changed { path: self.path.clone(), runs });
         }
-        for (path, _) in changed {
-            discard(&path)?;
+        for Changed { folder, name, .. } in changed {
+            discard(&folder)?;
+            // What a removed run said is nothing that the next one of its name says.
+            for log in [self.log(&name), self.path.join("logs").join(&name)] {
+                remove(&log)?;
+            }
         }
         Ok(())
     }
 
-    /// The fine-tunings of a run that are not the plan's, with what has changed.
+    /// Whether something in the folder of a run would be taken for what it came to.
+    fn has_results(&self, name: &str) -> bool {
+        let files = self.run_folder(name);
+        [files.summary(), self.result(name), self.fine_tunings(name)]
+            .iter()
+            .any(|path| path.exists())
+    }
+
+    /// The fine-tunings of a run that are not the plan's.
     fn changed_fine_tunings(
         &self,
         plan: &StudyPlan,
         run: &str,
-    ) -> Result<Vec<(PathBuf, String)>, StudyFolderError> {
+    ) -> Result<Vec<Changed>, StudyFolderError> {
         let mut changed = Vec::new();
         for name in names_in(&self.fine_tunings(run))? {
-            let path = self.fine_tunings(run).join(&name);
-            let stored = RunFolder::at(&path);
-            if !stored.config().exists() {
-                continue;
-            }
+            let folder = self.fine_tunings(run).join(&name);
+            let stored = RunFolder::at(&folder);
             let name = format!("{run}/{name}");
-            let Some(planned) = plan.fine_tunings.iter().find(|planned| planned.name() == name)
-            else {
-                changed.push((path, format!("{name} is not in the study")));
-                continue;
+            let is_planned = |planned: &&PlannedFineTuning| planned.name() == name;
+            let what = if !stored.config().exists() {
+                if !stored.summary().exists() {
+                    continue;
+                }
+                "has results, and no config.toml that says what of".to_owned()
+            } else if let Some(planned) = plan.fine_tunings.iter().find(is_planned) {
+                let config = FineTuningConfig::default().with_file(&stored.config())?;
+                let mut differences = config.differences(&planned.config);
+                // The model is the run's wherever the study lies, and examples are compared by content.
+                differences.retain(|difference| !difference.is_place());
+                if differences.is_empty() {
+                    continue;
+                }
+                format!("was run with {}", joined(&differences))
+            } else {
+                "is not in the study".to_owned()
             };
-            let config = FineTuningConfig::default().with_file(&stored.config())?;
-            let mut differences = config.differences(&planned.config);
-            // The model is the run's wherever the study lies, and examples are compared by content.
-            differences.retain(|difference| !difference.is_place());
-            if !differences.is_empty() {
-                changed.push((path, format!("{name} was run with {}", joined(&differences))));
-            }
+            changed.push(Changed { folder, name, what });
         }
         Ok(changed)
     }
@@ -238,9 +260,9 @@ impl StudyFolder {
         write().map_err(|source| StudyFolderError::File { path: path.to_owned(), source })
     }
 
-    /// The names of the runs that have folders, sorted.
-    fn run_names(&self) -> Result<Vec<String>, StudyFolderError> {
-        names_in(&self.path.join("runs"))
+    /// Where the runs are.
+    fn runs(&self) -> PathBuf {
+        self.path.join("runs")
     }
 
     /// The folder itself.
@@ -250,7 +272,7 @@ impl StudyFolder {
 
     /// The folder of a run.
     pub fn run(&self, name: &str) -> PathBuf {
-        self.path.join("runs").join(name)
+        self.runs().join(name)
     }
 
     /// The folder of a run, and where everything in it lies.
@@ -311,6 +333,11 @@ impl StudyFolder {
         self.path.join("latency.json")
     }
 
+    /// The same while it is measured.
+    pub(super) fn latency_so_far(&self) -> PathBuf {
+        self.path.join("latency.partial.json")
+    }
+
     /// The results.
     pub fn results(&self) -> PathBuf {
         self.path.join("results.json")
@@ -321,9 +348,44 @@ impl StudyFolder {
     }
 }
 
-/// Removes what a run left.
-fn discard(path: &Path) -> Result<(), StudyFolderError> {
-    match fs::remove_dir_all(path) {
+/// A run, or a fine-tuning, that is not the plan's any more.
+struct Changed {
+    folder: PathBuf,
+    name: String,
+    /// Why, as in "is not in the study".
+    what: String,
+}
+
+/// What the names of folders begin with that are being removed.
+const DISCARDED: &str = ".discarded-";
+
+/// Removes the folder of a run. It loses its name first: half removed, it would pass for a run that has less to show, and so
+/// for one that is done.
+fn discard(folder: &Path) -> Result<(), StudyFolderError> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let discarded = folder.with_file_name(format!("{DISCARDED}{name}"));
+    match fs::rename(folder, &discarded) {
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(StudyFolderError::File { path: folder.to_owned(), source }),
+        Ok(()) => {}
+    }
+    remove(&discarded)
+}
+
+/// Removes what is left of discarded runs in a folder.
+fn remove_discarded(folder: &Path) -> Result<(), StudyFolderError> {
+    for name in all_names_in(folder)? {
+        if name.starts_with(DISCARDED) {
+            remove(&folder.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file or a folder, if it is there.
+fn remove(path: &Path) -> Result<(), StudyFolderError> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(StudyFolderError::File { path: path.to_owned(), source })
         }
@@ -331,8 +393,14 @@ fn discard(path: &Path) -> Result<(), StudyFolderError> {
     }
 }
 
-/// The names of what lies in a folder, sorted; none if it isn't there.
+/// The names of what lies in a folder, sorted, but for what is being removed; none if it isn't there.
 fn names_in(folder: &Path) -> Result<Vec<String>, StudyFolderError> {
+    let mut names = all_names_in(folder)?;
+    names.retain(|name| !name.starts_with(DISCARDED));
+    Ok(names)
+}
+
+fn all_names_in(folder: &Path) -> Result<Vec<String>, StudyFolderError> {
     let error = |source| StudyFolderError::File { path: folder.to_owned(), source };
     let mut names = Vec::new();
     match fs::read_dir(folder) {
@@ -357,8 +425,13 @@ fn difference(
 ) -> Result<Option<String>, StudyFolderError> {
     let config = RunConfig::default().with_file(&stored.config())?;
     let mut differences = config.differences(planned);
-    // Texts may lie elsewhere by now: what runs were trained on is compared by content, where they are compared.
-    differences.retain(|difference| !difference.is_place());
+    // Texts may lie elsewhere by now: what runs were trained on is compared by content. Whether a tokenizer is named or trained
+    // is no matter of where it lies, but a run that begins with a model names the model's.
+    differences.retain(|difference| {
+        let is_named = difference.was != UNSET && difference.is != UNSET;
+        let is_of_model = config.model.init.is_some();
+        !difference.is_place() || difference.key == "data.tokenizer" && !is_named && !is_of_model
+    });
     if !differences.is_empty() {
         return Ok(Some(format!("was run with {}", joined(&differences))));
     }
@@ -383,6 +456,7 @@ mod tests {
     use super::*;
     use crate::precision::Precision;
     use crate::run_record::RunRecord;
+    use crate::study::plan::Overrides;
 
     #[test]
     fn one_study_works_in_a_folder_and_in_no_other_kind_of_folder() {
@@ -403,6 +477,64 @@ mod tests {
         assert!(matches!(refused, StudyFolderError::NotAStudy { .. }), "{refused}");
         assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nothing is written there");
     }
+
+    fn plan() -> StudyPlan {
+        let file = Path::new("../../configs/studies/widths.toml");
+        StudyPlan::read(file, &Overrides::default()).unwrap()
+    }
+
+    /// However far a removal got before it was cut off, what is left is no run of the study.
+    #[test]
+    fn a_run_that_is_half_removed_counts_for_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let (folder, plan) = (StudyFolder::new(parent.path()), plan());
+        let PlannedRun { name, config, .. } = &plan.runs[0];
+        let run = folder.run_folder(name);
+        let mut other = config.clone();
+        other.optimizer.learning_rate *= 2.0;
+        fs::create_dir_all(folder.run(name)).unwrap();
+        run.write(&run.config(), other.to_toml().as_bytes()).unwrap();
+        run.write(&run.summary(), b"{}").unwrap();
+        let discarded = folder.runs().join(format!("{DISCARDED}tiny-dense-seed9"));
+        fs::create_dir_all(&discarded).unwrap();
+        let refused = folder.reconcile(&plan, false).unwrap_err().to_string();
+        assert!(refused.contains("optimizer.learning_rate"), "{refused}");
+        assert!(!discarded.exists(), "what an earlier call was removing");
+
+        for part in [run.summary(), folder.result(name), folder.fine_tunings(name)] {
+            remove(&folder.run(name)).unwrap();
+            fs::create_dir_all(&part).unwrap();
+            let refused = folder.reconcile(&plan, false).unwrap_err().to_string();
+            let said = format!("{name} has results, and no config.toml");
+            assert!(refused.contains(&said) && refused.contains("--prune"), "{refused}");
+            folder.write(&folder.log(name), b"error: diverged\n").unwrap();
+            folder.reconcile(&plan, true).unwrap();
+            assert_eq!(fs::read_dir(folder.runs()).unwrap().count(), 0);
+            assert_eq!(folder.failure(name), None, "nor has the next run of this name failed");
+        }
+        fs::create_dir_all(folder.run(name)).unwrap();
+        folder.reconcile(&plan, false).unwrap();
+    }
+
+    #[test]
+    fn a_tokenizer_that_is_named_is_another_than_one_that_is_trained() {
+        let parent = tempfile::tempdir().unwrap();
+        let stored = RunFolder::at(parent.path());
+        let mut config = plan().runs.remove(0).config;
+        let stored_as = |config: &RunConfig| {
+            stored.write(&stored.config(), config.to_toml().as_bytes()).unwrap();
+        };
+        let mut named = config.clone();
+        named.data.tokenizer = Some("one.json".into());
+        stored_as(&config);
+        let of = |planned: &RunConfig| difference(&stored, planned, &mut BTreeMap::new()).unwrap();
+        assert_eq!(of(&config), None);
+        assert!(of(&named).unwrap().contains("data.tokenizer"));
+        stored_as(&named);
+        config.data.tokenizer = Some("moved/one.json".into());
+        assert_eq!(of(&config), None, "contents are compared elsewhere");
+    }
+
     #[test]
     fn a_run_that_began_with_another_model_is_another_run() {
         let parent = tempfile::tempdir().unwrap();

@@ -86,8 +86,12 @@ pub enum LatencyError {
     },
 }
 
-/// Models that can't be measured, with the reason: running out of memory at a large batch, say.
+/// Models that can't be measured, each with its rows as in "tiny-dense, 32 rows", and the reason: running out of memory
+/// at a large batch, say.
 pub type NotMeasured = BTreeMap<String, String>;
+
+/// Seconds by round.
+pub type ByRound = BTreeMap<usize, f64>;
 
 impl Latency {
     /// What was measured in the folder of a study, if anything was.
@@ -96,21 +100,24 @@ impl Latency {
     ///
     /// If the file is there and can't be read.
     pub fn read(folder: &StudyFolder) -> Result<Option<Self>, LatencyError> {
-        let path = folder.latency();
-        let error = |source| LatencyError::Read { path: path.clone(), source };
-        match std::fs::read(&path) {
+        Self::read_file(&folder.latency())
+    }
+
+    fn read_file(path: &Path) -> Result<Option<Self>, LatencyError> {
+        let error = |source| LatencyError::Read { path: path.to_owned(), source };
+        match std::fs::read(path) {
             Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(|e| error(e.into()))?)),
             Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(error(source)),
         }
     }
 
-    /// Seconds by round, of what was measured in all of them.
-    pub fn seconds(&self, model: &str, batch_size: usize, work: Work) -> Vec<f64> {
+    /// What a model took, in the rounds in which it was measured.
+    pub fn seconds(&self, model: &str, batch_size: usize, work: Work) -> ByRound {
         let of = |timed: &&Timed| {
             timed.model == model && timed.batch_size == batch_size && timed.work == work
         };
-        self.timed.iter().filter(of).map(|timed| timed.seconds).collect()
+        self.timed.iter().filter(of).map(|timed| (timed.round, timed.seconds)).collect()
     }
 
     /// Without what was measured of models that those of the runs are no longer.
@@ -132,9 +139,10 @@ impl Latency {
 }
 
 /// Measures a model of each size and variant that has a finished run, as long as `stop` isn't set. What an earlier call
-/// has measured in the same setting stays; in another one all is measured anew, for it would not be side by side.
+/// has measured in the same setting stays; in another one all is measured anew, for it would not be side by side. What was
+/// measured before is replaced when all rounds are done.
 ///
-/// A model that can't be measured is left out from there on, and the others go on.
+/// A model that can't be measured with so many rows is left out of these from there on, and all else goes on.
 ///
 /// # Errors
 ///
@@ -172,8 +180,12 @@ pub fn measure(
         measure: measure.clone(),
         models: models.clone(),
     };
-    let earlier = Latency::read(folder)?.filter(|latency| latency.setting == setting);
-    let mut latency = earlier.unwrap_or(Latency { setting, timed: Vec::new() });
+    let mut latency = Latency { setting, timed: Vec::new() };
+    for path in [folder.latency_so_far(), folder.latency()] {
+        let earlier = Latency::read_file(&path)?.filter(|of| of.setting == latency.setting);
+        // Of both, that which has more.
+        latency = earlier.filter(|of| of.timed.len() > latency.timed.len()).unwrap_or(latency);
+    }
     let cases = tempfile::tempdir()
         .map_err(|source| LatencyError::Read { path: std::env::temp_dir(), source })?;
     let forward =
@@ -186,13 +198,14 @@ pub fn measure(
                 if stop.load(Ordering::Relaxed) {
                     return Ok(not_measured);
                 }
-                if not_measured.contains_key(model) {
+                let turn = format!("{model}, {rows} rows");
+                if not_measured.contains_key(&turn) {
                     continue;
                 }
                 if works.iter().all(|&work| latency.has(round, model, *rows, work)) {
                     continue;
                 }
-                note(&format!("round {} of {}: {model}, {rows} rows", round + 1, measure.rounds));
+                note(&format!("round {} of {}: {turn}", round + 1, measure.rounds));
                 let directory = cases.path().join(model);
                 let batch = cases.path().join(format!("{model}-{rows}.json"));
                 let error = |source: Box<dyn std::error::Error + Send + Sync>| {
@@ -203,8 +216,8 @@ pub fn measure(
                     Ok(measured) => measured,
                     Err(source) => {
                         let reason = format!("{source:#}");
-                        note(&format!("{model} can't be measured: {reason}"));
-                        not_measured.insert(model.clone(), reason);
+                        note(&format!("{turn} can't be measured: {reason}"));
+                        not_measured.insert(turn, reason);
                         continue;
                     }
                 };
@@ -220,11 +233,22 @@ pub fn measure(
                 }
                 let json =
                     serde_json::to_vec_pretty(&latency).map_err(|source| error(source.into()))?;
-                folder.write(&folder.latency(), &json)?;
+                folder.write(&folder.latency_so_far(), &json)?;
             }
         }
+        // Nobody is first in every round.
+        if !order.is_empty() {
+            order.rotate_left(1);
+        }
     }
-    Ok(not_measured)
+    let (so_far, whole) = (folder.latency_so_far(), folder.latency());
+    match std::fs::rename(&so_far, &whole) {
+        // Nothing was left to measure.
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(LatencyError::Read { path: so_far, source })
+        }
+        _ => Ok(not_measured),
+    }
 }
 
 /// The hash of a side's program; empty if it can't be read.

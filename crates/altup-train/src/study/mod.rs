@@ -11,6 +11,8 @@ pub mod statistics;
 
 pub mod folder;
 
+pub mod comparable;
+
 pub mod execute;
 pub mod job;
 pub mod overview;

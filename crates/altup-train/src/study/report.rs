@@ -6,13 +6,12 @@ use std::io;
 use super::figures::{Figure, Figures};
 use super::folder::{StudyFolder, StudyFolderError};
 use super::plan::{Cell, Contrast, Metric, StudyPlan};
-use super::results::{CellResult, Compared, Results, Times};
+use super::results::{CellResult, Compared, Results, RunResult, Times};
 use super::statistics::{PairedDifference, SpeedUp, Verdict};
 use super::{markdown, page};
 use crate::bench::Work;
 use crate::metrics::{MetricsError, MetricsLog, MetricsRow};
 use crate::progress::format_count;
-use crate::run_record::BURN_VERSION;
 
 /// Why a report can't be written.
 #[derive(Debug, thiserror::Error)]
@@ -115,9 +114,9 @@ fn document(
         Section {
             heading: "Curves".into(),
             text: vec![
-                "Means over the seeds, on the training.eval_examples that are scored while a run trains. Where \
-                 training.final_eval_examples are more, the final loss is on those, and in no curve. Bands, of at least \
-                 3 seeds: of a loss, a standard deviation to either side; of a paired difference, its 95 % interval."
+                "Means over the seeds, on the training.eval_examples that are scored while a run trains; the last point is on \
+                 training.final_eval_examples, where these are more. Bands, of at least 3 seeds: of a loss, a standard \
+                 deviation to either side; of a paired difference, its 95 % interval."
                     .into(),
             ],
             figures: figures.curves(),
@@ -191,15 +190,21 @@ fn facts(plan: &StudyPlan, results: &Results) -> Vec<(String, String)> {
         let backend = &latency.setting.backend;
         add("Timed on", format!("{}, {} cores, {backend}", machine.cpu, machine.cores));
     }
-    add("Software", format!("altup {}, Burn {BURN_VERSION}", results.version));
-    let mut arithmetic: Vec<&str> = Vec::new();
-    for run in results.runs.iter().filter(|run| !run.arithmetic.is_empty()) {
-        if !arithmetic.contains(&run.arithmetic.as_str()) {
-            arithmetic.push(&run.arithmetic);
+    let of_runs = |of: fn(&RunResult) -> &str| {
+        let mut known: Vec<&str> =
+            results.runs.iter().map(of).filter(|of| !of.is_empty()).collect();
+        known.sort_unstable();
+        known.dedup();
+        known.join("; ")
+    };
+    for (name, value) in [
+        ("Trained by", of_runs(|run| &run.software)),
+        ("Computed by", of_runs(|run| &run.arithmetic)),
+        ("Reported by", format!("altup {}", results.version)),
+    ] {
+        if !value.is_empty() {
+            add(name, value);
         }
-    }
-    if !arithmetic.is_empty() {
-        add("Computed by", arithmetic.join("; "));
     }
     facts
 }
@@ -247,7 +252,7 @@ fn quality(plan: &StudyPlan, results: &Results) -> Section {
         heading: "Quality".into(),
         text: vec![
             "Mean ± standard deviation over the seeds; then the mean paired difference to the baseline with its 95 % \
-             interval, bold where the interval doesn't hold zero."
+             interval, bold where the interval excludes zero."
                 .into(),
         ],
         tables: groups(results).into_iter().map(table).collect(),
@@ -281,7 +286,7 @@ fn variant_by_variant(plan: &StudyPlan, results: &Results) -> Section {
         heading: "Variant by variant".into(),
         text: vec![format!(
             "{}: a row's minus a column's, the mean paired difference with its 95 % interval, bold where the interval \
-             doesn't hold zero.",
+             excludes zero.",
             metric.label()
         )],
         // Of two there is nothing that the baseline's column doesn't say.
@@ -320,7 +325,7 @@ fn contrasts(plan: &StudyPlan, results: &Results) -> Section {
         format!("{}: {}.", contrast.label, terms.join(", "))
     };
     let mut text = vec![
-        "Sums over variants, seed by seed: the mean with its 95 % interval, bold where that doesn't hold zero.".to_owned(),
+        "Sums over variants, seed by seed: the mean with its 95 % interval, bold where that excludes zero.".to_owned(),
     ];
     text.extend(plan.contrasts.iter().map(formula));
     Section { heading: "Contrasts".into(), text, tables, figures: Vec::new() }
@@ -346,7 +351,7 @@ fn budget(plan: &StudyPlan, results: &Results, figures: &Figures<'_>) -> Section
         heading: "Budget".into(),
         text: vec![format!(
             "The paired difference of the {} to the baseline by how many times the budget the runs are long; and how it has \
-             changed since the least budget, seed by seed, with the 95 % interval, bold where that doesn't hold zero.",
+             changed since the least budget, seed by seed, with the 95 % interval, bold where that excludes zero.",
             metric.label()
         )],
         tables,
@@ -372,11 +377,8 @@ fn quality_row(plan: &StudyPlan, cell: &CellResult) -> Vec<Value> {
     for &metric in &plan.metrics {
         match cell.metrics.get(&metric) {
             Some(compared) => {
-                let [mut own, difference] = compared_values(scale(metric), compared);
-                if compared.spread.count != count {
-                    own.text.push_str(&format!(" ({} of {count} seeds)", compared.spread.count));
-                }
-                row.extend([own, difference]);
+                let [own, difference] = compared_values(scale(metric), compared);
+                row.extend([of_seeds(own, compared.spread.count, count), difference]);
             }
             None => row.extend(nothing()),
         }
@@ -390,6 +392,14 @@ fn compared_values(scale: Scale, compared: &Compared) -> [Value; 2] {
         .difference
         .map_or(String::new().into(), |difference| difference_value(scale, &difference));
     [spread_text(scale, compared).into(), difference]
+}
+
+/// A figure that says of how many seeds it is, where it is not of all.
+fn of_seeds(mut value: Value, seeds: usize, all: usize) -> Value {
+    if seeds != all {
+        value.text.push_str(&format!(" ({seeds} of {all} seeds)"));
+    }
+    value
 }
 
 fn difference_value(scale: Scale, difference: &PairedDifference) -> Value {
@@ -421,7 +431,10 @@ fn fine_tuned(plan: &StudyPlan, results: &Results) -> Section {
             .iter()
             .map(|cell| {
                 let compared = |of: Option<&Compared>| {
-                    of.map_or_else(nothing, |compared| compared_values(PERCENT, compared))
+                    of.map_or_else(nothing, |compared| {
+                        let [own, difference] = compared_values(PERCENT, compared);
+                        [of_seeds(own, compared.spread.count, cell.planned), difference]
+                    })
                 };
                 let of_tasks = tasks.iter().map(|task| cell.fine_tuned.tasks.get(*task));
                 let mean = with_mean.then_some(cell.fine_tuned.mean.as_ref());
@@ -435,7 +448,7 @@ fn fine_tuned(plan: &StudyPlan, results: &Results) -> Section {
     let mut text = vec![
         "Each run's model, fine-tuned on each task alone: the mean of the task's metrics on its validation split, in percent, \
          of the checkpoint that is best there. Mean ± standard deviation over the seeds of the runs; then the mean \
-         paired difference to the baseline with its 95 % interval, bold where the interval doesn't hold zero."
+         paired difference to the baseline with its 95 % interval, bold where the interval excludes zero."
             .to_owned(),
     ];
     if !results.missing_fine_tunings.is_empty() {
@@ -518,33 +531,44 @@ pub(super) fn signed(value: f64, decimals: usize) -> String {
     }
 }
 
-/// A ratio of times, and what is known of it.
-fn speed_up_text(speed_up: &SpeedUp) -> String {
-    match *speed_up {
-        SpeedUp::OnLine { ratio, low, high, seeds, rounds } => {
-            let interval = match (low, high) {
-                _ if seeds < 2 => "(1 seed, no interval)".to_owned(),
-                _ if rounds < 2 => "(1 round, no interval)".to_owned(),
+/// A ratio of times, and what is known of it: of how many of all the variant's seeds it is, where it isn't of all, or of
+/// few.
+fn speed_up_text(speed_up: &SpeedUp, all: usize) -> String {
+    let (SpeedUp::OnLine { seeds, rounds, .. }
+    | SpeedUp::BetterThanLine { seeds, rounds, .. }
+    | SpeedUp::WorseThanLine { seeds, rounds, .. }) = *speed_up;
+    // Why there is no interval.
+    let lacks = match (seeds, rounds) {
+        (..2, _) => Some("1 seed, no interval"),
+        (_, ..2) => Some("1 round, no interval"),
+        _ => None,
+    };
+    let interval = |text: String| lacks.map_or(text, |lacks| format!("({lacks})"));
+    let beyond = |than: &str, bound: Option<f64>, side: &str| {
+        let bound = match (bound, lacks) {
+            (Some(bound), _) => format!(", {side} {bound:.2} ×"),
+            (None, Some(lacks)) => format!(" ({lacks})"),
+            (None, None) => " in the mean, none is excluded".to_owned(),
+        };
+        format!("beyond the dense models measured: {than}{bound}")
+    };
+    let text = match *speed_up {
+        SpeedUp::OnLine { ratio, low, high, .. } => {
+            let interval = interval(match (low, high) {
                 (Some(low), Some(high)) => format!("[{low:.2}, {high:.2}]"),
                 (Some(low), None) => format!("[{low:.2}, beyond the dense models measured)"),
                 (None, Some(high)) => format!("(beyond the dense models measured, {high:.2}]"),
                 (None, None) => "(no dense model measured is excluded)".to_owned(),
-            };
-            let of_few = if (2..PairedDifference::FEW).contains(&seeds) {
-                format!(" ({seeds} seeds)")
-            } else {
-                String::new()
-            };
-            format!("{ratio:.2} × {interval}{of_few}")
+            });
+            format!("{ratio:.2} × {interval}")
         }
-        SpeedUp::BetterThanLine { above, .. } => {
-            let above = above.map_or(String::new(), |above| format!(", above {above:.2} ×"));
-            format!("beyond the dense models measured: better than all{above}")
-        }
-        SpeedUp::WorseThanLine { below, .. } => {
-            let below = below.map_or(String::new(), |below| format!(", below {below:.2} ×"));
-            format!("beyond the dense models measured: worse than the fastest{below}")
-        }
+        SpeedUp::BetterThanLine { above, .. } => beyond("better than all", above, "above"),
+        SpeedUp::WorseThanLine { below, .. } => beyond("worse than the fastest", below, "below"),
+    };
+    match (seeds == all, seeds) {
+        (false, _) => format!("{text} ({seeds} of {all} seeds)"),
+        (true, 2..PairedDifference::FEW) => format!("{text} ({seeds} seeds)"),
+        (true, _) => text,
     }
 }
 
@@ -575,8 +599,9 @@ fn equal_quality(plan: &StudyPlan, results: &Results, figures: &Figures<'_>) -> 
                 .join(": ")
                 .into(),
         ];
+        let seeds = cell.metrics.get(&Metric::ValidLoss).map_or(0, |loss| loss.spread.count);
         row.extend(speed_ups.iter().map(|speed_up| Value {
-            text: speed_up.as_ref().map_or("–".to_owned(), speed_up_text),
+            text: speed_up.as_ref().map_or("–".to_owned(), |of| speed_up_text(of, seeds)),
             is_decided: speed_up.is_some_and(|speed_up| match speed_up {
                 SpeedUp::OnLine { low, high, .. } => {
                     low.is_some_and(|low| low > 1.0) || high.is_some_and(|high| high < 1.0)
@@ -594,14 +619,18 @@ fn equal_quality(plan: &StudyPlan, results: &Results, figures: &Figures<'_>) -> 
         true => Vec::new(),
         false => vec![Table { caption: String::new(), header, rows }],
     };
+    let of_table = "The latency of the dense model that would have the variant's final loss, over the variant's own: above 1 \
+                    the variant is faster. The dense model is interpolated between those measured, in the logarithm of the \
+                    latency, and never extrapolated. Bold where the interval excludes 1.";
+    let without = "There is no line of dense models yet, which takes two of them that are trained and timed, and so no speed \
+                   at equal quality.";
+    let of_pictures = "Bars in the pictures are no intervals: up and down a standard deviation over the seeds to either side, \
+                       across the shortest and the longest round.";
     Section {
         heading: "Speed at equal quality".into(),
-        text: vec![
-            "The latency of the dense model that would have the variant's final loss, over the variant's own: above 1 the \
-             variant is faster. The dense model is interpolated between those measured, in the logarithm of the latency, and \
-             never extrapolated. Bold where the interval doesn't hold 1."
-                .into(),
-        ],
+        text: [if tables.is_empty() { without } else { of_table }, of_pictures]
+            .map(String::from)
+            .into(),
         tables,
         figures: figures.quality_against_latency(),
     }
@@ -632,7 +661,8 @@ fn speed(plan: &StudyPlan, results: &Results) -> Section {
     let row = |cell: &CellResult| -> Vec<Value> {
         let of = |(work, rows, _): &(Work, usize, String)| {
             let is_asked = |times: &&Times| (times.work, times.batch_size) == (*work, *rows);
-            cell.times.iter().find(is_asked).map_or("–".to_owned(), times_text).into()
+            let text = |times: &Times| times_text(times, measure.rounds);
+            cell.times.iter().find(is_asked).map_or("–".to_owned(), text).into()
         };
         std::iter::once(cell.label.clone().into()).chain(columns.iter().map(of)).collect()
     };
@@ -644,9 +674,10 @@ fn speed(plan: &StudyPlan, results: &Results) -> Section {
     Section {
         heading: "Speed".into(),
         text: vec![format!(
-            "Milliseconds, medians of {} with the shortest and the longest, and the ratio to the baseline: the median of \
-             the rounds' ratios. {} input and {} target tokens. Every model was timed alone, in a process of its own, all of \
-             them in turns.",
+            "Milliseconds: medians of {} with the shortest and the longest, then the ratio to the baseline, which is the median \
+             of the rounds' ratios with the least and the largest. {} input and {} target tokens. Every model was timed alone, \
+             in a process of its own, all of them in turns. A training step is one of AdamW, whatever the runs were trained \
+             with.",
             rounds_text(measure.rounds),
             measure.input_length,
             measure.target_length
@@ -660,7 +691,8 @@ fn rounds_text(rounds: usize) -> String {
     if rounds == 1 { "1 round".to_owned() } else { format!("{rounds} rounds") }
 }
 
-fn times_text(times: &Times) -> String {
+/// A time and its ratio to the baseline's; and its rounds, if they are not all that were planned.
+fn times_text(times: &Times, planned: usize) -> String {
     let milliseconds = |seconds: f64| match 1000.0 * seconds {
         value @ 100.0.. => format!("{value:.0}"),
         value @ 10.0.. => format!("{value:.1}"),
@@ -672,8 +704,15 @@ fn times_text(times: &Times) -> String {
         milliseconds(times.shortest),
         milliseconds(times.longest)
     );
-    if let Some(ratio) = times.to_baseline {
+    if let (Some(ratio), Some(range)) = (times.to_baseline, times.to_baseline_range) {
         text.push_str(&format!(", {ratio:.2} ×"));
+        // The baseline's own are all 1.
+        if range.low < range.high {
+            text.push_str(&format!(" ({:.2} – {:.2})", range.low, range.high));
+        }
+    }
+    if times.rounds != planned {
+        text.push_str(&format!(" ({} of {planned} rounds)", times.rounds));
     }
     text
 }
@@ -683,10 +722,10 @@ fn methods(plan: &StudyPlan, results: &Results) -> Section {
         "Runs of a seed see the same batches in the same order, whatever the variant, and are validated on the same examples; \
          where a layer's shape is the same, it starts from the same weights. Differences are taken seed by seed, which \
          removes what the variants of a seed share. Intervals are Student's t over the differences, at 95 %: they are about \
-         other seeds, not about other text. With 2 seeds they are very wide, with 1 there is none. None is adjusted for how \
-         many are looked at: of 20 that hold zero in truth, one is bold."
+         other seeds, not about other text. With 2 seeds they are very wide, with 1 there is none. None is adjusted for \
+         multiple comparisons: of 20 differences that are zero in truth, one is expected to be bold."
             .to_owned(),
-        "The interval of a speed-up is Fieller's: it holds the latencies at which the interpolated dense models don't differ \
+        "The interval of a speed-up is Fieller's: the latencies at which the interpolated dense models don't differ \
          from the variant by their paired t test. Half the width of the interval of the rounds' ratios is added in quadrature. \
          An end that no dense model measured bounds is left open."
             .to_owned(),
@@ -713,7 +752,7 @@ mod tests {
     use crate::metrics::{TokenScore, ValidRow};
     use crate::study::latency::{Latency, Setting, Timed};
     use crate::study::plan::Overrides;
-    use crate::study::results::{Parameters, RunResult};
+    use crate::study::results::Parameters;
     use crate::study::statistics::Interval;
     use altup_models::T5Config;
     use rand::{Rng, SeedableRng};
@@ -804,6 +843,7 @@ mod tests {
                 train_seconds: 170.0,
                 data: String::new(),
                 arithmetic: String::new(),
+                software: String::new(),
                 tasks: Vec::new(),
             });
         }
@@ -982,17 +1022,70 @@ mod tests {
 
     #[test]
     fn a_speed_up_beyond_the_line_is_said_to_be() {
-        let on = SpeedUp::OnLine { ratio: 1.5, low: Some(1.25), high: None, seeds: 3, rounds: 5 };
-        assert_eq!(speed_up_text(&on), "1.50 × [1.25, beyond the dense models measured)");
-        let once = SpeedUp::OnLine { ratio: 1.5, low: None, high: None, seeds: 3, rounds: 1 };
-        assert_eq!(speed_up_text(&once), "1.50 × (1 round, no interval)");
-        let better = SpeedUp::BetterThanLine { above: Some(2.0), seeds: 3 };
-        let text = "beyond the dense models measured: better than all, above 2.00 ×";
-        assert_eq!(speed_up_text(&better), text);
-        let worse = SpeedUp::WorseThanLine { below: None, seeds: 1 };
-        assert_eq!(
-            speed_up_text(&worse),
-            "beyond the dense models measured: worse than the fastest"
-        );
+        let (seeds, rounds) = (3, 5);
+        let on = SpeedUp::OnLine { ratio: 1.5, low: Some(1.25), high: None, seeds, rounds };
+        assert_eq!(speed_up_text(&on, 3), "1.50 × [1.25, beyond the dense models measured)");
+        // The dense models may have fewer seeds than the variant, and its mean elsewhere be of all.
+        let of_some = "1.50 × [1.25, beyond the dense models measured) (3 of 5 seeds)";
+        assert_eq!(speed_up_text(&on, 5), of_some);
+        let once = SpeedUp::OnLine { ratio: 1.5, low: None, high: None, seeds, rounds: 1 };
+        assert_eq!(speed_up_text(&once, 3), "1.50 × (1 round, no interval)");
+        let of_two = SpeedUp::OnLine { ratio: 1.5, low: None, high: None, seeds: 2, rounds };
+        let text = "1.50 × (no dense model measured is excluded) (2 seeds)";
+        assert_eq!(speed_up_text(&of_two, 2), text);
+
+        let beyond = "beyond the dense models measured";
+        let better = |above, seeds, rounds| {
+            speed_up_text(&SpeedUp::BetterThanLine { above, seeds, rounds }, seeds)
+        };
+        assert_eq!(better(Some(2.0), 3, 5), format!("{beyond}: better than all, above 2.00 ×"));
+        let text = format!("{beyond}: better than all, above 2.00 × (2 seeds)");
+        assert_eq!(better(Some(2.0), 2, 5), text);
+        let text = format!("{beyond}: better than all in the mean, none is excluded");
+        assert_eq!(better(None, 3, 5), text);
+        assert_eq!(better(None, 3, 1), format!("{beyond}: better than all (1 round, no interval)"));
+        let worse = SpeedUp::WorseThanLine { below: None, seeds: 1, rounds };
+        let text = format!("{beyond}: worse than the fastest (1 seed, no interval)");
+        assert_eq!(speed_up_text(&worse, 1), text);
+    }
+
+    #[test]
+    fn a_time_says_how_far_its_ratios_go_and_of_how_many_rounds_it_is() {
+        let mut times = Times {
+            work: Work::Forward,
+            batch_size: 1,
+            seconds: 0.05,
+            shortest: 0.04,
+            longest: 0.07,
+            rounds: 5,
+            to_baseline: Some(1.15),
+            to_baseline_range: Some(Interval { low: 0.93, high: 1.47 }),
+            speed_up: None,
+        };
+        assert_eq!(times_text(&times, 5), "50.0 (40.0 – 70.0), 1.15 × (0.93 – 1.47)");
+        times.rounds = 2;
+        times.to_baseline_range = Some(Interval { low: 1.15, high: 1.15 });
+        assert_eq!(times_text(&times, 5), "50.0 (40.0 – 70.0), 1.15 × (2 of 5 rounds)");
+    }
+
+    /// Each round is compared with the same round of the baseline, whichever a model lacks.
+    #[test]
+    fn ratios_to_the_baseline_are_of_the_same_round() {
+        let (plan, results, _) = simulated(&[]);
+        let mut latency = results.latency.unwrap();
+        let lacks = |timed: &Timed| timed.model.contains("altup-k2") && timed.round < 3;
+        latency.timed.retain(|timed| !lacks(timed));
+        // What would be taken for the ratio if rounds were counted off.
+        for timed in latency.timed.iter_mut().filter(|timed| timed.round < 3) {
+            timed.seconds *= 10.0;
+        }
+        let results = Results::of(&plan, results.runs, Vec::new(), Some(latency));
+        let of = |variant: &str| {
+            let is_asked = |of: &&CellResult| of.cell.size == "tiny" && of.cell.variant == variant;
+            results.cells.iter().find(is_asked).unwrap().times[0].clone()
+        };
+        let altup = of("altup-k2");
+        assert_eq!((of("dense").rounds, altup.rounds), (5, 2));
+        assert!((1.1..1.2).contains(&altup.to_baseline.unwrap()), "{altup:?}");
     }
 }

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use altup_models::{DirectoryError, ModelDirectory, ParameterInfo, T5Config, parameters};
 use serde::{Deserialize, Serialize};
 
+use super::comparable::{self, Incomparable};
 use super::folder::{RunStatus, StudyFolder, StudyFolderError};
-use super::latency::{Latency, LatencyError};
+use super::latency::{ByRound, Latency, LatencyError};
 use super::plan::{Cell, Contrast, Metric, PlannedRun, StudyPlan};
-use super::statistics::{BySeed, PairedDifference, Placed, SpeedUp, Spread};
+use super::statistics::{BySeed, Interval, PairedDifference, Placed, SpeedUp, Spread};
 use super::task_scores::{self, ComparedTasks, TaskFigures};
 use crate::bench::Work;
 use crate::coefficients::{CoefficientsRow, LayerCoefficients};
@@ -30,7 +31,7 @@ pub struct Results {
     pub planned: usize,
     /// Those of them that are not finished.
     pub missing: Vec<String>,
-    /// Why those of them have failed that have: what their programs said last.
+    /// Why those of them, and of the fine-tunings, have failed that have: what their programs said last.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed: BTreeMap<String, String>,
     /// Fine-tunings that the study plans.
@@ -94,6 +95,9 @@ pub struct RunResult {
     /// kept.
     #[serde(default)]
     pub arithmetic: String,
+    /// The releases of altup and Burn that computed it. Empty in results of before they were kept.
+    #[serde(default)]
+    pub software: String,
     /// The learned scalars of AltUp and Sequence-AltUp at the end, layer by layer.
     pub coefficients: Vec<LayerCoefficients>,
     /// What the model made of the tasks that it was fine-tuned on. Not part of what is kept in the run's folder.
@@ -177,8 +181,12 @@ pub struct Times {
     pub shortest: f64,
     /// The longest.
     pub longest: f64,
+    /// Rounds in which it was measured.
+    pub rounds: usize,
     /// Relative to the baseline's of the same size: the median of the rounds' ratios.
     pub to_baseline: Option<f64>,
+    /// The least and the largest of these ratios.
+    pub to_baseline_range: Option<Interval>,
     /// Of a forward pass: how much faster than the dense model of the same loss.
     pub speed_up: Option<SpeedUp>,
 }
@@ -225,35 +233,13 @@ pub enum ResultsError {
         /// The kind of row that is missing.
         kind: &'static str,
     },
-    /// Runs that were to see the same text have seen other text.
+    /// Runs that are compared are not comparable.
+    #[error(transparent)]
+    Incomparable(#[from] Incomparable),
+    /// Models that were to learn the same examples of a task, and to be judged on the same, had others.
     #[error(
-        "{run} and {other} were trained on different tokens: the text, or the tokenizer made of it, has changed between \
-         them; remove one of them"
-    )]
-    OtherData {
-        /// A run.
-        run: String,
-        /// Another of its size and budget.
-        other: String,
-    },
-    /// Runs that are compared were computed otherwise.
-    #[error(
-        "{run} was computed by {is}, {other} by {was}: they are not compared; remove one of them"
-    )]
-    OtherArithmetic {
-        /// A run.
-        run: String,
-        /// What it was computed by.
-        is: String,
-        /// Another of the study.
-        other: String,
-        /// What that was computed by.
-        was: String,
-    },
-    /// Models that were to learn the same examples of a task have learned others.
-    #[error(
-        "{run} and {other} were fine-tuned on different examples: the task's files have changed between them; remove one of \
-         them"
+        "{run} and {other} were fine-tuned or judged on different examples: the task's files have changed between them; \
+         remove one of them"
     )]
     OtherExamples {
         /// A fine-tuning.
@@ -279,9 +265,11 @@ impl Results {
             missing.push(run.name.clone());
             failed.extend(folder.failure(&run.name).map(|reason| (run.name.clone(), reason)));
         }
-        check_data(&runs)?;
-        check_arithmetic(&runs)?;
+        comparable::check_results(&runs)?;
         let missing_fine_tunings = task_scores::read(plan, folder, &mut runs)?;
+        let of_fine_tuning =
+            |name: &String| folder.failure(name).map(|reason| (name.clone(), reason));
+        failed.extend(missing_fine_tunings.iter().filter_map(of_fine_tuning));
         let latency = Latency::read(folder)?.map(|latency| latency.of_runs(&runs));
         let results = Self::of(plan, runs, missing, latency);
         Ok(Self { failed, missing_fine_tunings, ..results })
@@ -382,30 +370,36 @@ impl RunResult {
         let path = folder.result(&run.name);
         let error = |source| ResultsError::Kept { path: path.clone(), source };
         match std::fs::read(&path) {
-            Ok(json) => serde_json::from_slice(&json).map_err(|source| error(source.into())),
-            Err(source) if source.kind() == io::ErrorKind::NotFound => {
-                let result = Self::read(run, folder)?;
-                let json =
-                    serde_json::to_vec_pretty(&result).map_err(|source| error(source.into()))?;
-                folder.write(&path, &json)?;
-                Ok(result)
+            Ok(json) => {
+                let kept: Self =
+                    serde_json::from_slice(&json).map_err(|source| error(source.into()))?;
+                if kept.is_of(&Ended::read(&folder.run_folder(&run.name))?) {
+                    return Ok(kept);
+                }
             }
-            Err(source) => Err(error(source)),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
+            Err(_) => {}
         }
+        let result = Self::read(run, folder)?;
+        let json = serde_json::to_vec_pretty(&result).map_err(|source| error(source.into()))?;
+        folder.write(&path, &json)?;
+        Ok(result)
+    }
+
+    /// Whether this is what the run came to that ended so, and not one that had its folder before.
+    fn is_of(&self, ended: &Ended) -> bool {
+        let is_near = |a: f64, b: f64| (a - b).abs() <= 1e-12 * a.abs().max(b.abs());
+        (self.steps, self.tokens) == (ended.train.step, ended.train.tokens)
+            && is_near(self.valid_loss, ended.valid.loss)
     }
 
     fn read(run: &PlannedRun, folder: &StudyFolder) -> Result<Self, ResultsError> {
         let files = folder.run_folder(&run.name);
-        let rows = MetricsLog::read(&files.metrics())?;
-        let no_row = |kind| ResultsError::NoRow { path: files.metrics(), kind };
-        let train: Vec<&TrainRow> = train_rows(&rows).collect();
-        let valid: Vec<&ValidRow> = valid_rows(&rows).collect();
-        let last_train = train.last().ok_or_else(|| no_row("training"))?;
-        let last = valid.last().ok_or_else(|| no_row("validation"))?;
+        let Ended { rows, train: last_train, valid: last } = Ended::read(&files)?;
         // Of passes over as many examples as the last one: losses of others are not comparable.
-        let like_last = valid.iter().filter(|row| row.tokens == last.tokens);
-        let best = like_last.min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap_or(last);
-        let speeds: Vec<f64> = train.iter().map(|row| row.tokens_per_second).collect();
+        let like_last = valid_rows(&rows).filter(|row| row.tokens == last.tokens);
+        let best = like_last.min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap_or(&last);
+        let speeds: Vec<f64> = train_rows(&rows).map(|row| row.tokens_per_second).collect();
         let model = |source| ResultsError::Model { run: run.name.clone(), source };
         let (config, model) =
             ModelDirectory::new(files.model()).load(&crate::device::cpu()).map_err(model)?;
@@ -433,15 +427,28 @@ impl RunResult {
             tokens_per_second: median(&speeds),
             train_seconds: last_train.elapsed_seconds,
             data: record.data.as_ref().map(|data| data.fingerprint()).unwrap_or_default(),
-            arithmetic: format!(
-                "{}, arithmetic {}, {}",
-                record.backend,
-                record.numerics,
-                record.precision.name()
-            ),
+            arithmetic: comparable::arithmetic(&record.backend, record.numerics, record.precision),
+            software: format!("altup {}, Burn {}", record.altup, record.burn),
             coefficients: coefficients.map_or(Vec::new(), |row| row.layers),
             tasks: Vec::new(),
         })
+    }
+}
+
+/// The metrics of a finished run, and the rows that it ended with.
+struct Ended {
+    rows: Vec<MetricsRow>,
+    train: TrainRow,
+    valid: ValidRow,
+}
+
+impl Ended {
+    fn read(files: &RunFolder) -> Result<Self, ResultsError> {
+        let rows = MetricsLog::read(&files.metrics())?;
+        let no_row = |kind| ResultsError::NoRow { path: files.metrics(), kind };
+        let train = train_rows(&rows).last().cloned().ok_or_else(|| no_row("training"))?;
+        let valid = valid_rows(&rows).last().cloned().ok_or_else(|| no_row("validation"))?;
+        Ok(Self { rows, train, valid })
     }
 }
 
@@ -449,36 +456,6 @@ impl RunResult {
 pub(super) fn train_seconds(run: &RunFolder) -> Option<f64> {
     let rows = MetricsLog::read(&run.metrics()).ok()?;
     train_rows(&rows).last().map(|row| row.elapsed_seconds)
-}
-
-/// Runs of the same size and budget are planned on the same text: their tokens must be the same too. Those of a seed then
-/// saw the same batches.
-fn check_data(runs: &[RunResult]) -> Result<(), ResultsError> {
-    let mut seen: BTreeMap<(&str, u64), (&str, &str)> = BTreeMap::new();
-    for run in runs {
-        let data = run.data.as_str();
-        let key = (run.cell.size.as_str(), run.cell.multiple);
-        let (other, first) = *seen.entry(key).or_insert((&run.name, data));
-        if first != data {
-            return Err(ResultsError::OtherData { run: run.name.clone(), other: other.into() });
-        }
-    }
-    Ok(())
-}
-
-/// All runs of a study are computed in the same way, where it is known.
-fn check_arithmetic(runs: &[RunResult]) -> Result<(), ResultsError> {
-    let mut known = runs.iter().filter(|run| !run.arithmetic.is_empty());
-    let Some(first) = known.next() else { return Ok(()) };
-    match known.find(|run| run.arithmetic != first.arithmetic) {
-        None => Ok(()),
-        Some(other) => Err(ResultsError::OtherArithmetic {
-            run: other.name.clone(),
-            is: other.arithmetic.clone(),
-            other: first.name.clone(),
-            was: first.arithmetic.clone(),
-        }),
-    }
 }
 
 pub(super) fn train_rows(rows: &[MetricsRow]) -> impl Iterator<Item = &TrainRow> {
@@ -502,8 +479,9 @@ fn cells(plan: &StudyPlan, runs: &[RunResult], latency: Option<&Latency>) -> Vec
         of_cell.filter_map(|run| Some((run.seed, run.metric(metric)?))).collect()
     };
     let placed = |cell: &Cell, rows: usize| Placed {
-        seconds: latency
-            .map_or(Vec::new(), |latency| latency.seconds(&cell.model(), rows, Work::Forward)),
+        seconds: latency.map_or_else(ByRound::new, |latency| {
+            latency.seconds(&cell.model(), rows, Work::Forward)
+        }),
         losses: by_seed(cell, Metric::ValidLoss),
     };
     let cells = plan.cells();
@@ -610,17 +588,25 @@ fn times(
         measure.batch_sizes.iter().flat_map(|&rows| [(Work::Forward, rows), (Work::Prefill, rows)]);
     let works = forward.chain([(Work::Train, measure.train_batch_size)]);
     let times = works.filter_map(|(work, batch_size)| {
-        let seconds = latency.seconds(&cell.model(), batch_size, work);
+        let by_round = latency.seconds(&cell.model(), batch_size, work);
         let others = latency.seconds(&baseline.model(), batch_size, work);
-        let ratios: Vec<f64> =
-            seconds.iter().zip(&others).map(|(own, other)| own / other).collect();
+        let ratio = |(round, own): (&usize, &f64)| Some(own / others.get(round)?);
+        let ratios: Vec<f64> = by_round.iter().filter_map(ratio).collect();
+        let seconds: Vec<f64> = by_round.into_values().collect();
+        let range = |values: &[f64]| Interval {
+            low: values.iter().copied().fold(f64::INFINITY, f64::min),
+            high: values.iter().copied().fold(0.0, f64::max),
+        };
+        let Interval { low: shortest, high: longest } = range(&seconds);
         (!seconds.is_empty()).then(|| Times {
             work,
             batch_size,
+            rounds: seconds.len(),
             seconds: median(&seconds),
-            shortest: seconds.iter().copied().fold(f64::INFINITY, f64::min),
-            longest: seconds.iter().copied().fold(0.0, f64::max),
+            shortest,
+            longest,
             to_baseline: (!ratios.is_empty()).then(|| median(&ratios)),
+            to_baseline_range: (!ratios.is_empty()).then(|| range(&ratios)),
             speed_up: if work == Work::Forward { speed_up(batch_size) } else { None },
         })
     });

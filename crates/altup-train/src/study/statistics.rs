@@ -120,8 +120,8 @@ impl PairedDifference {
 /// A model in the plane of quality and latency.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placed {
-    /// Seconds of a forward pass, one for each round in which all models took their turn.
-    pub seconds: Vec<f64>,
+    /// Seconds of a forward pass by round.
+    pub seconds: BTreeMap<usize, f64>,
     /// The validation loss by seed.
     pub losses: BySeed,
 }
@@ -129,7 +129,8 @@ pub struct Placed {
 impl Placed {
     /// The middle of the rounds.
     pub fn latency(&self) -> f64 {
-        crate::statistics::median(&self.seconds)
+        let seconds: Vec<f64> = self.seconds.values().copied().collect();
+        crate::statistics::median(&seconds)
     }
 }
 
@@ -171,6 +172,8 @@ pub enum SpeedUp {
         above: Option<f64>,
         /// The seeds that all models have.
         seeds: usize,
+        /// The rounds that all models have.
+        rounds: usize,
     },
     /// The fastest dense model measured is better.
     WorseThanLine {
@@ -179,6 +182,8 @@ pub enum SpeedUp {
         below: Option<f64>,
         /// The seeds that all models have.
         seeds: usize,
+        /// The rounds that all models have.
+        rounds: usize,
     },
 }
 
@@ -235,13 +240,13 @@ impl SpeedUp {
                 let place = accepted.map_or(last, |(low, _)| low);
                 let above = (several && (accepted.is_none() || place > first))
                     .then(|| (at(place) - spread(place)).exp());
-                Self::BetterThanLine { above, seeds }
+                Self::BetterThanLine { above, seeds, rounds }
             }
             Crossing::Before => {
                 let place = accepted.map_or(first, |(_, high)| high);
                 let below = (several && (accepted.is_none() || place < last))
                     .then(|| (at(place) + spread(place)).exp());
-                Self::WorseThanLine { below, seeds }
+                Self::WorseThanLine { below, seeds, rounds }
             }
         })
     }
@@ -320,12 +325,11 @@ fn roots(a: f64, b: f64, c: f64) -> Vec<f64> {
     if larger == 0.0 { vec![0.0] } else { vec![larger / a, c / larger] }
 }
 
-/// Of each round, the logarithm of the line's latency at a place over the variant's.
+/// Of each round that all have, the logarithm of the line's latency at a place over the variant's.
 fn log_ratios(variant: &Placed, dense: &[&Placed], place: Place) -> impl Iterator<Item = f64> {
-    let rounds = dense.iter().map(|dense| dense.seconds.len()).min().unwrap_or(0);
-    (0..rounds.min(variant.seconds.len())).map(move |round| {
-        let places: Vec<f64> = dense.iter().map(|dense| dense.seconds[round].ln()).collect();
-        interpolate(&places, place) - variant.seconds[round].ln()
+    variant.seconds.iter().filter_map(move |(round, seconds)| {
+        let places = dense.iter().map(|dense| Some(dense.seconds.get(round)?.ln()));
+        Some(interpolate(&places.collect::<Option<Vec<f64>>>()?, place) - seconds.ln())
     })
 }
 
@@ -458,8 +462,12 @@ mod tests {
         }
     }
 
+    fn by_round(seconds: impl IntoIterator<Item = f64>) -> BTreeMap<usize, f64> {
+        seconds.into_iter().enumerate().collect()
+    }
+
     fn placed(seconds: f64, losses: &[f64]) -> Placed {
-        Placed { seconds: vec![seconds; 3], losses: by_seed(losses) }
+        Placed { seconds: by_round([seconds; 3]), losses: by_seed(losses) }
     }
 
     /// From 1 s and 4.4 to 4 s and 4.0 the line reaches 4.2 halfway in log latency: at 2 s. A variant that takes 1.25 s
@@ -515,9 +523,11 @@ mod tests {
         ];
         let of = |losses: &[f64]| SpeedUp::of(&placed(1.0, losses), &dense).unwrap();
         // Far better than all: more than 4 times, for the slowest dense model is worse.
-        let SpeedUp::BetterThanLine { above, seeds } = of(&[3.51, 3.5, 3.49]) else { panic!() };
+        let SpeedUp::BetterThanLine { above, seeds, rounds } = of(&[3.51, 3.5, 3.49]) else {
+            panic!()
+        };
         close(above.unwrap(), 4.0);
-        assert_eq!(seeds, 3);
+        assert_eq!((seeds, rounds), (3, 3));
         let SpeedUp::WorseThanLine { below, .. } = of(&[4.61, 4.6, 4.59]) else { panic!() };
         close(below.unwrap(), 1.0);
         // Better by less than the seeds spread: the lower end is on the line.
@@ -554,7 +564,7 @@ mod tests {
         assert_eq!(seeds, 1);
         let other = Placed { losses: BySeed::from([(7, 4.2)]), ..dense[0].clone() };
         assert_eq!(SpeedUp::of(&other, &dense), None);
-        let unmeasured = Placed { seconds: Vec::new(), ..dense[0].clone() };
+        let unmeasured = Placed { seconds: BTreeMap::new(), ..dense[0].clone() };
         assert_eq!(SpeedUp::of(&unmeasured, &dense), None);
     }
 
@@ -562,7 +572,7 @@ mod tests {
     #[test]
     fn one_round_has_no_interval() {
         let one_round = |seconds: f64, losses: &[f64]| Placed {
-            seconds: vec![seconds],
+            seconds: by_round([seconds]),
             losses: by_seed(losses),
         };
         let dense = [one_round(1.0, &[4.5, 4.6]), one_round(4.0, &[4.1, 4.2])];
@@ -579,7 +589,7 @@ mod tests {
     #[test]
     fn a_slow_round_changes_no_ratio() {
         let in_rounds = |seconds: f64, losses: &[f64]| Placed {
-            seconds: [1.0, 9.0, 1.5].map(|slow| seconds * slow).into(),
+            seconds: by_round([1.0, 9.0, 1.5].map(|slow| seconds * slow)),
             losses: by_seed(losses),
         };
         let dense = [in_rounds(1.0, &[4.5, 4.6]), in_rounds(4.0, &[4.1, 4.2])];
@@ -589,6 +599,28 @@ mod tests {
             panic!("4.3 is on the line");
         };
         [ratio, low.unwrap(), high.unwrap()].into_iter().for_each(|found| close(found, 2.0));
+    }
+
+    /// A model that lacks a round, as one that ran out of memory there, has its ratios from the others.
+    #[test]
+    fn ratios_are_of_the_same_round() {
+        let in_rounds = |seconds: [Option<f64>; 3], losses: &[f64]| Placed {
+            seconds: (0..).zip(seconds).filter_map(|(round, of)| Some((round, of?))).collect(),
+            losses: by_seed(losses),
+        };
+        let dense = [
+            in_rounds([Some(1.0), Some(9.0), Some(1.5)], &[4.5, 4.6]),
+            in_rounds([Some(4.0), Some(36.0), Some(6.0)], &[4.1, 4.2]),
+        ];
+        let variant = in_rounds([None, Some(9.0), Some(1.5)], &[4.3, 4.4]);
+        let Some(SpeedUp::OnLine { ratio, rounds, .. }) = SpeedUp::of(&variant, &dense) else {
+            panic!("4.3 is on the line");
+        };
+        close(ratio, 2.0);
+        assert_eq!(rounds, 2);
+        let of_another = in_rounds([Some(1.0), None, None], &[4.3, 4.4]);
+        let of_others = [in_rounds([None, Some(1.0), None], &[4.5, 4.6]), dense[1].clone()];
+        assert_eq!(SpeedUp::of(&of_another, &of_others), None, "no round in common");
     }
 
     /// What falls on all models of a seed or round, and on each alone.
@@ -625,19 +657,19 @@ mod tests {
                         (0..5).map(|_| noise.common_loss * draws.next()).collect();
                     let machine: Vec<f64> =
                         (0..5).map(|_| noise.common_latency * draws.next()).collect();
-                    let mut model = |seconds: f64, loss: f64| Placed {
-                        seconds: machine
-                            .iter()
-                            .map(|common| seconds * (common + noise.latency * draws.next()).exp())
-                            .collect(),
-                        losses: (0..)
-                            .zip(
-                                commons
-                                    .iter()
-                                    .map(|common| loss + common + noise.loss * draws.next()),
-                            )
-                            .collect(),
-                    };
+                    let mut model =
+                        |seconds: f64, loss: f64| Placed {
+                            seconds: by_round(machine.iter().map(|common| {
+                                seconds * (common + noise.latency * draws.next()).exp()
+                            })),
+                            losses: (0..)
+                                .zip(
+                                    commons
+                                        .iter()
+                                        .map(|common| loss + common + noise.loss * draws.next()),
+                                )
+                                .collect(),
+                        };
                     let dense = [model(1.0, 4.3), model(2.0, 4.1), model(4.0, 3.95)];
                     match SpeedUp::of(&model(1.1, loss), &dense).unwrap() {
                         SpeedUp::OnLine { low, high, .. } => {

@@ -12,6 +12,7 @@ use super::results::{Compared, ResultsError, RunResult};
 use super::statistics::{BySeed, PairedDifference, Spread};
 use crate::fine_tuning::TaskResults;
 use crate::metrics::TaskScore;
+use crate::run_record::RunRecord;
 
 /// What a run's model made of a task, fine-tuned from each of the study's seeds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +49,8 @@ pub struct ComparedTasks {
 ///
 /// # Errors
 ///
-/// If a file of a finished fine-tuning is missing or damaged, or if models that are compared learned other examples.
+/// If a file of a finished fine-tuning is missing or damaged, or if models that are compared learned other examples, or were
+/// judged on others.
 pub(super) fn read(
     plan: &StudyPlan,
     folder: &StudyFolder,
@@ -59,7 +61,7 @@ pub(super) fn read(
         let run = runs.iter().any(|run| run.name == planned.run);
         let files = folder.fine_tuning_folder(planned);
         if run && RunStatus::of(&files) == RunStatus::Finished {
-            examples.check(planned, files.record()?.examples)?;
+            examples.check(planned, files.record()?)?;
         } else {
             missing.push(planned.name());
         }
@@ -114,19 +116,23 @@ fn figures(
     })
 }
 
-/// The training examples of fine-tunings that are compared: of the same size, budget, seeds and task.
+/// What fine-tunings that are compared, of the same size, budget, seeds and task, learn and are judged on.
+type Seen = (Option<String>, BTreeMap<String, String>);
+
+/// The examples of fine-tunings that are compared.
 #[derive(Default)]
 struct Examples {
-    /// Each with the first fine-tuning that learned them.
-    seen: BTreeMap<(String, u64, u64, String), (String, Option<String>)>,
+    /// Each with the first fine-tuning that had them.
+    seen: BTreeMap<(String, u64, u64, String), (String, Seen)>,
 }
 
 impl Examples {
     fn check(
         &mut self,
         planned: &PlannedFineTuning,
-        examples: Option<String>,
+        record: RunRecord,
     ) -> Result<(), ResultsError> {
+        let examples = (record.examples, record.validation);
         let Cell { size, multiple, .. } = &planned.cell;
         let seeds = (planned.run_seed, planned.config.seed);
         let task = format!("{}, {}", planned.task, seeds.1);

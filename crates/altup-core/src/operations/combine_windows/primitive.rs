@@ -1,10 +1,10 @@
 //! The operation as a chain of primitive tensor operations. Backends without a kernel run it; kernels are tested
 //! against it.
 
-use altup_backend::cast;
+use altup_backend::{cast, to_f32};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice, TensorData};
+use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Shape, Slice, TensorData};
 
 /// As [`CombineWindowsBackend::combine_windows`](super::CombineWindowsBackend::combine_windows).
 pub fn combine_windows<B: Backend>(
@@ -31,14 +31,16 @@ pub fn combine_windows_backward<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let places = Places::<B>::new(&x, stride);
     let [of_token, of_anchor, of_computed] = scalars::<B>(coefs.clone(), x.dtype());
-    let zeros = B::float_zeros(computed.shape(), &computed.device(), computed.dtype().into());
+    // Sums are f32 whatever the blocks are.
+    let zeros = B::float_zeros(computed.shape(), &computed.device(), FloatDType::F32);
     let windows = B::float_select_assign(
         zeros,
         1,
         places.windows_of_tokens,
-        output_grad.clone(),
+        to_f32::<B>(output_grad.clone()),
         IndexingUpdateOp::Add,
     );
+    let windows = cast::<B>(windows, x.dtype());
     let x_grad = B::float_select_assign(
         B::float_mul(output_grad.clone(), of_token),
         1,
@@ -52,7 +54,8 @@ pub fn combine_windows_backward<B: Backend>(
         // A sum over nothing is left to no backend.
         0 => B::float_zeros(Shape::new([1]), &a.device(), dtype.into()),
         _ => {
-            let sum = B::float_sum(cast::<B>(B::float_mul(a, b), dtype));
+            // A product of f16 may be more than f16 holds.
+            let sum = B::float_sum(B::float_mul(cast::<B>(a, dtype), cast::<B>(b, dtype)));
             B::float_reshape(sum, Shape::new([1]))
         }
     };

@@ -14,9 +14,12 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use cubecl::prelude::*;
 
-use super::{Selection, UpdateBlocksBackend};
+use super::{Selection, UpdateBlocksBackend, primitive};
 use crate::operations::combine_blocks::CombineBlocksBackend;
 use crate::operations::combine_blocks::cube::{Spread, spread};
+
+/// Blocks whose coefficients' gradients a group of threads has room for: 4 KiB of the 16 that WebGPU promises.
+const MAX_BLOCKS: usize = 32;
 
 impl UpdateBlocksBackend for CubeBackend {
     fn add_to_block(
@@ -81,9 +84,16 @@ impl UpdateBlocksBackend for CubeBackend {
             let [p_grad, g_grad] = [&p, &g].map(zeros_like);
             return (state, computed, p_grad, g_grad);
         }
+        let num_blocks = g.shape()[0];
+        if num_blocks > MAX_BLOCKS {
+            let (state_grad, computed_grad, coefs_grad) =
+                Self::combine_blocks_backward(state, computed, coefs, output_grad);
+            let (p_grad, g_grad) =
+                primitive::fold_backward::<Self>(coefs_grad, p, g, selection.block);
+            return (state_grad, computed_grad, p_grad, g_grad);
+        }
         let Spread { state_grad, computed_grad, sums } =
             spread(state, computed, coefs, output_grad);
-        let num_blocks = g.shape()[0];
         let [groups, count] = sums.shape().dims();
         let (p_grad, g_grad) = (empty_like(&p), empty_like(&g));
         let launch = RowLaunch::new(&sums, 1, groups * count);

@@ -153,9 +153,11 @@ fn cross_entropy_kernel<F: Float, I: Int, N: Size>(
                     of_label = beside.extract(i);
                 }
             }
-            loss = log_sum - of_label
-                + label_smoothing * (of_label - mean)
-                + z_loss * log_sum * log_sum;
+            loss = log_sum - of_label + z_loss * log_sum * log_sum;
+            // Without smoothing, a logit of −∞ makes nothing of the loss but its mean infinite.
+            if label_smoothing > 0.0f32 {
+                loss += label_smoothing * (of_label - mean);
+            }
         }
         losses[row] = loss;
     }

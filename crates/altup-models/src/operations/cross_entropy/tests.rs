@@ -11,6 +11,7 @@ on_each_backend! {
     gradients_agree_with_finite_differences,
     what_is_held_stays,
     what_is_ignored_may_be_anything,
+    a_logit_of_minus_infinity_counts_for_nothing,
     an_empty_batch_stays_empty,
 }
 
@@ -83,6 +84,17 @@ fn what_is_ignored_may_be_anything<B: CrossEntropyBackend>() {
             assert_eq!(&grads[3..], [0.0; 3]);
         }
     }
+}
+
+/// As of ids that a padded vocabulary doesn't have: log(1 + e) − 1 = 0.3133 where the label's logit is 1 beside a 0.
+fn a_logit_of_minus_infinity_counts_for_nothing<B: CrossEntropyBackend>() {
+    let device = B::Device::default();
+    let logits = TensorData::new(vec![0.0, 1.0, f32::NEG_INFINITY], [1, 3]);
+    let labels = B::int_from_data(TensorData::new(vec![1i32], [1]), &device);
+    let options = CrossEntropyOptions::default();
+    let losses = B::cross_entropy(B::float_from_data(logits, &device), labels, options);
+    let loss = data::<B>(losses).iter::<f32>().next().unwrap();
+    assert!((loss - 0.313_261_7).abs() < 1e-5, "{loss}");
 }
 
 fn an_empty_batch_stays_empty<B: CrossEntropyBackend>() {

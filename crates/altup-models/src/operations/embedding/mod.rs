@@ -3,11 +3,11 @@
 #[cfg(feature = "cube")]
 mod cube;
 
-use altup_backend::record;
+use altup_backend::{cast, record, to_f32};
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Dispatch};
+use burn::backend::{Autodiff, Dispatch, TensorMetadata};
 use burn::tensor::{Int, Tensor};
 
 /// The row of each token.
@@ -25,7 +25,7 @@ pub fn embedding(weight: Tensor<2>, tokens: Tensor<2, Int>) -> Tensor<3> {
 
 altup_backend::operations! {
     gpu_kernels
-    /// [`embedding`] on a backend. By default these are Burn's operations.
+    /// [`embedding`] on a backend. By default these are Burn's operations, the gradient's in f32: a token may be there very often.
     pub trait EmbeddingBackend {
         /// Shapes as in [`embedding`].
         #[fusion(dtype = weight, shape = burn::tensor::Shape::new([tokens[0], tokens[1], weight[1]]))]
@@ -40,7 +40,9 @@ altup_backend::operations! {
             tokens: IntTensor<Self>,
             output_grad: FloatTensor<Self>,
         ) -> FloatTensor<Self> {
-            <Self as ModuleOps<Self>>::embedding_backward(weight, output_grad, tokens)
+            let (dtype, output_grad) = (output_grad.dtype(), to_f32::<Self>(output_grad));
+            let grad = <Self as ModuleOps<Self>>::embedding_backward(weight, output_grad, tokens);
+            cast::<Self>(grad, dtype)
         }
     }
 }

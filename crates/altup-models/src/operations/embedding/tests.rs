@@ -1,6 +1,6 @@
-use burn::backend::Backend;
 use burn::backend::tensor::IntTensor;
-use burn::tensor::TensorData;
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{DType, FloatDType, TensorData};
 
 use super::EmbeddingBackend;
 use crate::operations::testing::{assert_gradients, data, on_each_backend, values};
@@ -8,6 +8,7 @@ use crate::operations::testing::{assert_gradients, data, on_each_backend, values
 on_each_backend! {
     gradients_agree_with_finite_differences,
     no_token_has_no_gradient,
+    gradients_of_half_types_are_summed_in_f32,
 }
 
 /// Few kinds, so that most tokens are not the first of theirs.
@@ -56,4 +57,19 @@ fn no_token_has_no_gradient<B: EmbeddingBackend>() {
     let (weight, grad) = (values::<B>(&[12, 3], 1), values::<B>(&[0, 5, 3], 2));
     let found = B::embed_backward(weight, tokens::<B>([0, 5]), grad);
     assert!(data::<B>(found).iter::<f32>().all(|grad| grad == 0.0));
+}
+
+/// A token that is there a thousand times: in bf16, 256 + 1 is 256.
+fn gradients_of_half_types_are_summed_in_f32<B: EmbeddingBackend>() {
+    let device = B::Device::default();
+    if !B::supports_dtype(&device, DType::BF16) {
+        return;
+    }
+    let bf16 = |tensor| B::float_cast(tensor, FloatDType::BF16);
+    let tokens = B::int_from_data(TensorData::new(vec![3i32; 1000], [10, 100]), &device);
+    let ones = B::float_from_data(TensorData::ones::<f32, _>([10, 100, 2]), &device);
+    let grad = B::embed_backward(bf16(values::<B>(&[5, 2], 1)), tokens, bf16(ones));
+    assert_eq!(grad.dtype(), DType::BF16);
+    let grad: Vec<f32> = data::<B>(B::float_cast(grad, FloatDType::F32)).iter().collect();
+    assert_eq!(&grad[4..], [0.0, 0.0, 1000.0, 1000.0, 0.0, 0.0]);
 }

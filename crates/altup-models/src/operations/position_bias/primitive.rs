@@ -3,7 +3,7 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{IndexingUpdateOp, Shape};
+use burn::tensor::{FloatDType, IndexingUpdateOp, Shape};
 
 use altup_backend::{cast, to_f32};
 
@@ -25,9 +25,10 @@ pub(super) fn position_bias_backward<B: Backend>(
 ) -> FloatTensor<B> {
     let [num_buckets, heads] = [0, 1].map(|dim| weight.shape()[dim]);
     let positions = Shape::new([heads, buckets.shape()[0]]);
-    let grad = B::float_reshape(cast::<B>(output_grad, weight.dtype()), positions);
+    // In f32, as a bucket is that of most pairs of a long sequence: a sum of so many loses all that a half type has.
+    let grad = B::float_reshape(to_f32::<B>(output_grad), positions);
     let shape = Shape::new([heads, num_buckets]);
-    let zeros = B::float_zeros(shape, &weight.device(), weight.dtype().into());
+    let zeros = B::float_zeros(shape, &weight.device(), FloatDType::F32);
     let by_head = B::float_select_assign(zeros, 1, buckets, grad, IndexingUpdateOp::Add);
-    B::float_swap_dims(by_head, 0, 1)
+    cast::<B>(B::float_swap_dims(by_head, 0, 1), weight.dtype())
 }

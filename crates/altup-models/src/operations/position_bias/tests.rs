@@ -1,6 +1,6 @@
-use burn::backend::Backend;
 use burn::backend::tensor::IntTensor;
-use burn::tensor::TensorData;
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{DType, FloatDType, TensorData};
 
 use super::PositionBiasBackend;
 use crate::operations::testing::{assert_gradients, data, on_each_backend, values};
@@ -8,6 +8,7 @@ use crate::operations::testing::{assert_gradients, data, on_each_backend, values
 on_each_backend! {
     gradients_agree_with_finite_differences,
     no_position_has_no_gradient,
+    gradients_of_half_types_are_summed_in_f32,
 }
 
 /// Five buckets: distances from −2 to 2, and beyond.
@@ -57,4 +58,18 @@ fn no_position_has_no_gradient<B: PositionBiasBackend>() {
     let grad = values::<B>(&[1, 2, 0, 6], 2);
     let found = B::position_bias_backward(values::<B>(&[5, 2], 1), buckets::<B>([0, 6]), grad);
     assert!(data::<B>(found).iter::<f32>().all(|grad| grad == 0.0));
+}
+
+/// Of 64 × 64 pairs Σ (64 − d) over d from 2 to 63 = 1,953 have the last bucket: in bf16, 256 + 1 is 256.
+fn gradients_of_half_types_are_summed_in_f32<B: PositionBiasBackend>() {
+    if !B::supports_dtype(&B::Device::default(), DType::BF16) {
+        return;
+    }
+    let weight = B::float_cast(values::<B>(&[5, 1], 1), FloatDType::BF16);
+    let ones = TensorData::ones::<f32, _>([1, 1, 64, 64]);
+    let ones = B::float_from_data(ones, &B::Device::default());
+    let grad = B::position_bias_backward(weight, buckets::<B>([64, 64]), ones);
+    assert_eq!(grad.dtype(), DType::BF16);
+    let grad: Vec<f32> = data::<B>(B::float_cast(grad, FloatDType::F32)).iter().collect();
+    assert!((grad[4] / 1953.0 - 1.0).abs() < 0.005, "{grad:?}");
 }

@@ -1,0 +1,167 @@
+//! Which runs may be compared: those that saw the same text, and were computed in the same way. That is found out before hours
+//! are spent on a run that may not, and again of the results.
+
+use std::collections::BTreeMap;
+
+use altup_data::{DataError, TextTokenizer};
+
+use super::folder::{RunStatus, StudyFolder};
+use super::plan::{PlannedRun, StudyPlan};
+use super::results::RunResult;
+use crate::config::RunConfig;
+use crate::data_identity::{DataIdentity, IdentityError, check_texts};
+use crate::precision::Precision;
+use crate::progress::Progress;
+use crate::run_data::{DataCache, identify_texts};
+use crate::run_folder::RunFolderError;
+use crate::run_record::NUMERICS;
+
+/// Why runs may not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum Incomparable {
+    /// A run that is to start would see other text than one that is finished.
+    #[error(
+        "{run} would not be trained on what {other} was trained on, and so not be compared with it"
+    )]
+    Text {
+        /// The run.
+        run: String,
+        /// The finished one.
+        other: String,
+        /// What differs.
+        source: IdentityError,
+    },
+    /// A text or a tokenizer of a run that is to start can't be read.
+    #[error("cannot run {run}")]
+    Data {
+        /// The run.
+        run: String,
+        /// The cause.
+        source: DataError,
+    },
+    /// The record of a finished run.
+    #[error(transparent)]
+    Record(#[from] RunFolderError),
+    /// Runs that were to see the same text have seen other text.
+    #[error(
+        "{run} and {other} were trained on different tokens: the text, or the tokenizer made of it, has changed between \
+         them; remove one of them"
+    )]
+    OtherData {
+        /// A run.
+        run: String,
+        /// Another of its size.
+        other: String,
+    },
+    /// Runs that are compared were, or would be, computed otherwise.
+    #[error("{run} {is}, {other} by {was}: they are not compared; {advice}")]
+    OtherArithmetic {
+        /// A run.
+        run: String,
+        /// What it is computed by, as in "was computed by flex, arithmetic 4, f32".
+        is: String,
+        /// Another of the study.
+        other: String,
+        /// What that was computed by.
+        was: String,
+        /// What to do.
+        advice: &'static str,
+    },
+}
+
+/// What a run is computed by: the backend without the number of its device, the version of the arithmetic, and the type.
+pub(super) fn arithmetic(backend: &str, numerics: u32, precision: Precision) -> String {
+    let backend = backend.split(':').next().unwrap_or_default();
+    format!("{backend}, arithmetic {numerics}, {}", precision.name())
+}
+
+/// Checks that the runs which are left will be comparable with those that are finished.
+///
+/// # Errors
+///
+/// Names the first that won't, with what differs.
+pub fn check_planned(
+    plan: &StudyPlan,
+    folder: &StudyFolder,
+    backend: &str,
+    cache: &DataCache,
+    progress: &Progress,
+) -> Result<(), Incomparable> {
+    let (finished, left): (Vec<&PlannedRun>, Vec<&PlannedRun>) =
+        plan.runs.iter().partition(|run| folder.status(&run.name) == RunStatus::Finished);
+    // Of each size the first that is finished.
+    let mut of_size: BTreeMap<&str, (&str, DataIdentity)> = BTreeMap::new();
+    for run in finished {
+        let record = folder.run_folder(&run.name).record()?;
+        let was = arithmetic(&record.backend, record.numerics, record.precision);
+        for planned in &left {
+            let is = arithmetic(backend, NUMERICS, planned.config.training.precision);
+            if is != was {
+                return Err(Incomparable::OtherArithmetic {
+                    run: planned.name.clone(),
+                    is: format!("would be computed by {is}"),
+                    other: run.name.clone(),
+                    was,
+                    advice: "go on as it began, or name a new folder",
+                });
+            }
+        }
+        if let Some(data) = record.data {
+            of_size.entry(&run.cell.size).or_insert((&run.name, data));
+        }
+    }
+    let mut checked: Vec<(&str, &RunConfig)> = Vec::new();
+    for PlannedRun { name, cell, config, .. } in left {
+        let Some((other, was)) = of_size.get(cell.size.as_str()) else { continue };
+        let is_checked =
+            |of: &(&str, &RunConfig)| of.0 == cell.size.as_str() && of.1.data == config.data;
+        if checked.iter().any(is_checked) {
+            continue;
+        }
+        let data = |source| Incomparable::Data { run: name.clone(), source };
+        let text = |source| {
+            let (run, other) = (name.clone(), (*other).to_owned());
+            Incomparable::Text { run, other, source }
+        };
+        check_texts(&was.sources, &identify_texts(config, cache, progress).map_err(data)?)
+            .map_err(text)?;
+        // One that is trained is made of the same text.
+        if let Some(file) = &config.data.tokenizer {
+            let is = TextTokenizer::load(file).map_err(data)?.fingerprint().to_string();
+            if is != was.tokenizer {
+                return Err(text(IdentityError::Tokenizer { was: was.tokenizer.clone(), is }));
+            }
+        }
+        checked.push((&cell.size, config));
+    }
+    Ok(())
+}
+
+/// Checks that finished runs were trained on the same tokens, those of a size, so that those of a seed saw the same batches;
+/// and that all were computed in the same way, where it is known.
+///
+/// # Errors
+///
+/// Names two that were not.
+pub(super) fn check_results(runs: &[RunResult]) -> Result<(), Incomparable> {
+    let mut seen: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for run in runs {
+        let data = run.data.as_str();
+        let (other, first) = *seen.entry(&run.cell.size).or_insert((&run.name, data));
+        if first != data {
+            return Err(Incomparable::OtherData { run: run.name.clone(), other: other.into() });
+        }
+    }
+    let mut known = runs.iter().filter(|run| !run.arithmetic.is_empty());
+    let Some(first) = known.next() else { return Ok(()) };
+    match known.find(|run| run.arithmetic != first.arithmetic) {
+        None => Ok(()),
+        Some(other) => Err(Incomparable::OtherArithmetic {
+            run: other.name.clone(),
+            is: format!("was computed by {}", other.arithmetic),
+            other: first.name.clone(),
+            was: first.arithmetic.clone(),
+            advice: "remove one of them",
+        }),
+    }
+}
