@@ -224,8 +224,8 @@ fn a_finished_run_needs_no_model() {
     // Another run may be compared if it has the same tokens.
     let text = fs::read_to_string(workspace.path("corpus.txt")).unwrap();
     workspace.write("other.txt", text + "\nMore of it.\n");
+    fs::remove_dir_all(run_folder(&workspace, RUNS[3])).unwrap();
     for train in ["other.txt", "moved/corpus.txt"] {
-        fs::remove_dir_all(run_folder(&workspace, RUNS[3])).unwrap();
         let output = run_study(&workspace, &["--train", train, "--only", "runs"]);
         let is_other = train == "other.txt";
         assert_eq!(output.status.success(), !is_other, "{}", errors(&output));

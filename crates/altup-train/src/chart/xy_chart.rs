@@ -634,7 +634,8 @@ mod tests {
         // No band hides the line of another.
         let several = (0..4).map(|color| Series::new("", points(), Style::Line).color(color));
         let several = chart(several.collect(), Scale::Linear).svg();
-        assert!(several.rfind("fill-opacity=\"0.090\"") < several.find("class=\"l s0\""));
+        let last_band = several.rfind("fill-opacity=\"0.090\"").unwrap();
+        assert_eq!(several[last_band..].matches("<path class=\"l s").count(), 4);
 
         let dots = chart(vec![Series::new("", points(), Style::Scattered)], Scale::Linear).svg();
         assert!(attributes(&dots, "path", "f0", "d").is_empty());
