@@ -255,7 +255,7 @@ fn a_finished_run_needs_no_model() {
     let message = fails(run_study(&workspace, &["--only", "runs"]));
     let said = format!("{} would be computed by flex, arithmetic ", RUNS[3]);
     assert!(message.contains(&said), "{message}");
-    assert!(message.contains(&format!(", {} by cuda, arithmetic ", RUNS[0])), "{message}");
+    assert!(message.contains(&format!(", {} was by cuda, arithmetic ", RUNS[0])), "{message}");
 
     let kept = run_folder(&workspace, RUNS[1]).join("result.json");
     fs::write(&kept, "{}").unwrap();

@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{Device, TensorData, Tolerance};
+use burn::tensor::{DType, Device, TensorData, Tolerance};
 
 /// Values between −1 and 1 that repeat after no length used here.
 pub(super) fn values<B: Backend>(shape: &[usize], seed: usize) -> FloatTensor<B> {
@@ -140,3 +140,13 @@ macro_rules! on_each_backend {
 }
 
 pub(super) use {on_each_backend, on_gpus};
+
+/// Whether a backend computes in bf16. Where it doesn't, the test that asks is skipped, and that is said.
+#[allow(clippy::print_stderr)]
+pub(super) fn has_bf16<B: Backend>() -> bool {
+    let has = B::supports_dtype(&B::Device::default(), DType::BF16);
+    if !has {
+        eprintln!("skipped: {} has no bf16", std::any::type_name::<B>());
+    }
+    has
+}

@@ -29,7 +29,7 @@ pub enum Incomparable {
         /// The finished one.
         other: String,
         /// What differs.
-        source: IdentityError,
+        source: Box<IdentityError>,
     },
     /// A text or a tokenizer of a run that is to start can't be read.
     #[error("cannot run {run}")]
@@ -37,7 +37,7 @@ pub enum Incomparable {
         /// The run.
         run: String,
         /// The cause.
-        source: DataError,
+        source: Box<DataError>,
     },
     /// The record of a finished run.
     #[error(transparent)]
@@ -53,19 +53,34 @@ pub enum Incomparable {
         /// Another of its size.
         other: String,
     },
-    /// Runs that are compared were, or would be, computed otherwise.
-    #[error("{run} {is}, {other} by {was}: they are not compared; {advice}")]
+    /// A run that is to start would be computed otherwise than one that is finished.
+    #[error(
+        "{run} would be computed by {is}, {other} was by {was}: they are not compared; go on as it began, or name a new \
+         folder"
+    )]
+    WouldBeOtherArithmetic {
+        /// The run.
+        run: String,
+        /// What it would be computed by.
+        is: String,
+        /// The finished one.
+        other: String,
+        /// What that was computed by.
+        was: String,
+    },
+    /// Runs that are compared were computed otherwise.
+    #[error(
+        "{run} was computed by {is}, {other} by {was}: they are not compared; remove one of them"
+    )]
     OtherArithmetic {
         /// A run.
         run: String,
-        /// What it is computed by, as in "was computed by flex, arithmetic 4, f32".
+        /// What it was computed by.
         is: String,
         /// Another of the study.
         other: String,
         /// What that was computed by.
         was: String,
-        /// What to do.
-        advice: &'static str,
     },
 }
 
@@ -97,13 +112,8 @@ pub fn check_planned(
         for planned in &left {
             let is = arithmetic(backend, NUMERICS, planned.config.training.precision);
             if is != was {
-                return Err(Incomparable::OtherArithmetic {
-                    run: planned.name.clone(),
-                    is: format!("would be computed by {is}"),
-                    other: run.name.clone(),
-                    was,
-                    advice: "go on as it began, or name a new folder",
-                });
+                let (run, other) = (planned.name.clone(), run.name.clone());
+                return Err(Incomparable::WouldBeOtherArithmetic { run, is, other, was });
             }
         }
         if let Some(data) = record.data {
@@ -118,10 +128,10 @@ pub fn check_planned(
         if checked.iter().any(is_checked) {
             continue;
         }
-        let data = |source| Incomparable::Data { run: name.clone(), source };
+        let data = |source| Incomparable::Data { run: name.clone(), source: Box::new(source) };
         let text = |source| {
             let (run, other) = (name.clone(), (*other).to_owned());
-            Incomparable::Text { run, other, source }
+            Incomparable::Text { run, other, source: Box::new(source) }
         };
         check_texts(&was.sources, &identify_texts(config, cache, progress).map_err(data)?)
             .map_err(text)?;
@@ -158,10 +168,9 @@ pub(super) fn check_results(runs: &[RunResult]) -> Result<(), Incomparable> {
         None => Ok(()),
         Some(other) => Err(Incomparable::OtherArithmetic {
             run: other.name.clone(),
-            is: format!("was computed by {}", other.arithmetic),
+            is: other.arithmetic.clone(),
             other: first.name.clone(),
             was: first.arithmetic.clone(),
-            advice: "remove one of them",
         }),
     }
 }

@@ -3,7 +3,7 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, TensorData};
 
 use super::PositionBiasBackend;
-use crate::operations::testing::{assert_gradients, data, on_each_backend, values};
+use crate::operations::testing::{assert_gradients, data, has_bf16, on_each_backend, values};
 
 on_each_backend! {
     gradients_agree_with_finite_differences,
@@ -62,7 +62,7 @@ fn no_position_has_no_gradient<B: PositionBiasBackend>() {
 
 /// Of 64 × 64 pairs Σ (64 − d) over d from 2 to 63 = 1,953 have the last bucket: in bf16, 256 + 1 is 256.
 fn gradients_of_half_types_are_summed_in_f32<B: PositionBiasBackend>() {
-    if !B::supports_dtype(&B::Device::default(), DType::BF16) {
+    if !has_bf16::<B>() {
         return;
     }
     let weight = B::float_cast(values::<B>(&[5, 1], 1), FloatDType::BF16);
