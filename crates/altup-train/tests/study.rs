@@ -155,6 +155,26 @@ fn a_study_trains_its_runs_measures_them_and_reports() {
     let csv = fs::read_to_string(workspace.path("out/results.csv")).unwrap();
     let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
     assert_eq!(columns, [19; 5]);
+
+    // What another program had begun to measure is neither gone on with nor put in the place of what there is.
+    let [whole, so_far] =
+        ["out/latency.json", "out/latency.partial.json"].map(|name| workspace.path(name));
+    let measured = fs::read_to_string(&whole).unwrap();
+    assert!(!so_far.exists());
+    fs::write(&so_far, measured.replace("\"backend\": \"flex\"", "\"backend\": \"cuda\"")).unwrap();
+    let output = succeeds(run_study(&workspace, &["--only", "measure"]));
+    assert!(!errors(&output).contains("round 1 of 2"), "{}", errors(&output));
+    assert!(fs::read_to_string(&whole).unwrap() == measured && !so_far.exists());
+    // A program that has half of it goes on from there.
+    let mut half: Value = serde_json::from_str(&measured).unwrap();
+    let timed = half["timed"].as_array_mut().unwrap();
+    timed.retain(|timed| timed["round"] == 0);
+    fs::rename(&whole, &so_far).unwrap();
+    fs::write(&so_far, half.to_string()).unwrap();
+    let output = succeeds(run_study(&workspace, &["--only", "measure"]));
+    let notes = errors(&output);
+    assert!(!notes.contains("round 1 of 2") && notes.contains("round 2 of 2"), "{notes}");
+    assert!(whole.exists() && !so_far.exists());
 }
 
 #[test]

@@ -338,6 +338,11 @@ impl StudyFolder {
         self.path.join("latency.partial.json")
     }
 
+    /// Removes what was measured so far, when all of it is elsewhere.
+    pub(super) fn remove_latency_so_far(&self) -> Result<(), StudyFolderError> {
+        remove(&self.latency_so_far())
+    }
+
     /// The results.
     pub fn results(&self) -> PathBuf {
         self.path.join("results.json")

@@ -112,6 +112,14 @@ impl Latency {
         }
     }
 
+    fn write(&self, folder: &StudyFolder, path: &Path) -> Result<(), LatencyError> {
+        let json = serde_json::to_vec_pretty(self).map_err(|source| LatencyError::Read {
+            path: path.to_owned(),
+            source: source.into(),
+        })?;
+        Ok(folder.write(path, &json)?)
+    }
+
     /// What a model took, in the rounds in which it was measured.
     pub fn seconds(&self, model: &str, batch_size: usize, work: Work) -> ByRound {
         let of = |timed: &&Timed| {
@@ -231,9 +239,7 @@ pub fn measure(
                         peak_bytes: timing.peak_bytes,
                     });
                 }
-                let json =
-                    serde_json::to_vec_pretty(&latency).map_err(|source| error(source.into()))?;
-                folder.write(&folder.latency_so_far(), &json)?;
+                latency.write(folder, &folder.latency_so_far())?;
             }
         }
         // Nobody is first in every round.
@@ -241,14 +247,12 @@ pub fn measure(
             order.rotate_left(1);
         }
     }
-    let (so_far, whole) = (folder.latency_so_far(), folder.latency());
-    match std::fs::rename(&so_far, &whole) {
-        // Nothing was left to measure.
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(LatencyError::Read { path: so_far, source })
-        }
-        _ => Ok(not_measured),
+    // Of a measurement in which all failed, the one before is worth more.
+    if !latency.timed.is_empty() {
+        latency.write(folder, &folder.latency())?;
     }
+    folder.remove_latency_so_far()?;
+    Ok(not_measured)
 }
 
 /// The hash of a side's program; empty if it can't be read.
