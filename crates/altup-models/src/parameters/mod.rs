@@ -37,6 +37,10 @@ impl ParameterInfo {
 }
 
 /// Lists the parameters of a model in a fixed order, without allocating those that aren't yet.
+///
+/// # Panics
+///
+/// Panics if a parameter has Burn's LoRA adapters, which are no parameters of a T5: `Module::materialize` joins them with it.
 pub fn parameters(model: &T5) -> Vec<ParameterInfo> {
     struct List(Vec<ParameterInfo>);
     impl ParameterVisitor for List {
@@ -111,11 +115,19 @@ pub trait ParameterMapper {
 }
 
 /// Shows each parameter of a model to `visitor`, in the order of [`parameters`].
+///
+/// # Panics
+///
+/// Panics if a parameter has Burn's LoRA adapters, which are no parameters of a T5: `Module::materialize` joins them with it.
 pub fn visit_parameters(model: &T5, visitor: &mut impl ParameterVisitor) {
     model.visit(&mut Walk { path: Vec::new(), inner: visitor });
 }
 
 /// Changes each parameter of a model by `mapper`, in the order of [`parameters`].
+///
+/// # Panics
+///
+/// Panics if a parameter has Burn's LoRA adapters, which are no parameters of a T5: `Module::materialize` joins them with it.
 pub fn map_parameters(model: T5, mapper: &mut impl ParameterMapper) -> T5 {
     model.map(&mut Walk { path: Vec::new(), inner: mapper })
 }
