@@ -20,6 +20,8 @@ def main(model, *words):
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tensors = load_file(model / "model.safetensors")
     for name, label in TABLES.items():
+        if name not in tensors:
+            continue  # A tied output table is the input table.
         table = tensors[name][: tokenizer.get_vocab_size()].astype(numpy.float64)
         table /= numpy.linalg.norm(table, axis=1, keepdims=True)
         for word in words:

@@ -495,6 +495,22 @@ struct BucketCase {
 }
 
 /// Buckets of Hugging Face's T5 for positions −300..300 (`scripts/reference/generate_fixtures.py`).
+/// As when only an input is to be embedded.
+#[test]
+fn targets_may_be_empty() {
+    let device = Device::default();
+    for config in variants() {
+        let model = model(&config, &device);
+        let inputs = random_ids([2, 5], &device);
+        let empty = || Tensor::<2, Int>::empty([2, 0], &device);
+        assert_eq!(model.shift_right(empty()).dims(), [2, 0]);
+        let [of_inputs, of_targets] = model.embed_both(inputs.clone(), empty());
+        assert_eq!(of_targets.dims(), [2, 0, of_inputs.dims()[2]]);
+        let [beside_others, _] = model.embed_both(inputs.clone(), inputs);
+        of_inputs.into_data().assert_eq(&beside_others.into_data(), true);
+    }
+}
+
 #[test]
 fn relative_position_buckets_equal_the_reference() {
     let json = include_str!("fixtures/relative_position_buckets.json");

@@ -14,6 +14,11 @@ struct Parameters {
     vector: Param<Tensor<1>>,
 }
 
+#[derive(Module, Debug)]
+struct Matrix {
+    weight: Param<Tensor<2>>,
+}
+
 fn values<const D: usize>(shape: [usize; D], seed: usize, device: &Device) -> Tensor<D> {
     let value = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0;
     let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
@@ -66,7 +71,21 @@ fn steps_are_burns(
     check(start.tall.val().into_data(), unchanged.tall.val().into_data());
 }
 
+/// Beside gradients whose mean square makes that of a row without any vanish.
+fn a_row_without_a_gradient_stays(device: &Device) {
+    let weights = Tensor::from_data([[1.0, 2.0], [3.0, 4.0]], &device.clone().autodiff());
+    let model = Matrix { weight: Param::initialized(ParamId::new(), weights) };
+    let mut grads = GradientsParams::new();
+    let grad = Tensor::<2>::from_data([[0.0, 0.0], [1e9, -1e9]], device);
+    grads.register::<2>(model.weight.id, grad);
+    let model = OptimizerConfig::default().init().step(0.1, model, grads);
+    let found = model.weight.val().into_data().try_into_vec::<f32>().unwrap();
+    assert_eq!(found[..2], [1.0, 2.0]);
+    assert!(found[2] < 3.0 && found[3] > 4.0, "{found:?}");
+}
+
 fn on(device: &Device, device_of_burns: &Device) {
+    a_row_without_a_gradient_stays(device);
     for weight_decay in [0.0, 0.05] {
         let config = |kind| OptimizerConfig {
             kind,
@@ -113,6 +132,14 @@ fn on_wgpu() {
 #[test]
 fn on_cuda() {
     on(&Device::cuda(0), &Device::flex());
+}
+
+/// Which runs the step as a chain of primitive operations.
+#[cfg(feature = "tch")]
+#[test]
+#[allow(deprecated)] // As ndarray.
+fn on_libtorch() {
+    a_row_without_a_gradient_stays(&Device::libtorch());
 }
 
 /// The norm of gradients of all shapes, the same bits each time.

@@ -270,17 +270,34 @@ impl DataIdentity {
             let (was, is) = (self.tokenizer.clone(), now.tokenizer.clone());
             return Err(IdentityError::Tokenizer { was, is });
         }
-        for (what, was, is) in [
-            ("documents", self.reader_version, now.reader_version),
-            ("tokens", self.tokenizing_version, now.tokenizing_version),
-            ("examples", self.examples_version, now.examples_version),
-        ] {
-            if was != is {
-                return Err(IdentityError::Version { what, was, is });
-            }
-        }
+        check_versions(self.versions(), now.versions())?;
         check_texts(&self.sources, &now.sources)
     }
+
+    /// Checks that this release makes the same of the same text.
+    ///
+    /// # Errors
+    ///
+    /// Names what it makes otherwise.
+    pub fn check_release(&self) -> Result<(), IdentityError> {
+        check_versions(self.versions(), [READER_VERSION, TOKENIZING_VERSION, EXAMPLES_VERSION])
+    }
+
+    /// Those of documents, tokens and examples.
+    fn versions(&self) -> [u32; 3] {
+        [self.reader_version, self.tokenizing_version, self.examples_version]
+    }
+}
+
+fn check_versions(were: [u32; 3], are: [u32; 3]) -> Result<(), IdentityError> {
+    for (what, (was, is)) in
+        ["documents", "tokens", "examples"].into_iter().zip(were.into_iter().zip(are))
+    {
+        if was != is {
+            return Err(IdentityError::Version { what, was, is });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -320,6 +337,14 @@ mod tests {
         let documents = data(text(&[("a", '7')]), text(&[("v", '8')]));
         let documents = DataIdentity { reader_version: 2, ..documents };
         assert!(message(&documents).contains("makes other documents of the same text (version 2)"));
+        let here = [READER_VERSION, TOKENIZING_VERSION, EXAMPLES_VERSION];
+        let [reader_version, tokenizing_version, examples_version] = here;
+        let of_here =
+            DataIdentity { reader_version, tokenizing_version, examples_version, ..was.clone() };
+        of_here.check_release().unwrap();
+        let other = DataIdentity { examples_version: examples_version + 1, ..of_here };
+        let message = other.check_release().unwrap_err().to_string();
+        assert!(message.contains("makes other examples of the same text"), "{message}");
         // Records from before they were written down are of the first ones.
         let mut json = serde_json::to_value(&was).unwrap();
         for version in ["tokenizing_version", "reader_version"] {

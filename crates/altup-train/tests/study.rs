@@ -438,10 +438,21 @@ fn a_changed_study_keeps_what_is_unchanged_and_refuses_the_rest_by_name() {
     }
     assert!(!message.contains("tiny-dense-seed3"), "{message}");
     assert_eq!(names_in(&workspace.path("out/runs")).len(), 4, "nothing is removed unasked");
+    let other_backend = ["--only", "runs", "--quiet", "--prune", "--backend", "ndarray"];
+    let message = fails(run_study(&workspace, &other_backend));
+    assert!(message.contains("would be computed by ndarray, "), "{message}");
+    assert_eq!(names_in(&workspace.path("out/runs")).len(), 4, "nor for a study that is refused");
 
     succeeds(run_study(&workspace, &["--only", "runs", "--quiet", "--prune"]));
     assert_eq!(names_in(&workspace.path("out/runs")), ["tiny-altup2-seed3", "tiny-dense-seed3"]);
     assert_eq!(fs::metadata(&dense).unwrap().modified().unwrap(), before, "the dense run is kept");
+
+    // Where none is finished, those that have begun go on as they began.
+    for name in names_in(&workspace.path("out/runs")) {
+        fs::remove_file(run_folder(&workspace, &name).join("summary.json")).unwrap();
+    }
+    let message = fails(run_study(&workspace, &["--only", "runs", "--backend", "ndarray"]));
+    assert!(message.contains("would be computed by ndarray, "), "{message}");
 }
 
 #[test]
@@ -549,6 +560,10 @@ fn runs_that_can_not_be_compared_are_refused() {
         "they don't see the same batches: data.input_length (32 → 64)",
     );
     refused("{ training = { batch_size = 8 } }", "training.batch_size (4 → 8)");
+    refused(
+        "{ training = { precision = \"bf16\" } }",
+        "variants.altup2.run can't be compared with tiny-dense-seed3, which has another training.precision",
+    );
     refused("{ seed = 4 }", "variants.altup2.run.seed can't be given");
     refused("{ training = { steps = 9 } }", "variants.altup2.run.training.steps can't be given");
     let refused = fails(run_study(&workspace, &["--set", "training.steps=9"]));
@@ -809,6 +824,22 @@ fn fine_tunings_go_on_after_a_kill_and_are_kept_where_the_study_has_not_changed(
     assert!(results().get("missing_fine_tunings").is_none());
     let all = fine_tuned(&workspace);
     assert_eq!(all.len(), 16);
+
+    // What was computed otherwise is not compared, and nothing is begun that would be.
+    let record = second.join("run.json");
+    let kept = fs::read_to_string(&record).unwrap();
+    let other = kept.replace("\"backend\": \"flex\"", "\"backend\": \"vulkan:0\"");
+    assert_ne!(other, kept);
+    fs::write(&record, other).unwrap();
+    let message = fails(run_study(&workspace, &["--only", "report"]));
+    assert!(message.contains("tiny-dense-seed3/mrpc-seed0 was computed by vulkan, "), "{message}");
+    let summary = run_folder(&workspace, RUNS[0]).join("fine-tuning/mrpc-seed1/summary.json");
+    fs::rename(&summary, summary.with_extension("away")).unwrap();
+    let message = fails(run_study(&workspace, &FINE_TUNE));
+    let words = "tiny-dense-seed3/mrpc-seed1 would be computed by flex, ";
+    assert!(message.contains(words) && message.contains("mrpc-seed0 was by vulkan"), "{message}");
+    fs::rename(summary.with_extension("away"), &summary).unwrap();
+    fs::write(&record, kept).unwrap();
 
     // One task is trained for longer, and another is dropped.
     let text = fs::read_to_string(workspace.path("study.toml")).unwrap();

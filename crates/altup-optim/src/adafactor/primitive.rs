@@ -27,7 +27,9 @@ pub(super) fn adafactor_matrix_step<B: Backend>(
     let rows = weighted::<B>(rows, 1.0 - step.new_weight, new_rows, step.new_weight);
     let columns = weighted::<B>(columns, 1.0 - step.new_weight, new_columns, step.new_weight);
     let mean = B::float_mean_dim(rows.clone(), rank - 2);
-    let row_scale = B::float_sqrt(B::float_div(rows.clone(), mean));
+    // A row without a gradient beside very large ones: what its zeros are divided by must not be 0.
+    let share = B::float_clamp_min(B::float_div(rows.clone(), mean), f32::MIN_POSITIVE.into());
+    let row_scale = B::float_sqrt(share);
     let update = B::float_div(grad, row_scale);
     let update = B::float_div(update, B::float_sqrt(columns.clone()));
     (updated::<B>(param, update, step), rows, columns)

@@ -62,10 +62,11 @@ altup_backend::operations! {
             tensor: FloatTensor<Self>,
             number: usize,
         ) -> FloatTensor<Self> {
+            let tensor = to_f32::<Self>(tensor);
             if Self::on_host([&sums, &tensor]) {
                 return cpu::with_square_sum::<Self>(sums, &tensor, number);
             }
-            let sum = Self::float_sum(Self::float_powi_scalar(to_f32::<Self>(tensor), 2.into()));
+            let sum = Self::float_sum(Self::float_powi_scalar(tensor, 2.into()));
             Self::float_slice_assign(sums, &[Slice::from(number..number + 1)], sum)
         }
 
@@ -118,17 +119,22 @@ mod tests {
         let expected: f64 = values.iter().map(|&value| f64::from(value).powi(2)).sum();
         let shape = [values.len()];
         let tensor = Tensor::<1>::from_data(TensorData::new(values, shape), &Device::flex());
-        let total = || {
-            let mut sum = SquareSum::new();
-            sum.add(tensor.clone());
-            sum.total().unwrap().into_scalar::<f32>()
-        };
-        let first = total();
-        assert!((f64::from(first) / expected - 1.0).abs() < 1e-6, "{first}, and {expected}");
-        for threads in [1, 2, 3, 8] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            for _ in 0..20 {
-                assert_eq!(pool.install(total).to_bits(), first.to_bits(), "{threads} threads");
+        for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::BF16, 1e-3)] {
+            let tensor = tensor.clone().cast(dtype);
+            let total = || {
+                let mut sum = SquareSum::new();
+                sum.add(tensor.clone());
+                sum.total().unwrap().into_scalar::<f32>()
+            };
+            let first = total();
+            let error = (f64::from(first) / expected - 1.0).abs();
+            assert!(error < tolerance, "{dtype:?}: {first}, and {expected}");
+            for threads in [1, 2, 3, 8] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                for _ in 0..20 {
+                    let found = pool.install(total);
+                    assert_eq!(found.to_bits(), first.to_bits(), "{dtype:?}, {threads} threads");
+                }
             }
         }
     }

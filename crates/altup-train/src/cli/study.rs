@@ -145,14 +145,22 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
     if does(Part::Runs) {
         check_texts(&plan, &folder)?;
     }
-    folder.reconcile(&plan, args.prune)?;
+    let changes = folder.changed(&plan)?;
+    if !args.prune {
+        folder.refuse(&changes)?;
+    }
     let backend = args.backend.backend.to_string();
     let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };
     if does(Part::Runs) {
         let (cache, progress) = (DataCache::new(&args.cache.folder()), Progress::new(mode, 0, 0));
-        comparable::check_planned(&plan, &folder, &backend, &cache, &progress)?;
+        comparable::check_planned(&plan, &folder, &changes, &backend, &cache, &progress)?;
         progress.finish();
     }
+    if does(Part::FineTuning) {
+        comparable::check_planned_fine_tunings(&plan, &folder, &changes, &backend)?;
+    }
+    // Not before it is sure that the study goes on: what is removed is gone.
+    folder.discard(changes)?;
     let text = std::fs::read(&args.study)
         .with_context(|| format!("cannot use {}", args.study.display()))?;
     folder.write(&folder.study_file(), &text)?;

@@ -1,6 +1,7 @@
 //! What a report shows of a run's metrics: as many points as a chart has room for, however long the run.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::thinning::{Curve, Sampled};
 use crate::coefficients::CoefficientsRow;
@@ -16,11 +17,19 @@ pub struct History {
     start: Option<StartRow>,
     last_train: Option<TrainRow>,
     train: BTreeMap<Quantity, Curve>,
-    best_valid: Option<ValidRow>,
-    validations_behind_the_best: u64,
+    validations: u64,
+    /// The best validation over each number of targets, as a loss over others is not compared, with the number of
+    /// validations up to it.
+    best_valid: BTreeMap<u64, (ValidRow, u64)>,
     last_rollback: Option<RollbackRow>,
     valid: Sampled<ValidRow>,
     coefficients: Sampled<CoefficientsRow>,
+}
+
+/// The number of targets that a validation is compared over. Scores of tasks are of the same examples, whatever the loss is
+/// over.
+fn compared_over(row: &ValidRow) -> u64 {
+    if row.tasks.is_empty() { row.tokens } else { 0 }
 }
 
 /// What rows of training say in a number. Those of layers and sources are counted from 0.
@@ -88,14 +97,17 @@ impl History {
                 self.last_train = Some(row.clone());
             }
             MetricsRow::Valid(row) => {
-                self.validations_behind_the_best += 1;
-                // A loss over other targets, as the last one may be, is not compared. Scores of tasks are of the same examples.
-                let is_better = |best: &ValidRow| {
-                    row.cost() < best.cost() || row.tasks.is_empty() && row.tokens != best.tokens
-                };
-                if self.best_valid.as_ref().is_none_or(is_better) {
-                    self.best_valid = Some(row.clone());
-                    self.validations_behind_the_best = 0;
+                self.validations += 1;
+                let best = self.best_valid.entry(compared_over(row));
+                let newest = (row.clone(), self.validations);
+                match best {
+                    Entry::Vacant(best) => {
+                        best.insert(newest);
+                    }
+                    Entry::Occupied(mut best) if row.cost() < best.get().0.cost() => {
+                        best.insert(newest);
+                    }
+                    Entry::Occupied(_) => {}
                 }
                 self.valid.push(row.clone());
             }
@@ -127,12 +139,16 @@ impl History {
     /// The best validation: the first of the lowest loss, of those over as many targets as the newest one, or in
     /// fine-tuning of the highest mean score.
     pub fn best_valid(&self) -> Option<&ValidRow> {
-        self.best_valid.as_ref()
+        self.best().map(|(row, _)| row)
+    }
+
+    fn best(&self) -> Option<&(ValidRow, u64)> {
+        self.best_valid.get(&compared_over(self.last_valid()?))
     }
 
     /// How many validations came after the best one.
     pub(super) fn validations_behind_the_best(&self) -> u64 {
-        self.validations_behind_the_best
+        self.best().map_or(0, |(_, number)| self.validations - number)
     }
 
     /// How training went back to a checkpoint last.
@@ -144,7 +160,7 @@ impl History {
     /// best among these.
     pub fn validations(&self) -> Vec<&ValidRow> {
         let mut rows: Vec<&ValidRow> = self.valid.rows().collect();
-        if let Some(best) = &self.best_valid
+        if let Some(best) = self.best_valid()
             && let Err(place) = rows.binary_search_by_key(&best.step, |row| row.step)
         {
             rows.insert(place, best);
@@ -261,6 +277,11 @@ mod tests {
         assert_eq!(History::of(&rows).best_valid().unwrap().step, 2);
         rows.push(MetricsRow::Valid(last));
         assert_eq!(History::of(&rows).best_valid().unwrap().step, 3);
+        // The run goes on: what was best before its old end still is.
+        rows.push(valid(4, 1.2));
+        let history = History::of(&rows);
+        assert_eq!(history.best_valid().unwrap().step, 2);
+        assert_eq!(history.validations_behind_the_best(), 2);
     }
 
     #[test]

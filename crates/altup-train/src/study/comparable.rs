@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use altup_data::{DataError, TextTokenizer};
 
-use super::folder::{RunStatus, StudyFolder};
+use super::fine_tuning::PlannedFineTuning;
+use super::folder::{Changes, RunStatus, StudyFolder};
 use super::plan::{PlannedRun, StudyPlan};
 use super::results::RunResult;
 use crate::config::RunConfig;
@@ -13,8 +14,8 @@ use crate::data_identity::{DataIdentity, IdentityError, check_texts};
 use crate::precision::Precision;
 use crate::progress::Progress;
 use crate::run_data::{DataCache, identify_texts};
-use crate::run_folder::RunFolderError;
-use crate::run_record::NUMERICS;
+use crate::run_folder::{RunFolder, RunFolderError};
+use crate::run_record::{NUMERICS, RunRecord};
 
 /// Why runs may not be compared.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +56,8 @@ pub enum Incomparable {
     },
     /// A run that is to start would be computed otherwise than one that is finished.
     #[error(
-        "{run} would be computed by {is}, {other} was by {was}: they are not compared; go on as it began, or name a new \
-         folder"
+        "{run} would be computed by {is}, {other} was by {was}: they are not compared; go on as it began, by --backend, \
+         training.precision and the altup that it began with, or name a new folder"
     )]
     WouldBeOtherArithmetic {
         /// The run.
@@ -90,7 +91,18 @@ pub(super) fn arithmetic(backend: &str, numerics: u32, precision: Precision) -> 
     format!("{backend}, arithmetic {numerics}, {}", precision.name())
 }
 
-/// Checks that the runs which are left will be comparable with those that are finished.
+/// That of what a record is of.
+pub(super) fn arithmetic_of(record: &RunRecord) -> String {
+    arithmetic(&record.backend, record.numerics, record.precision)
+}
+
+/// Where a run or fine-tuning is, that is not to be discarded.
+fn status(files: &RunFolder, name: &str, discarded: &Changes) -> RunStatus {
+    if discarded.has(name) { RunStatus::New } else { RunStatus::of(files) }
+}
+
+/// Checks that the runs which are left will be comparable with those that are finished, and be computed as those that have
+/// begun, when the `discarded` ones are gone.
 ///
 /// # Errors
 ///
@@ -98,25 +110,23 @@ pub(super) fn arithmetic(backend: &str, numerics: u32, precision: Precision) -> 
 pub fn check_planned(
     plan: &StudyPlan,
     folder: &StudyFolder,
+    discarded: &Changes,
     backend: &str,
     cache: &DataCache,
     progress: &Progress,
 ) -> Result<(), Incomparable> {
-    let (finished, left): (Vec<&PlannedRun>, Vec<&PlannedRun>) =
-        plan.runs.iter().partition(|run| folder.status(&run.name) == RunStatus::Finished);
+    let status = |run: &PlannedRun| status(&folder.run_folder(&run.name), &run.name, discarded);
+    let is_left = |run: &&PlannedRun| status(run) != RunStatus::Finished;
+    let left: Vec<&PlannedRun> = plan.runs.iter().filter(is_left).collect();
     // Of each size the first that is finished.
     let mut of_size: BTreeMap<&str, (&str, DataIdentity)> = BTreeMap::new();
-    for run in finished {
+    for run in plan.runs.iter().filter(|run| status(run) != RunStatus::New) {
         let record = folder.run_folder(&run.name).record()?;
-        let was = arithmetic(&record.backend, record.numerics, record.precision);
         for planned in &left {
-            let is = arithmetic(backend, NUMERICS, planned.config.training.precision);
-            if is != was {
-                let (run, other) = (planned.name.clone(), run.name.clone());
-                return Err(Incomparable::WouldBeOtherArithmetic { run, is, other, was });
-            }
+            let precision = planned.config.training.precision;
+            check_arithmetic(&planned.name, backend, precision, &run.name, &record)?;
         }
-        if let Some(data) = record.data {
+        if let (RunStatus::Finished, Some(data)) = (status(run), record.data) {
             of_size.entry(&run.cell.size).or_insert((&run.name, data));
         }
     }
@@ -133,6 +143,7 @@ pub fn check_planned(
             let (run, other) = (name.clone(), (*other).to_owned());
             Incomparable::Text { run, other, source: Box::new(source) }
         };
+        was.check_release().map_err(text)?;
         check_texts(&was.sources, &identify_texts(config, cache, progress).map_err(data)?)
             .map_err(text)?;
         // One that is trained is made of the same text.
@@ -145,6 +156,48 @@ pub fn check_planned(
         checked.push((&cell.size, config));
     }
     Ok(())
+}
+
+/// Checks that the fine-tunings which are left will be computed as those that have begun, when the `discarded` ones are gone.
+///
+/// # Errors
+///
+/// Names the first that won't, with what differs.
+pub fn check_planned_fine_tunings(
+    plan: &StudyPlan,
+    folder: &StudyFolder,
+    discarded: &Changes,
+    backend: &str,
+) -> Result<(), Incomparable> {
+    let status = |planned: &PlannedFineTuning| match discarded.has(&planned.run) {
+        true => RunStatus::New,
+        false => status(&folder.fine_tuning_folder(planned), &planned.name(), discarded),
+    };
+    let is_left = |planned: &&PlannedFineTuning| status(planned) != RunStatus::Finished;
+    for begun in plan.fine_tunings.iter().filter(|planned| status(planned) != RunStatus::New) {
+        let record = folder.fine_tuning_folder(begun).record()?;
+        for planned in plan.fine_tunings.iter().filter(is_left) {
+            let precision = planned.config.training.precision;
+            check_arithmetic(&planned.name(), backend, precision, &begun.name(), &record)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that what is left will be computed as what has begun.
+fn check_arithmetic(
+    name: &str,
+    backend: &str,
+    precision: Precision,
+    other: &str,
+    record: &RunRecord,
+) -> Result<(), Incomparable> {
+    let (is, was) = (arithmetic(backend, NUMERICS, precision), arithmetic_of(record));
+    if is == was {
+        return Ok(());
+    }
+    let (run, other) = (name.to_owned(), other.to_owned());
+    Err(Incomparable::WouldBeOtherArithmetic { run, is, other, was })
 }
 
 /// Checks that finished runs were trained on the same tokens, those of a size, so that those of a seed saw the same batches;

@@ -13,7 +13,7 @@ use super::job::Job;
 use super::plan::{PlannedRun, StudyPlan};
 use crate::config::{RunConfig, RunConfigError};
 use crate::config_changes::{Difference, UNSET};
-use crate::durable::replace_file;
+use crate::durable::{self, replace_file};
 use crate::fine_tuning::FineTuningConfig;
 use crate::folder_lock::{FolderLock, LockError};
 use crate::run_folder::RunFolder;
@@ -144,13 +144,13 @@ impl StudyFolder {
         }
     }
 
-    /// Makes the folder fit the plan. Finished and started runs and fine-tunings whose configuration is the plan's are
-    /// kept.
+    /// The runs and fine-tunings that are not the plan's: that have another configuration than it says, or that it doesn't
+    /// have.
     ///
     /// # Errors
     ///
-    /// Names those that have another configuration, or that the plan doesn't have; with `prune` they are removed.
-    pub fn reconcile(&self, plan: &StudyPlan, prune: bool) -> Result<(), StudyFolderError> {
+    /// If one can't be looked at.
+    pub fn changed(&self, plan: &StudyPlan) -> Result<Changes, StudyFolderError> {
         let (mut changed, mut models) = (Vec::new(), BTreeMap::new());
         remove_discarded(&self.runs())?;
         for name in names_in(&self.runs())? {
@@ -172,17 +172,34 @@ impl StudyFolder {
                 None => changed.extend(self.changed_fine_tunings(plan, &name)?),
             }
         }
-        if !prune && !changed.is_empty() {
-            let runs = changed.iter().map(|Changed { name, what, .. }| format!("{name} {what}"));
-            let runs = runs.collect();
-            return Err(StudyFolderError::Changed { path: self.path.clone(), runs });
+        Ok(Changes(changed))
+    }
+
+    /// Refuses a folder with runs or fine-tunings that are not the plan's.
+    ///
+    /// # Errors
+    ///
+    /// Names them.
+    pub fn refuse(&self, Changes(changed): &Changes) -> Result<(), StudyFolderError> {
+        if changed.is_empty() {
+            return Ok(());
         }
+        let runs = changed.iter().map(|Changed { name, what, .. }| format!("{name} {what}"));
+        Err(StudyFolderError::Changed { path: self.path.clone(), runs: runs.collect() })
+    }
+
+    /// Removes runs and fine-tunings that are not the plan's.
+    ///
+    /// # Errors
+    ///
+    /// Names what can't be removed.
+    pub fn discard(&self, Changes(changed): Changes) -> Result<(), StudyFolderError> {
         for Changed { folder, name, .. } in changed {
-            discard(&folder)?;
-            // What a removed run said is nothing that the next one of its name says.
+            // What a removed run said is nothing that the next one of its name says. First, as nothing leads to it afterwards.
             for log in [self.log(&name), self.path.join("logs").join(&name)] {
                 remove(&log)?;
             }
+            discard(&folder)?;
         }
         Ok(())
     }
@@ -353,7 +370,19 @@ impl StudyFolder {
     }
 }
 
+/// Runs and fine-tunings in a folder that are not a plan's.
+#[derive(Debug)]
+pub struct Changes(Vec<Changed>);
+
+impl Changes {
+    /// Whether a run, or a fine-tuning, is among them.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|changed| changed.name == name)
+    }
+}
+
 /// A run, or a fine-tuning, that is not the plan's any more.
+#[derive(Debug)]
 struct Changed {
     folder: PathBuf,
     name: String,
@@ -387,18 +416,11 @@ fn remove_discarded(folder: &Path) -> Result<(), StudyFolderError> {
     Ok(())
 }
 
-/// Removes a file or a folder, if it is there.
 fn remove(path: &Path) -> Result<(), StudyFolderError> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(StudyFolderError::File { path: path.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
+    durable::remove(path).map_err(|source| StudyFolderError::File { path: path.to_owned(), source })
 }
 
-/// The names of what lies in a folder, sorted, but for what is being removed; none if it isn't there.
+/// The names of what lies in a folder, sorted, but for what is being removed; none if it isn't there, or is a file.
 fn names_in(folder: &Path) -> Result<Vec<String>, StudyFolderError> {
     let mut names = all_names_in(folder)?;
     names.retain(|name| !name.starts_with(DISCARDED));
@@ -414,7 +436,9 @@ fn all_names_in(folder: &Path) -> Result<Vec<String>, StudyFolderError> {
                 names.push(entry.map_err(error)?.file_name().to_string_lossy().into_owned());
             }
         }
-        Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(source)
+            if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&source.kind()) => {
+        }
         Err(source) => return Err(error(source)),
     }
     names.sort();
@@ -502,23 +526,26 @@ mod tests {
         run.write(&run.summary(), b"{}").unwrap();
         let discarded = folder.runs().join(format!("{DISCARDED}tiny-dense-seed9"));
         fs::create_dir_all(&discarded).unwrap();
-        let refused = folder.reconcile(&plan, false).unwrap_err().to_string();
-        assert!(refused.contains("optimizer.learning_rate"), "{refused}");
+        let refused = || folder.refuse(&folder.changed(&plan).unwrap()).unwrap_err().to_string();
+        let said = refused();
+        assert!(said.contains("optimizer.learning_rate"), "{said}");
         assert!(!discarded.exists(), "what an earlier call was removing");
 
         for part in [run.summary(), folder.result(name), folder.fine_tunings(name)] {
             remove(&folder.run(name)).unwrap();
             fs::create_dir_all(&part).unwrap();
-            let refused = folder.reconcile(&plan, false).unwrap_err().to_string();
-            let said = format!("{name} has results, and no config.toml");
-            assert!(refused.contains(&said) && refused.contains("--prune"), "{refused}");
+            let (said, what) = (refused(), format!("{name} has results, and no config.toml"));
+            assert!(said.contains(&what) && said.contains("--prune"), "{said}");
             folder.write(&folder.log(name), b"error: diverged\n").unwrap();
-            folder.reconcile(&plan, true).unwrap();
+            folder.discard(folder.changed(&plan).unwrap()).unwrap();
             assert_eq!(fs::read_dir(folder.runs()).unwrap().count(), 0);
             assert_eq!(folder.failure(name), None, "nor has the next run of this name failed");
         }
         fs::create_dir_all(folder.run(name)).unwrap();
-        folder.reconcile(&plan, false).unwrap();
+        folder.refuse(&folder.changed(&plan).unwrap()).unwrap();
+        // What a file manager leaves is no run.
+        fs::write(folder.runs().join(".DS_Store"), "").unwrap();
+        folder.refuse(&folder.changed(&plan).unwrap()).unwrap();
     }
 
     #[test]

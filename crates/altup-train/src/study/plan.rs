@@ -798,6 +798,14 @@ impl Reader<'_> {
                 of_data.training.final_eval_examples = training.final_eval_examples;
                 of_data
             };
+            if baseline.config.training.precision != run.config.training.precision {
+                let key = format!("variants.{}.run", run.cell.variant);
+                let problem = format!(
+                    "can't be compared with {}, which has another training.precision",
+                    baseline.name
+                );
+                return self.error(key, problem);
+            }
             let differences = seen(&baseline.config).differences(&seen(&run.config));
             if !differences.is_empty() {
                 let key = format!("variants.{}.run", run.cell.variant);

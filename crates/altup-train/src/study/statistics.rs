@@ -126,14 +126,6 @@ pub struct Placed {
     pub losses: BySeed,
 }
 
-impl Placed {
-    /// The middle of the rounds.
-    pub fn latency(&self) -> f64 {
-        let seconds: Vec<f64> = self.seconds.values().copied().collect();
-        crate::statistics::median(&seconds)
-    }
-}
-
 /// How much faster a variant is than the dense model that has its loss.
 ///
 /// The dense models of several sizes make a line: the loss between two neighbours is interpolated
@@ -192,11 +184,19 @@ impl SpeedUp {
     /// without a seed that all have.
     pub fn of(variant: &Placed, dense: &[Placed]) -> Option<Self> {
         let mut dense: Vec<&Placed> = dense.iter().collect();
-        dense.sort_by(|a, b| a.latency().total_cmp(&b.latency()));
-        let measured = |placed: &Placed| placed.latency().is_finite() && placed.latency() > 0.0;
-        if dense.len() < 2 || !measured(variant) || !dense.iter().all(|dense| measured(dense)) {
+        let is_time = |seconds: &f64| seconds.is_finite() && *seconds > 0.0;
+        let all_have = |round: &&usize| {
+            let models = dense.iter().copied().chain([variant]);
+            models.map(|model| model.seconds.get(round)).all(|of| of.is_some_and(is_time))
+        };
+        let rounds: Vec<usize> = variant.seconds.keys().filter(all_have).copied().collect();
+        if dense.len() < 2 || rounds.is_empty() {
             return None;
         }
+        // By the same rounds, as ratios are.
+        let log_seconds =
+            |model: &Placed| -> f64 { rounds.iter().map(|round| model.seconds[round].ln()).sum() };
+        dense.sort_by(|a, b| log_seconds(a).total_cmp(&log_seconds(b)));
         let has = |seed: &&u64| dense.iter().all(|dense| dense.losses.contains_key(seed));
         let seeds: Vec<u64> = variant.losses.keys().filter(has).copied().collect();
         if seeds.is_empty() {
@@ -208,9 +208,8 @@ impl SpeedUp {
         };
         let line = Line { gaps: dense.iter().map(|dense| gap(dense)).collect() };
         // The logarithm of the ratio at a place.
-        let ratio_at = |place: Place| Spread::of(log_ratios(variant, &dense, place));
-        let rounds = ratio_at(0.0)?.count;
-        let several = seeds.len() > 1 && rounds > 1;
+        let ratio_at = |place: Place| Spread::of(log_ratios(variant, &dense, &rounds, place));
+        let several = seeds.len() > 1 && rounds.len() > 1;
         let accepted = several.then(|| line.not_differing()).flatten();
         let at = |place: Place| ratio_at(place).map_or(f64::NAN, |ratio| ratio.mean);
         let spread =
@@ -220,7 +219,7 @@ impl SpeedUp {
             let far = (at(place) - from).abs().hypot(spread(place));
             (from + sign * far).exp()
         };
-        let seeds = seeds.len();
+        let (seeds, rounds) = (seeds.len(), rounds.len());
         Some(match line.crossing() {
             Crossing::At(place) => {
                 let x = at(place);
@@ -325,11 +324,16 @@ fn roots(a: f64, b: f64, c: f64) -> Vec<f64> {
     if larger == 0.0 { vec![0.0] } else { vec![larger / a, c / larger] }
 }
 
-/// Of each round that all have, the logarithm of the line's latency at a place over the variant's.
-fn log_ratios(variant: &Placed, dense: &[&Placed], place: Place) -> impl Iterator<Item = f64> {
-    variant.seconds.iter().filter_map(move |(round, seconds)| {
-        let places = dense.iter().map(|dense| Some(dense.seconds.get(round)?.ln()));
-        Some(interpolate(&places.collect::<Option<Vec<f64>>>()?, place) - seconds.ln())
+/// Of each of these rounds, the logarithm of the line's latency at a place over the variant's.
+fn log_ratios(
+    variant: &Placed,
+    dense: &[&Placed],
+    rounds: &[usize],
+    place: Place,
+) -> impl Iterator<Item = f64> {
+    rounds.iter().map(move |round| {
+        let places: Vec<f64> = dense.iter().map(|dense| dense.seconds[round].ln()).collect();
+        interpolate(&places, place) - variant.seconds[round].ln()
     })
 }
 
@@ -618,6 +622,13 @@ mod tests {
         };
         close(ratio, 2.0);
         assert_eq!(rounds, 2);
+        // A dense model that has slow rounds alone stays where it is on the line.
+        let of_slow = [in_rounds([None, Some(9.0), None], &[4.5, 4.6]), dense[1].clone()];
+        let Some(SpeedUp::OnLine { ratio, rounds, .. }) = SpeedUp::of(&variant, &of_slow) else {
+            panic!("4.3 is on the line");
+        };
+        close(ratio, 2.0);
+        assert_eq!(rounds, 1);
         let of_another = in_rounds([Some(1.0), None, None], &[4.3, 4.4]);
         let of_others = [in_rounds([None, Some(1.0), None], &[4.5, 4.6]), dense[1].clone()];
         assert_eq!(SpeedUp::of(&of_another, &of_others), None, "no round in common");

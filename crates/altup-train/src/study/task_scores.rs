@@ -5,6 +5,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use super::comparable::{self, Incomparable};
 use super::fine_tuning::PlannedFineTuning;
 use super::folder::{RunStatus, StudyFolder};
 use super::plan::{Cell, StudyPlan};
@@ -50,18 +51,18 @@ pub struct ComparedTasks {
 /// # Errors
 ///
 /// If a file of a finished fine-tuning is missing or damaged, or if models that are compared learned other examples, or were
-/// judged on others.
+/// judged on others, or computed otherwise.
 pub(super) fn read(
     plan: &StudyPlan,
     folder: &StudyFolder,
     runs: &mut [RunResult],
 ) -> Result<Vec<String>, ResultsError> {
-    let (mut missing, mut examples) = (Vec::new(), Examples::default());
+    let (mut missing, mut seen) = (Vec::new(), Seen::default());
     for planned in &plan.fine_tunings {
         let run = runs.iter().any(|run| run.name == planned.run);
         let files = folder.fine_tuning_folder(planned);
         if run && RunStatus::of(&files) == RunStatus::Finished {
-            examples.check(planned, files.record()?)?;
+            seen.check(planned, files.record()?)?;
         } else {
             missing.push(planned.name());
         }
@@ -117,28 +118,36 @@ fn figures(
 }
 
 /// What fine-tunings that are compared, of the same size, budget, seeds and task, learn and are judged on.
-type Seen = (Option<String>, BTreeMap<String, String>);
+type Examples = (Option<String>, BTreeMap<String, String>);
 
-/// The examples of fine-tunings that are compared.
+/// What fine-tunings that are compared have in common.
 #[derive(Default)]
-struct Examples {
-    /// Each with the first fine-tuning that had them.
-    seen: BTreeMap<(String, u64, u64, String), (String, Seen)>,
+struct Seen {
+    /// Their examples, each with the first fine-tuning that had them.
+    examples: BTreeMap<(String, u64, u64, String), (String, Examples)>,
+    /// What all are computed by, with the first of them.
+    arithmetic: Option<(String, String)>,
 }
 
-impl Examples {
+impl Seen {
     fn check(
         &mut self,
         planned: &PlannedFineTuning,
         record: RunRecord,
     ) -> Result<(), ResultsError> {
+        let is = comparable::arithmetic_of(&record);
+        let (other, was) = self.arithmetic.get_or_insert_with(|| (planned.name(), is.clone()));
+        if *was != is {
+            let (run, other, was) = (planned.name(), other.clone(), was.clone());
+            return Err(Incomparable::OtherArithmetic { run, is, other, was }.into());
+        }
         let examples = (record.examples, record.validation);
         let Cell { size, multiple, .. } = &planned.cell;
         let seeds = (planned.run_seed, planned.config.seed);
         let task = format!("{}, {}", planned.task, seeds.1);
         let key = (size.clone(), *multiple, seeds.0, task);
         let (other, first) =
-            self.seen.entry(key).or_insert_with(|| (planned.name(), examples.clone()));
+            self.examples.entry(key).or_insert_with(|| (planned.name(), examples.clone()));
         match *first == examples {
             true => Ok(()),
             false => Err(ResultsError::OtherExamples { run: planned.name(), other: other.clone() }),

@@ -19,6 +19,8 @@ fn updates<B: AltUpBackend>() {
             update::<B>(shape, block);
         }
     }
+    // More blocks than have a kernel of the backward pass.
+    update::<B>([33, 1, 2, 3], 20);
     // Several groups of threads, and sums over many tokens.
     update::<B>([2, 2, 600, 17], 1);
     update::<B>([2, 3, 700, 32], 0);
