@@ -652,6 +652,7 @@ fn every_shipped_study_runs_on_its_smoke_budget() {
         "coefficients",
         "encoder",
         "experts",
+        "learning-rate-by-size",
         "learning-rate",
         "t5-vocabulary",
         "widths",
