@@ -832,7 +832,7 @@ fn fine_tunings_go_on_after_a_kill_and_are_kept_where_the_study_has_not_changed(
     let other = kept.replace("\"backend\": \"flex\"", "\"backend\": \"vulkan:0\"");
     assert_ne!(other, kept);
     fs::write(&record, other).unwrap();
-    let message = fails(run_study(&workspace, &["--only", "report"]));
+    let message = fails(run_study(&workspace, &[&FINE_TUNE[..], &["--only", "report"]].concat()));
     assert!(message.contains("tiny-dense-seed3/mrpc-seed0 was computed by vulkan, "), "{message}");
     let summary = run_folder(&workspace, RUNS[0]).join("fine-tuning/mrpc-seed1/summary.json");
     fs::rename(&summary, summary.with_extension("away")).unwrap();
