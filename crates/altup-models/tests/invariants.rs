@@ -494,7 +494,6 @@ struct BucketCase {
     buckets: Vec<usize>,
 }
 
-/// Buckets of Hugging Face's T5 for positions −300..300 (`scripts/reference/generate_fixtures.py`).
 /// As when only an input is to be embedded.
 #[test]
 fn targets_may_be_empty() {
@@ -511,6 +510,7 @@ fn targets_may_be_empty() {
     }
 }
 
+/// Buckets of Hugging Face's T5 for positions −300..300 (`scripts/reference/generate_fixtures.py`).
 #[test]
 fn relative_position_buckets_equal_the_reference() {
     let json = include_str!("fixtures/relative_position_buckets.json");

@@ -442,6 +442,12 @@ fn a_changed_study_keeps_what_is_unchanged_and_refuses_the_rest_by_name() {
     let message = fails(run_study(&workspace, &other_backend));
     assert!(message.contains("would be computed by ndarray, "), "{message}");
     assert_eq!(names_in(&workspace.path("out/runs")).len(), 4, "nor for a study that is refused");
+    // Whose runs all are to go.
+    let slower =
+        ["--prune", "--quiet", "--set", "optimizer.learning_rate=0.5", "--train", "missing.txt"];
+    let message = fails(run_study(&workspace, &slower));
+    assert!(message.contains("missing.txt"), "{message}");
+    assert_eq!(names_in(&workspace.path("out/runs")).len(), 4, "nor without a text");
 
     succeeds(run_study(&workspace, &["--only", "runs", "--quiet", "--prune"]));
     assert_eq!(names_in(&workspace.path("out/runs")), ["tiny-altup2-seed3", "tiny-dense-seed3"]);
@@ -562,7 +568,7 @@ fn runs_that_can_not_be_compared_are_refused() {
     refused("{ training = { batch_size = 8 } }", "training.batch_size (4 → 8)");
     refused(
         "{ training = { precision = \"bf16\" } }",
-        "variants.altup2.run can't be compared with tiny-dense-seed3, which has another training.precision",
+        "training.precision must be one for all: tiny-dense-seed3 has f32, tiny-altup2-seed3 has bf16",
     );
     refused("{ seed = 4 }", "variants.altup2.run.seed can't be given");
     refused("{ training = { steps = 9 } }", "variants.altup2.run.training.steps can't be given");

@@ -78,7 +78,11 @@ impl Matrix<'_> {
         }
         let mean = self.rows.iter().map(|&row| f64::from(row)).sum::<f64>() / height as f64;
         // A row without a gradient beside very large ones: what its zeros are multiplied by must be a number.
-        let share = |row: &f32| (row / mean as f32).max(f32::MIN_POSITIVE);
+        let share = |row: &f32| {
+            let share = row / mean as f32;
+            // Not `max`, in which NaN would become a number.
+            if share < f32::MIN_POSITIVE { f32::MIN_POSITIVE } else { share }
+        };
         let row_scales = self.rows.iter().map(|row| 1.0 / share(row).sqrt());
         let column_scales = self.columns.iter().map(|column| 1.0 / column.sqrt());
         (row_scales.collect(), column_scales.collect())

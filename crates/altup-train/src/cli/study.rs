@@ -5,7 +5,7 @@ use altup_train::run_data::{DataCache, find_texts};
 use altup_train::run_folder::RunFolder;
 use altup_train::study::execute::{Executor, Outcome};
 use altup_train::study::fine_tuning::PlannedFineTuning;
-use altup_train::study::folder::RunStatus;
+use altup_train::study::folder::{Changes, RunStatus};
 use altup_train::study::job::Job;
 use altup_train::study::latency::NotMeasured;
 use altup_train::study::plan::{Overrides, PlannedRun};
@@ -88,9 +88,12 @@ enum Part {
     Report,
 }
 
-/// Refuses a study with a text that is not there, which otherwise each of its runs would fail for.
-fn check_texts(plan: &StudyPlan, folder: &StudyFolder) -> anyhow::Result<()> {
-    let is_left = |run: &&PlannedRun| folder.status(&run.name) != RunStatus::Finished;
+/// Refuses a study with a text that is not there, which otherwise each of its runs would fail for, when the `discarded` ones
+/// are gone.
+fn check_texts(plan: &StudyPlan, folder: &StudyFolder, discarded: &Changes) -> anyhow::Result<()> {
+    let is_left = |run: &&PlannedRun| {
+        discarded.has(&run.name) || folder.status(&run.name) != RunStatus::Finished
+    };
     let mut found: Vec<&RunConfig> = Vec::new();
     for PlannedRun { name, config, .. } in plan.runs.iter().filter(is_left) {
         if !found.iter().any(|other| other.data == config.data) {
@@ -142,12 +145,12 @@ pub(super) fn run(args: StudyArgs) -> anyhow::Result<ExitCode> {
     args.backend.open()?;
     let folder = StudyFolder::new(&args.output.context("--output is missing")?);
     let lock = folder.lock(LOCK_PATIENCE)?;
-    if does(Part::Runs) {
-        check_texts(&plan, &folder)?;
-    }
     let changes = folder.changed(&plan)?;
     if !args.prune {
         folder.refuse(&changes)?;
+    }
+    if does(Part::Runs) {
+        check_texts(&plan, &folder, &changes)?;
     }
     let backend = args.backend.backend.to_string();
     let mode = if args.quiet { ProgressMode::Quiet } else { ProgressMode::Auto };

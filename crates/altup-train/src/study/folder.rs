@@ -376,7 +376,7 @@ pub struct Changes(Vec<Changed>);
 
 impl Changes {
     /// Whether a run, or a fine-tuning, is among them.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|changed| changed.name == name)
     }
 }

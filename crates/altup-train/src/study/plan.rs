@@ -584,6 +584,7 @@ impl Reader<'_> {
         };
         self.check_folders(&plan)?;
         self.check_pairs(&plan)?;
+        self.check_precision(&plan)?;
         Ok(plan)
     }
 
@@ -780,6 +781,22 @@ impl Reader<'_> {
     }
 
     /// Runs of a seed are comparable only on the same batches, and validated on the same examples.
+    /// All runs compute in one type, and so do all fine-tunings.
+    fn check_precision(&self, plan: &StudyPlan) -> Result<(), PlanError> {
+        let runs = plan.runs.iter().map(|run| (run.name.clone(), run.config.training.precision));
+        let tuned = plan.fine_tunings.iter();
+        let tuned = tuned.map(|planned| (planned.name(), planned.config.training.precision));
+        for mut compared in [Vec::from_iter(runs), Vec::from_iter(tuned)].map(Vec::into_iter) {
+            let Some((first, was)) = compared.next() else { continue };
+            if let Some((name, is)) = compared.find(|(_, precision)| *precision != was) {
+                let (was, is) = (was.name(), is.name());
+                let problem = format!("must be one for all: {first} has {was}, {name} has {is}");
+                return self.error("training.precision", problem);
+            }
+        }
+        Ok(())
+    }
+
     fn check_pairs(&self, plan: &StudyPlan) -> Result<(), PlanError> {
         for run in &plan.runs {
             let cell = plan.baseline_of(&run.cell);
@@ -798,14 +815,6 @@ impl Reader<'_> {
                 of_data.training.final_eval_examples = training.final_eval_examples;
                 of_data
             };
-            if baseline.config.training.precision != run.config.training.precision {
-                let key = format!("variants.{}.run", run.cell.variant);
-                let problem = format!(
-                    "can't be compared with {}, which has another training.precision",
-                    baseline.name
-                );
-                return self.error(key, problem);
-            }
             let differences = seen(&baseline.config).differences(&seen(&run.config));
             if !differences.is_empty() {
                 let key = format!("variants.{}.run", run.cell.variant);
