@@ -1,7 +1,6 @@
 //! What a report shows of a run's metrics: as many points as a chart has room for, however long the run.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use super::thinning::{Curve, Sampled};
 use crate::coefficients::CoefficientsRow;
@@ -98,16 +97,10 @@ impl History {
             }
             MetricsRow::Valid(row) => {
                 self.validations += 1;
-                let best = self.best_valid.entry(compared_over(row));
-                let newest = (row.clone(), self.validations);
-                match best {
-                    Entry::Vacant(best) => {
-                        best.insert(newest);
-                    }
-                    Entry::Occupied(mut best) if row.cost() < best.get().0.cost() => {
-                        best.insert(newest);
-                    }
-                    Entry::Occupied(_) => {}
+                let over = compared_over(row);
+                let is_better = |(best, _): &(ValidRow, u64)| row.cost() < best.cost();
+                if self.best_valid.get(&over).is_none_or(is_better) {
+                    self.best_valid.insert(over, (row.clone(), self.validations));
                 }
                 self.valid.push(row.clone());
             }
